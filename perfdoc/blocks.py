@@ -1,0 +1,83 @@
+"""Blocks: stretches of consecutive steps under one arm, and how they are paired.
+
+A block is stored as a plain mapping (a line of the event file) with these keys, all durations in seconds:
+
+``lap`` launch of the user's command it belongs to · ``i`` position in the lap · ``arm`` (``control``, ``A/A`` or a
+config id) · ``phase`` of the experiment (``screen``, ``stack``, ``confirm``, ``settle``) · ``count`` number of counted
+steps · ``seconds`` their duration together, the device synchronised at both ends · ``steps`` their single durations
+(empty where the device works asynchronously: the host's clock does not see single steps there) · ``warmup`` durations of
+the uncounted steps after the switch · ``switch`` duration of the switch itself, batches thrown away included ·
+``drained`` number of those batches · ``irregular`` number of steps left out because they did other work (validation,
+another loader).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from perfdoc import stats
+
+Block = Mapping[str, Any]
+
+CONTROL_ARM = "control"
+AA_ARM = "A/A"
+
+CONFIRM_PHASE = "confirm"
+"""Blocks of this phase were run after the plan was chosen: only they say how fast the plan is, free of selection bias."""
+
+
+def log_seconds(block: Block) -> float:
+    """Log of the block's mean step duration in seconds."""
+    return math.log(block["seconds"] / block["count"])
+
+
+def log_speedups(blocks: Iterable[Block]) -> dict[tuple[str, str], list[tuple[int, float]]]:
+    """Paired log speed-ups by (arm, phase), each with its block's position.
+
+    Every block of an arm is compared with the control blocks right before and right after it in the same lap (the mean
+    of their logs), so that a drift of the machine cancels to first order. A block without any control beside it in its
+    lap has no pair.
+    """
+    laps: dict[int, list[Block]] = {}
+    for block in blocks:
+        if block["count"]:
+            laps.setdefault(block["lap"], []).append(block)
+    pairs: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for lap in laps.values():
+        lap.sort(key=lambda block: int(block["i"]))
+        for place, block in enumerate(lap):
+            if block["arm"] == CONTROL_ARM:
+                continue
+            beside = []
+            for direction in (-1, 1):
+                at = place + direction
+                while 0 <= at < len(lap) and lap[at]["arm"] != CONTROL_ARM:
+                    at += direction
+                if 0 <= at < len(lap):
+                    beside.append(log_seconds(lap[at]))
+            if beside:
+                value = math.fsum(beside) / len(beside) - log_seconds(block)
+                pairs.setdefault((block["arm"], block["phase"]), []).append((int(block["i"]), value))
+    return pairs
+
+
+def control_noise(blocks: Iterable[Block]) -> float | None:
+    """Variance between neighbouring control blocks (see :func:`perfdoc.stats.control_noise`), the worst lap's."""
+    laps: dict[int, list[tuple[int, float]]] = {}
+    for block in blocks:
+        if block["arm"] == CONTROL_ARM and block["count"]:
+            laps.setdefault(block["lap"], []).append((int(block["i"]), log_seconds(block)))
+    noises = [stats.control_noise([seconds for _, seconds in sorted(lap)]) for lap in laps.values()]
+    return max((noise for noise in noises if noise is not None), default=None)
+
+
+def arm_values(blocks: Sequence[Block], arm: str, confirm: bool = False) -> list[float]:
+    """All paired log speed-ups of ``arm``: those of the confirm phase only, or all others."""
+    return [
+        value
+        for (name, phase), pairs in log_speedups(blocks).items()
+        if name == arm and (phase == CONFIRM_PHASE) == confirm
+        for _, value in pairs
+    ]

@@ -1,0 +1,1 @@
+"""The bundled workload of ``make demo``."""

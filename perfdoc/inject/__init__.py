@@ -1,0 +1,1 @@
+"""What runs inside the user's process: clock, recorder, experiment, guard. Standard library and torch only."""

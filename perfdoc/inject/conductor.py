@@ -1,0 +1,347 @@
+"""Carries the experiment out in the real loop: switches at step boundaries, times blocks, survives failing treatments."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import traceback
+from collections.abc import Generator, Mapping
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from perfdoc.blocks import CONTROL_ARM
+from perfdoc.inject.experiment import BlockRequest, BlockResult, Experiment, ProbeRequest, Request
+from perfdoc.measurement import Unavailable
+from perfdoc.probe import Probe
+from perfdoc.treatment import CONTROL, Config, Treatment, config_id
+
+if TYPE_CHECKING:
+    from perfdoc.inject.session import Session
+    from perfdoc.inject.step_finder import Step
+
+BLOCK_SECONDS = 0.4
+"""Aim for the counted part of a block: long against timer and scheduler noise, short against the machine's drift."""
+SLOW_STEP = 0.7
+"""Seconds a step from which blocks are kept to two counted steps and one of warm-up."""
+LOOKAHEAD = 2
+"""Steps between announcing a switch and making it, with several ranks: none can be further ahead than one step."""
+
+
+class Conductor:
+    """Runs one :class:`Experiment` in the loop of ``session``."""
+
+    def __init__(self, session: Session, treatments: Mapping[str, Treatment], probes: list[Probe]) -> None:
+        self.session = session
+        self.loop = session.loop
+        self.treatments = treatments
+        self.probes = probes
+        self.active: tuple[Treatment, ...] = ()
+        self.config: Config = CONTROL
+        self.experiment: Experiment | None = None
+        self.done = False
+        self._generator: Generator[Request, BlockResult | None, None] | None = None
+        self._request: BlockRequest | None = None
+        self._apply_at: int | None = None
+        self._failure: str | None = None
+        self._entered: set[str] = set()
+        self._index = 0
+        self._schedule = Schedule(session.recorder.run_dir, session.lap) if session.ranks > 1 else None
+
+    # -- the experiment
+
+    def begin(self, experiment: Experiment) -> None:
+        """Start at a step boundary. The loops' loaders are held from here on."""
+        for handle in self.session.handles_in_step():
+            handle.hold()
+        self.session.holding = True
+        self.experiment = experiment
+        self._generator = experiment.run()
+        self._advance(None)
+
+    def _advance(self, result: BlockResult | None) -> None:
+        assert self._generator is not None
+        assert self.experiment is not None
+        while True:
+            try:
+                request = self._generator.send(result)
+            except StopIteration:
+                self.finish("settled" if self.experiment.remaining() > 0 else "budget spent")
+                return
+            if isinstance(request, ProbeRequest):
+                self._switch(CONTROL)
+                self._measure(request)
+                result = None
+                continue
+            self._request = request
+            break
+        self._progress()
+        if self._schedule is None:
+            self._enter()
+        else:
+            self._apply_at = self.session.optimizer_calls + LOOKAHEAD * self.session.calls_a_step
+            self._schedule.announce(self._apply_at, self._request.config)
+
+    def _progress(self) -> None:
+        assert self.experiment is not None
+        assert self._request is not None
+        self.session.recorder.write(
+            "progress",
+            phase=self._request.phase,
+            arm=self._request.arm,
+            left=round(self.experiment.remaining(), 2),
+            settled=self.experiment.verdicts,
+            failed=sorted(self.experiment.failed),
+            plan=self.experiment.plan,
+        )
+
+    def finish(self, reason: str) -> None:
+        """Undo what is applied, record the outcome and ask the session to end the script."""
+        if self.done:
+            return
+        self.done = True
+        if self._schedule is not None:
+            self._schedule.announce(self.session.optimizer_calls + LOOKAHEAD * self.session.calls_a_step, None)
+        self._switch(CONTROL)
+        if self.experiment is not None:
+            self.session.recorder.write(
+                "outcome",
+                reason=reason,
+                plan=self.experiment.plan,
+                verdicts=self.experiment.verdicts,
+                failed=self.experiment.failed,
+                seconds_left=round(self.experiment.remaining(), 2),
+            )
+        self.session.end(reason)
+
+    def _measure(self, request: ProbeRequest) -> None:
+        for probe in self.probes:
+            if probe.each_round != request.each_round:
+                continue
+            try:
+                found = probe.measure(self.loop, request.plan)
+            except Exception as error:  # a failing probe is a finding about the probe, not the end of the scan
+                found = [Unavailable(metric, f"{type(error).__name__}: {error}") for metric in probe.provides]
+                self.session.recorder.write("probe_failed", probe=probe.slug, error=traceback.format_exc(limit=5))
+            for measurement in found:
+                self.session.recorder.write("measurement", **measurement.to_json())
+            for handle in self.loop.loaders:
+                handle.feed_cached(False)
+                handle.feed(None)
+
+    # -- switching
+
+    def _switch(self, config: Config) -> None:
+        """Leave the current arm and enter ``config``. A treatment that raises is undone and fails its arm."""
+        self.session.device_wait()
+        for slug in [s for s in self.config if config.get(s) != self.config[s]]:
+            self._undo(slug)
+        applied = {s: level for s, level in self.config.items() if config.get(s) == level}
+        try:
+            for slug in [s for s in config if s not in applied]:
+                applied[slug] = config[slug]
+                self.treatments[slug].apply(self.loop, config[slug])
+        except Exception as error:
+            self._failure = f"{type(error).__name__}: {error}"
+            for slug in applied:
+                self._undo(slug)
+            applied = {}
+        self.config = applied
+        self.active = tuple(self.treatments[slug] for slug in applied)
+
+    def _undo(self, slug: str) -> None:
+        try:
+            self.treatments[slug].restore(self.loop)
+        except Exception:
+            # What cannot be undone would spoil every later block: stop here with what was measured.
+            self.session.recorder.write("restore_failed", treatment=slug, error=traceback.format_exc(limit=5))
+            self.config, self.active = CONTROL, ()
+            self.finish(f"treatment {slug} could not be undone")
+
+    def _enter(self) -> None:
+        """Switch to the requested arm and begin its warm-up."""
+        request = self._request
+        assert request is not None
+        self._failure = None
+        self._apply_at = None
+        self.session.recorder.write("switch", arm=request.arm, config=config_id(request.config))
+        start = perf_counter()
+        self._switch(request.config)
+        drained = 0
+        if self._failure is None:
+            try:
+                drained = sum(handle.drain() for handle in self.loop.loaders)
+            except Exception as error:
+                self.fail(error)
+        self._switch_seconds = perf_counter() - start
+        self._drained = drained
+        self._warmup: list[float] = []
+        self._steps: list[float] = []
+        self._irregular = 0
+        self._irregular_seconds = 0.0
+        first = request.arm not in self._entered
+        self._entered.add(request.arm)
+        self._warm_left = self._warmup_steps(first)
+        self._wanted = self._block_steps()
+        self._block_start: float | None = None
+        self.session.clock.restart()
+
+    def _warmup_steps(self, first: bool) -> int:
+        step = self.loop.step_seconds
+        if step > SLOW_STEP:
+            return 2 if first else 1
+        shortest = 0.3 if first else 0.05
+        return min(max(3 if first else 2, math.ceil(shortest / step)), 40)
+
+    def _block_steps(self) -> int:
+        step = self.loop.step_seconds
+        if step > SLOW_STEP:
+            return 2
+        # Workers deliver in bursts of their number: a block must hold a few bursts.
+        bursts = min(2 * math.ceil(self.loop.cores), 8) if self.loop.loaders else 0
+        return max(3, bursts, min(math.ceil(BLOCK_SECONDS / step), 400))
+
+    def fail(self, error: BaseException) -> None:
+        """A treatment broke the user's step: go back to the control at once; the arm is given up."""
+        self._failure = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
+        self._switch(CONTROL)
+
+    # -- steps
+
+    def on_step(self, step: Step, regular: bool) -> None:
+        """A step has ended; called at its boundary, before anything of the next one."""
+        if self._request is None or self.done:
+            return
+        if self._apply_at is not None:
+            if self.session.optimizer_calls >= self._apply_at:
+                self._enter()
+            return
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            self.session.recorder.write("arm_failed", arm=self._request.arm, error=failure)
+            self._advance(BlockResult(None, failure))
+            return
+        if self._warm_left > 0:
+            self._warmup.append(step.seconds)
+            self._warm_left -= 1
+            if self._warm_left == 0:
+                self._begin_counting()
+            return
+        if regular:
+            self._steps.append(step.seconds)
+        else:
+            self._irregular += 1
+            self._irregular_seconds += step.seconds
+        slow = math.fsum(self._steps) > 4 * BLOCK_SECONDS and len(self._steps) >= 3
+        if len(self._steps) >= self._wanted or (slow and self._wanted > 3):
+            self._end_block()
+
+    def _begin_counting(self) -> None:
+        self.session.device_wait()
+        self.session.clock.restart()
+        self._block_start = perf_counter()
+
+    def _end_block(self) -> None:
+        assert self._request is not None
+        assert self._block_start is not None
+        self.session.device_wait()
+        if self.session.asynchronous:
+            seconds = perf_counter() - self._block_start - self._irregular_seconds
+        else:
+            seconds = math.fsum(self._steps)
+        block = {
+            "i": self._index,
+            "arm": self._request.arm,
+            "phase": self._request.phase,
+            "count": len(self._steps),
+            "seconds": seconds,
+            "steps": [] if self.session.asynchronous else [round(s, 7) for s in self._steps],
+            "warmup": [round(s, 7) for s in self._warmup],
+            "switch": round(self._switch_seconds, 6),
+            "drained": self._drained,
+            "irregular": self._irregular,
+        }
+        device = self.session.clock.device_phases()
+        if device is not None and self._request.arm == CONTROL_ARM:
+            block["device_phases"] = [value / len(self._steps) for value in device]
+        self._index += 1
+        self.session.recorder.write("block", **block)
+        self._advance(BlockResult({**block, "lap": self.session.lap}))
+
+    def counting(self) -> bool:
+        """Whether the current step counts (is neither warm-up nor waiting for a switch)."""
+        return (
+            self._request is not None and self._apply_at is None and self._warm_left == 0 and self._failure is None
+        )
+
+    @property
+    def arm(self) -> str:
+        """Name of the arm the loop is in."""
+        return self._request.arm if self._request is not None else CONTROL_ARM
+
+
+class Follower:
+    """What ranks other than 0 do: switch when and to what rank 0 announced."""
+
+    def __init__(self, session: Session, treatments: Mapping[str, Treatment]) -> None:
+        self._conductor = Conductor(session, treatments, [])
+        self._schedule = Schedule(session.recorder.run_dir, session.lap)
+        self._session = session
+        self._next: tuple[int, Config | None] | None = None
+
+    @property
+    def active(self) -> tuple[Treatment, ...]:
+        """Treatments that are applied now."""
+        return self._conductor.active
+
+    def on_call(self) -> None:
+        """An optimizer call has ended: look for news, and switch if it is time."""
+        if self._next is None:
+            self._next = self._schedule.read()
+            if self._next is not None and not self._session.holding:
+                self._session.hold()
+        if self._next is None or self._session.optimizer_calls < self._next[0]:
+            return
+        config = self._next[1]
+        self._next = None
+        if config is None:
+            self._conductor._switch(CONTROL)
+            self._session.end("rank 0 ended the experiment")
+            return
+        self._conductor._switch(config)
+        for handle in self._session.loop.loaders:
+            handle.drain()
+        self._session.clock.restart()
+
+
+class Schedule:
+    """Switches announced by rank 0 to the other ranks on the same machine, through a file in the run's folder."""
+
+    def __init__(self, run_dir: str, lap: int) -> None:
+        self._path = os.path.join(run_dir, f"schedule-{lap}.jsonl")
+        self._offset = 0
+
+    def announce(self, at: int, config: Config | None) -> None:
+        """From optimizer call number ``at`` on, every rank is to run under ``config``; None: end."""
+        with open(self._path, "a", encoding="ascii") as f:
+            f.write(json.dumps({"at": at, "config": None if config is None else dict(config)}) + "\n")
+
+    def read(self) -> tuple[int, Config | None] | None:
+        """The next announcement not yet read, or None."""
+        try:
+            with open(self._path, encoding="ascii") as f:
+                f.seek(self._offset)
+                line = f.readline()
+                if not line.endswith("\n"):
+                    return None
+                self._offset = f.tell()
+        except OSError:
+            return None
+        entry = json.loads(line)
+        return int(entry["at"]), entry["config"]
+
+
+def median_step(steps: list[Step]) -> float:
+    """Median duration of ``steps`` in seconds."""
+    return statistics.median(step.seconds for step in steps)

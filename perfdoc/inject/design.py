@@ -1,0 +1,52 @@
+"""Which arms an experiment tries: main effects, and small factorial designs where treatments interact."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from perfdoc.treatment import Config, Level, config_id
+
+MOST_CELLS = 8
+"""Largest number of joint cells tried for one set of interacting treatments."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A treatment as the design sees it: its levels besides the user's own, and what it interacts with."""
+
+    slug: str
+    levels: tuple[Level, ...]
+    interacts: tuple[str, ...] = ()
+    ceiling: bool = False
+
+
+def screening_arms(factors: Iterable[Factor], excluded: Iterable[str] = ()) -> list[Config]:
+    """Arms of the screening phase, most informative first.
+
+    Ceilings, then every level alone, then the cells of interacting treatments. ``excluded``: config ids that failed
+    earlier; an arm that contains one is left out.
+    """
+    by_slug: Mapping[str, Factor] = {factor.slug: factor for factor in factors}
+    arms: list[Config] = [
+        {f.slug: level.name} for f in by_slug.values() if f.ceiling for level in f.levels
+    ]
+    real = [f for f in by_slug.values() if not f.ceiling]
+    arms += [{f.slug: level.name} for f in real for level in f.levels]
+    for first, second in itertools.combinations(real, 2):
+        if second.slug in first.interacts or first.slug in second.interacts:
+            cells = [{first.slug: a.name, second.slug: b.name} for a in first.levels for b in second.levels]
+            arms += cells[:MOST_CELLS]
+    banned = [set(name.split("+")) for name in excluded]
+    return [arm for arm in arms if not any(parts <= set(config_id(arm).split("+")) for parts in banned)]
+
+
+def extensions(base: Config, factors: Iterable[Factor]) -> list[Config]:
+    """Every arm that adds one level of one treatment that ``base`` leaves at the user's own setting."""
+    return [
+        {**base, factor.slug: level.name}
+        for factor in factors
+        if not factor.ceiling and factor.slug not in base
+        for level in factor.levels
+    ]

@@ -1,0 +1,231 @@
+"""The DataLoaders of the loop: caught at iteration, and fed from elsewhere while the experiment runs.
+
+The user's iterator object stays the one their loop holds; only where its ``__next__`` takes batches from changes. What
+it is fed from is a *twin*: a shallow copy of the user's loader (same dataset, sampler, collate function) whose epochs
+never end, so that the loop is held inside its epoch and no end-of-epoch code fires.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import dataloader as torch_dataloader
+
+WORKER_TIMEOUT = 120.0
+"""Seconds after which a worker of a twin that delivers nothing is given up. Users' own time-outs are kept."""
+
+_BaseIter: Any = torch_dataloader._BaseDataLoaderIter
+_MultiIter: Any = torch_dataloader._MultiProcessingDataLoaderIter
+original_next: Callable[[Any], Any] = _BaseIter.__next__
+
+
+class Endless:
+    """A sampler that begins anew when it is exhausted. Ends only where the sampler it repeats yields nothing."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            empty = True
+            for item in self.sampler:
+                empty = False
+                yield item
+            if empty:
+                return
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+class Short:
+    """A sampler cut off after ``count`` items."""
+
+    def __init__(self, sampler: Any, count: int) -> None:
+        self.sampler = sampler
+        self.count = count
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(iter(self.sampler), self.count)
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def twin(loader: Any, workers: int | None, wrap: Callable[[Any], Any], persistent: bool = False) -> Any:
+    """A shallow copy of ``loader`` with ``workers`` workers (None: as the user has it) and its sampler wrapped.
+
+    The copy goes around ``DataLoader.__init__``, so subclasses that iterate in their constructor do not start doing so
+    again. The user's loader is not touched.
+    """
+    clone = copy.copy(loader)
+    settings = clone.__dict__
+    if workers is not None and workers != loader.num_workers:
+        settings["num_workers"] = workers
+        settings["prefetch_factor"] = (loader.prefetch_factor or 2) if workers else None
+        settings["timeout"] = loader.timeout if workers else 0
+        if not workers:
+            settings["_DataLoader__multiprocessing_context"] = None
+    if settings["num_workers"] and not settings["timeout"]:
+        settings["timeout"] = WORKER_TIMEOUT
+    settings["persistent_workers"] = persistent and settings["num_workers"] > 0
+    settings["_iterator"] = None
+    settings["_perfdoc_twin"] = True
+    if not isinstance(loader.dataset, IterableDataset):
+        if settings.get("batch_sampler") is not None:
+            settings["batch_sampler"] = wrap(settings["batch_sampler"])
+        else:
+            settings["sampler"] = wrap(settings["sampler"])
+    return clone
+
+
+def start(clone: Any, how: Callable[[Any], Any] = DataLoader._get_iterator) -> Any:
+    """A fresh iterator of a twin, without the user's subclass taking part."""
+    return how(clone)
+
+
+def stop(iterator: Any) -> None:
+    """End an iterator's workers now instead of at garbage collection."""
+    shut_down = getattr(iterator, "_shutdown_workers", None)
+    if shut_down is not None:
+        shut_down()
+
+
+def is_twin(loader: Any) -> bool:
+    """Whether ``loader`` was made here and is none of the user's."""
+    return bool(loader.__dict__.get("_perfdoc_twin"))
+
+
+class Source:
+    """An endless supply of batches from a twin. Started at first use, then kept: idle workers cost no CPU."""
+
+    def __init__(self, loader: Any, workers: int | None) -> None:
+        self.twin = twin(loader, workers, Endless)
+        self.iterator: Any = None
+        self.fresh = True
+
+    def next(self) -> Any:
+        """The next batch. Raises what the user's dataset raises; StopIteration only where there is no data at all."""
+        for _ in range(2):
+            if self.iterator is None:
+                self.iterator = start(self.twin)
+                self.fresh = True
+            try:
+                return original_next(self.iterator)
+            except StopIteration:
+                # An IterableDataset came to its end: begin its next pass.
+                stop(self.iterator)
+                self.iterator = None
+        raise StopIteration
+
+    def drain(self) -> int:
+        """Throw away what was prefetched before now; how many batches that were."""
+        if self.iterator is None or self.fresh:
+            self.fresh = False
+            return 0
+        count = self.twin.num_workers * (self.twin.prefetch_factor or 0)
+        for _ in range(count):
+            self.next()
+        return count
+
+    def close(self) -> None:
+        """End the workers."""
+        if self.iterator is not None:
+            stop(self.iterator)
+            self.iterator = None
+
+
+def shallow(batch: Any) -> Any:
+    """A copy of the containers of a batch, not of its tensors: scripts take entries out of batches (``pop('labels')``)."""
+    if isinstance(batch, dict):
+        try:
+            return type(batch)({key: shallow(value) for key, value in batch.items()})
+        except TypeError:
+            return copy.copy(batch)
+    if isinstance(batch, list):
+        return [shallow(value) for value in batch]
+    if type(batch) is tuple:
+        return tuple(shallow(value) for value in batch)
+    if hasattr(batch, "data") and isinstance(getattr(batch, "data", None), dict):
+        return copy.copy(batch)
+    return batch
+
+
+class Handle:
+    """One DataLoader of the user's loop (see ``perfdoc.treatment.LoaderHandle``)."""
+
+    def __init__(self, loader: Any, site: str) -> None:
+        self.loader = loader
+        self.site = site
+        self.held = False
+        self.user_iterator: Any = None
+        self._sources: dict[int | None, Source] = {}
+        self._workers: int | None = None
+        self.batches_a_step = 1
+        self._cached = False
+        self._batch: Any = None
+        self._has_batch = False
+
+    @property
+    def batches_an_epoch(self) -> int | None:
+        """``len(loader)``, or None where it has none."""
+        try:
+            return len(self.loader)
+        except (TypeError, NotImplementedError):
+            return None
+
+    def hold(self) -> None:
+        """From now on the loop's batches come from endless twins: its epoch does not end any more."""
+        self.held = True
+        if self.user_iterator is not None and isinstance(self.user_iterator, _MultiIter):
+            stop(self.user_iterator)
+
+    def fetch(self) -> Any:
+        """The loop's next batch, once it is held."""
+        if self._cached and self._has_batch:
+            return shallow(self._batch)
+        batch = self._source().next()
+        if self._cached:
+            self._batch, self._has_batch = shallow(batch), True
+        return batch
+
+    def _source(self) -> Source:
+        key = None if self._workers == self.loader.num_workers else self._workers
+        if key not in self._sources:
+            self._sources[key] = Source(self.loader, key)
+        return self._sources[key]
+
+    def feed(self, workers: int | None) -> None:
+        """From the next fetch on, serve batches from a twin with ``workers`` workers; None: as the user set it."""
+        self._workers = workers
+
+    def feed_cached(self, on: bool) -> None:
+        """From the next fetch on, serve one cached batch (on), or real batches (off)."""
+        self._cached = on
+        if not on:
+            self._batch, self._has_batch = None, False
+
+    def draw(self) -> Any:
+        """Take a batch from the current source now, outside of the loop."""
+        return self._source().next()
+
+    def drain(self) -> int:
+        """Throw away what the current source prefetched earlier; the number of batches thrown away."""
+        return 0 if self._cached else self._source().drain()
+
+    def short_epoch(self, workers: int, persistent: bool, batches: int) -> Callable[[], Any]:
+        """Starts epochs of ``batches`` batches on a fresh twin, as ``iter(loader)`` would."""
+        clone = twin(self.loader, workers, lambda sampler: Short(sampler, batches), persistent)
+        return lambda: start(clone, DataLoader.__iter__)
+
+    def close(self) -> None:
+        """End all workers that were started for this loader."""
+        for source in self._sources.values():
+            source.close()
+        self._sources.clear()
+        if isinstance(self.user_iterator, _MultiIter):
+            stop(self.user_iterator)

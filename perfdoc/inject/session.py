@@ -1,0 +1,612 @@
+"""One training process under perfdoc: what is wrapped, and how events reach clock, step finder and conductor.
+
+Wrapped are ``_BaseDataLoaderIter.__next__`` (where batches come from), the calls of outermost modules,
+``torch.autograd.backward`` and ``grad``, and, through torch's own global hooks, ``Optimizer.step``. All wrappers pass
+straight through on other threads, in forked children, and after the scan.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.optim.optimizer as torch_optimizer
+from torch.utils.data import dataloader as torch_dataloader
+
+from perfdoc.inject import ending, loaders
+from perfdoc.inject.clock import BACKWARD, DATA, FORWARD, LOSS, OPTIMIZER, PHASES, TRANSFER, Clock
+from perfdoc.inject.conductor import Conductor, Follower, median_step
+from perfdoc.inject.cores import available_cores
+from perfdoc.inject.design import Factor
+from perfdoc.inject.experiment import Experiment
+from perfdoc.inject.guard import Guard
+from perfdoc.inject.modules import OutermostCalls, trained_parents
+from perfdoc.inject.recorder import Recorder
+from perfdoc.inject.step_finder import BACKWARD_ONLY, Step, StepFinder
+from perfdoc.inject.user_code import calling_site
+from perfdoc.probe import Probe, discover
+from perfdoc.treatment import Treatment
+
+OBSERVE_SECONDS = 1.0
+OBSERVE_STEPS = 5
+LONG_OBSERVATION = 8.0
+"""Seconds after which three whole steps are enough to know the loop."""
+BACKWARDS_WITHOUT_OPTIMIZER = 8
+"""Backward calls after which a process that holds no optimizer is taken to update its parameters by hand."""
+KEPT_STEPS = 4000
+"""Steps whose phases are written one by one; later ones are only in their blocks."""
+
+
+class LoopView:
+    """What treatments and probes see of the loop (see ``perfdoc.treatment.Loop``)."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.device = "cpu"
+        self.cores = available_cores()
+        self.ranks = 1
+        self.autocast_seen = False
+        self.models: list[Any] = []
+        self.optimizers: list[Any] = []
+        self.step_seconds = 0.0
+
+    @property
+    def loaders(self) -> list[loaders.Handle]:
+        """DataLoaders fetched from in every step."""
+        return self._session.handles_in_step()
+
+
+class Session:
+    """Clock, step finder and conductor of one process, and the wrappers that feed them."""
+
+    def __init__(self, recorder: Recorder, settings: Mapping[str, Any], guard: Guard | None) -> None:
+        self.recorder = recorder
+        self.settings = settings
+        self._guard = guard
+        self.lap = recorder.lap
+        self.enabled = True
+        self.holding = False
+        self.asynchronous = False
+        self.ranks = 1
+        self.optimizer_calls = 0
+        self.calls_a_step = 1
+        self.clock = Clock()
+        self.finder = StepFinder()
+        self.loop = LoopView(self)
+        self.conductor: Conductor | None = None
+        self.follower: Follower | None = None
+        self.ending: ending.Ending | None = None
+        self._handles: dict[int, loaders.Handle] = {}
+        self._made_at: dict[int, str] = {}
+        self._seen: set[str] = set()
+        self._first_step: float | None = None
+        self._training = False
+        self._stepping = 0
+        self._has_optimizer = False
+        self._hand_backwards = 0
+        self._written_steps = 0
+        self._steps_seen = 0
+        self._observing = True
+        self._calls = OutermostCalls(self._forward, self.clock.mine)
+
+    # -- wrapping torch
+
+    def install(self) -> None:
+        """Wrap torch. Called once, right after torch was imported."""
+        session = self
+        base: Any = torch_dataloader._BaseDataLoaderIter
+        base_init, multi_init = base.__init__, loaders._MultiIter.__init__
+        loader_init = torch_dataloader.DataLoader.__init__
+
+        @functools.wraps(loader_init)
+        def made(loader: Any, *args: Any, **kwargs: Any) -> None:
+            loader_init(loader, *args, **kwargs)
+            if session.enabled:
+                session._made_at[id(loader)] = calling_site(2)
+
+        @functools.wraps(base_init)
+        def iterated(iterator: Any, loader: Any) -> None:
+            iterator._perfdoc_loader = loader
+            base_init(iterator, loader)
+
+        @functools.wraps(multi_init)
+        def workers_started(iterator: Any, loader: Any) -> None:
+            nested = os.environ.get("PERFDOC_WORKER")
+            os.environ["PERFDOC_WORKER"] = "1"
+            try:
+                multi_init(iterator, loader)
+            finally:
+                if nested is None:
+                    os.environ.pop("PERFDOC_WORKER", None)
+
+        def __next__(iterator: Any) -> Any:
+            if not session.enabled:
+                return loaders.original_next(iterator)
+            return session._fetch(iterator)
+
+        torch_dataloader.DataLoader.__init__ = made  # type: ignore[method-assign]
+        base.__init__ = iterated
+        loaders._MultiIter.__init__ = workers_started
+        base.__next__ = __next__
+        self._wrap_backward()
+        torch_optimizer.register_optimizer_step_pre_hook(self._before_step)
+        torch_optimizer.register_optimizer_step_post_hook(self._after_step)
+        self._calls.observe()
+        self._watch_autocast()
+        self._wrap_schedulers()
+        os.register_at_fork(after_in_child=self._forked)
+
+    def _watch_autocast(self) -> None:
+        """While the loop is observed: does its own code enter autocast where gradients are recorded?"""
+        session, enter = self, torch.autocast.__enter__
+
+        def entered(context: Any) -> Any:
+            if context._enabled and torch.is_grad_enabled():
+                session.loop.autocast_seen = True
+            return enter(context)
+
+        torch.autocast.__enter__ = entered  # type: ignore[method-assign]
+
+        def release() -> None:
+            torch.autocast.__enter__ = enter  # type: ignore[method-assign]
+
+        self._release_autocast = release
+
+    def _wrap_backward(self) -> None:
+        session = self
+        backward, grad = torch.autograd.backward, torch.autograd.grad
+
+        @functools.wraps(backward)
+        def timed_backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
+            if not session.enabled or not session.clock.mine():
+                backward(tensors, *args, **kwargs)
+            else:
+                session._backward(lambda roots: backward(roots, *args, **kwargs), tensors)
+
+        @functools.wraps(grad)
+        def timed_grad(*args: Any, **kwargs: Any) -> Any:
+            if not session.enabled or not session.clock.mine():
+                return grad(*args, **kwargs)
+            session.clock.push(BACKWARD)
+            try:
+                return grad(*args, **kwargs)
+            finally:
+                session.clock.pop()
+
+        torch.autograd.backward = timed_backward  # type: ignore[assignment]
+        torch.autograd.grad = timed_grad
+
+    def _wrap_schedulers(self) -> None:
+        """While the loop is held, learning-rate schedules stand still: they must not be driven past their end."""
+        session = self
+        from torch.optim import lr_scheduler
+
+        def hold(cls: type) -> None:
+            step = cls.__dict__.get("step")
+            if step is None:
+                return
+
+            @functools.wraps(step)
+            def stepped(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+                if session.holding and session.enabled:
+                    return None
+                return step(scheduler, *args, **kwargs)
+
+            cls.step = stepped  # type: ignore[attr-defined]
+
+        for member in {c for c in vars(lr_scheduler).values() if isinstance(c, type)}:
+            if issubclass(member, lr_scheduler.LRScheduler):
+                hold(member)
+
+    def _forked(self) -> None:
+        """A forked child: a DataLoader worker is left alone, any other child starts a file of its own."""
+        if os.environ.get("PERFDOC_WORKER") or self._training:
+            self.enabled = False
+        else:
+            self.recorder.after_fork()
+            self.clock.thread = threading.get_ident()
+
+    # -- events
+
+    def seen(self, what: str, **fields: Any) -> None:
+        """Note, once, that the process got as far as ``what``."""
+        if what not in self._seen:
+            self._seen.add(what)
+            self.recorder.write("seen", what=what, **fields)
+
+    def _fetch(self, iterator: Any) -> Any:
+        loader = getattr(iterator, "_perfdoc_loader", None)
+        if loader is None or loaders.is_twin(loader):
+            return loaders.original_next(iterator)
+        self._check_end()
+        handle = self._handles.get(id(loader))
+        if handle is None:
+            site = self._made_at.get(id(loader)) or calling_site(3)
+            handle = self._handles[id(loader)] = loaders.Handle(loader, site)
+            self.seen("first batch", site=site)
+        if not handle.held:
+            handle.user_iterator = iterator
+        if not self.clock.mine():
+            return self._from(handle, iterator)
+        clock = self.clock
+        clock.push(DATA)
+        try:
+            batch = self._from(handle, iterator)
+        finally:
+            clock.pop()
+        clock.fetches[id(loader)] = clock.fetches.get(id(loader), 0) + 1
+        for treatment in self._active():
+            treatment.on_fetch()
+        return batch
+
+    def _from(self, handle: loaders.Handle, iterator: Any) -> Any:
+        if not handle.held:
+            return loaders.original_next(iterator)
+        try:
+            return handle.fetch()
+        except Exception as error:
+            if self.conductor is not None and self.conductor.config:
+                self.conductor.fail(error)
+                return handle.fetch()
+            raise
+
+    def _active(self) -> tuple[Treatment, ...]:
+        if self.conductor is not None:
+            return self.conductor.active
+        return self.follower.active if self.follower is not None else ()
+
+    def _forward(self, module: Any, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self.enabled:
+            return forward(*args, **kwargs)
+        self._check_end()
+        if "forward" not in self._seen:
+            self.seen("forward", module=type(module).__name__)
+        self.clock.push(FORWARD if self._has_parameters(module) else LOSS)
+        try:
+            active = self._active()
+            if not active:
+                return forward(*args, **kwargs)
+            try:
+                treated_args, treated_kwargs = args, kwargs
+                for treatment in active:
+                    treated_args, treated_kwargs = treatment.on_forward(module, treated_args, treated_kwargs)
+                return forward(*treated_args, **treated_kwargs)
+            except Exception as error:
+                if self.ranks > 1 or self.conductor is None:
+                    raise
+                # Under a treatment the user's step failed: undo it, and do this call again as the user wrote it. What
+                # the treatment computed so far may be in its precision.
+                self.conductor.fail(error)
+                return forward(*_in_full(args), **_in_full(kwargs))
+        finally:
+            self.clock.pop()
+
+    @staticmethod
+    def _has_parameters(module: Any) -> bool:
+        return next(module.parameters(), None) is not None if hasattr(module, "parameters") else False
+
+    def _backward(self, run: Callable[[Any], None], tensors: Any) -> None:
+        self._check_end()
+        self.seen("backward")
+        active = self._active()
+        self.clock.push(BACKWARD)
+        try:
+            for treatment in active:
+                tensors = treatment.on_backward(tensors)
+            run(tensors)
+        except Exception as error:
+            if not active or self.ranks > 1 or self.conductor is None:
+                raise
+            # The graph is gone, so this backward cannot be repeated: the step goes on without these gradients.
+            self.conductor.fail(error)
+        finally:
+            self.clock.pop()
+        if not self._has_optimizer and not self._stepping:
+            self._by_hand()
+
+    def _by_hand(self) -> None:
+        """Backward without any optimizer in sight: after a while, backward calls are taken for steps."""
+        self._hand_backwards += 1
+        if self._hand_backwards == BACKWARDS_WITHOUT_OPTIMIZER and self._any_optimizer():
+            self._has_optimizer = True
+            self.clock.restart()
+        elif self._hand_backwards > BACKWARDS_WITHOUT_OPTIMIZER:
+            self._optimizer_call(BACKWARD_ONLY)
+
+    @staticmethod
+    def _any_optimizer() -> bool:
+        return any(issubclass(type(o), torch.optim.Optimizer) for o in gc.get_objects())
+
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if not self.enabled or os.environ.get("PERFDOC_WORKER"):
+            return
+        if not self._training:
+            # The thread that steps is the one to watch: some scripts train in a thread of their own.
+            self.clock.thread = threading.get_ident()
+        if not self.clock.mine():
+            return
+        self._check_end()
+        self._stepping += 1
+        self._has_optimizer = True
+        self.clock.push(OPTIMIZER)
+        if self._stepping == 1:
+            for treatment in self._active():
+                treatment.on_optimizer(optimizer)
+
+    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if not self.enabled or not self._stepping or not self.clock.mine():
+            return
+        self.clock.pop()
+        self._stepping -= 1
+        if self._stepping:
+            return  # a wrapper around another optimizer (SAM, Lookahead): the outer call is the step
+        if not any(known is optimizer for known in self.loop.optimizers):
+            self.loop.optimizers.append(optimizer)
+        self._optimizer_call(id(optimizer))
+
+    def _optimizer_call(self, key: int) -> None:
+        self._training = True
+        self.optimizer_calls += 1
+        if self._first_step is None:
+            self._first_step = time.monotonic()
+            self.seen("optimizer step")
+            if self._guard is not None:
+                self._guard.training = True
+        partial = self.clock.cut()
+        step = self.finder.add(key, partial)
+        if self.follower is not None:
+            self.follower.on_call()
+            return
+        if self._observing:
+            self._observe()
+        elif step is not None:
+            self._step(step)
+
+    # -- from steps to experiment
+
+    def remaining(self) -> float:
+        """Seconds of the budget that are left; it runs from the first optimizer step."""
+        if self._first_step is None:
+            return float(self.settings["budget"])
+        return float(self.settings["budget"]) - (time.monotonic() - self._first_step) - float(self.settings["spent"])
+
+    def _observe(self) -> None:
+        assert self._first_step is not None
+        elapsed = time.monotonic() - self._first_step
+        steps = self.finder.steps()
+        ready = len(steps) >= OBSERVE_STEPS and elapsed >= OBSERVE_SECONDS
+        if not (ready or (len(steps) >= 3 and elapsed > LONG_OBSERVATION)):
+            return
+        shape = self.finder.settle()
+        if shape is None:
+            return
+        self._observing = False
+        for handle_key, count in shape.fetches.items():
+            if handle_key in self._handles:
+                self._handles[handle_key].batches_a_step = count
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.ranks = self.loop.ranks = torch.distributed.get_world_size() if distributed else 1
+        rank = torch.distributed.get_rank() if distributed else int(os.environ.get("RANK", "0") or 0)
+        self._look_at_model()
+        regular = [step for step in steps if shape.regular(step)] or steps
+        self.loop.step_seconds = median_step(regular)
+        self.calls_a_step = max(1, shape.optimizer_calls)
+        for step in regular:
+            self._write_step(step, "observed")
+        self._describe(rank)
+        self._calls.narrow(self.loop.models)
+        self._release_autocast()
+        if rank > 0 or not self._leads():
+            if distributed:
+                self.follower = Follower(self, self._treatments())
+            return
+        self._begin()
+
+    def _leads(self) -> bool:
+        """Of the processes of one run only one experiments: the first to claim it."""
+        try:
+            fd = os.open(os.path.join(self.recorder.run_dir, f"leader-{self.lap}"), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        except OSError:
+            return False
+        os.close(fd)
+        return True
+
+    def _look_at_model(self) -> None:
+        parameters = [p for o in self.loop.optimizers for group in o.param_groups for p in group["params"]]
+        if not parameters:
+            self.loop.models = [m for m in self._calls.seen.values() if self._has_parameters(m)]
+            parameters = [p for m in self.loop.models for p in m.parameters()]
+        else:
+            self.loop.models = trained_parents(parameters)
+        devices = {p.device.type for p in parameters}
+        self.loop.device = next(iter(devices - {"cpu"}), "cpu")
+        if self.loop.device == "cuda":
+            self.asynchronous = True
+            self.clock.use_events(lambda: torch.cuda.Event(enable_timing=True))
+            self._wrap_transfers()
+
+    def _wrap_transfers(self) -> None:
+        """Time copies to the device; wrapped only once parameters are known to live on one."""
+        session = self
+        for name in ("to", "cuda"):
+            original = getattr(torch.Tensor, name)
+
+            def moved(tensor: Any, *args: Any, _original: Any = original, **kwargs: Any) -> Any:
+                if not session.enabled or tensor.is_cuda or not session.clock.mine():
+                    return _original(tensor, *args, **kwargs)
+                session.clock.push(TRANSFER)
+                try:
+                    return _original(tensor, *args, **kwargs)
+                finally:
+                    session.clock.pop()
+
+            setattr(torch.Tensor, name, functools.wraps(original)(moved))
+
+    def _describe(self, rank: int) -> None:
+        shape = self.finder.shape
+        assert shape is not None
+        self.recorder.write(
+            "loop",
+            rank=rank,
+            ranks=self.ranks,
+            device=self.loop.device,
+            cores=self.loop.cores,
+            threads=torch.get_num_threads(),
+            step={
+                "batches": shape.batches,
+                "optimizer_calls": shape.optimizer_calls,
+                "forwards": shape.forwards,
+                "backwards": shape.backwards,
+                "by_hand": shape.anchor == BACKWARD_ONLY,
+            },
+            loaders=[
+                {
+                    "site": handle.site,
+                    "class": type(handle.loader).__name__,
+                    "dataset": type(handle.loader.dataset).__name__,
+                    "batch_size": handle.loader.batch_size,
+                    "num_workers": handle.loader.num_workers,
+                    "persistent_workers": bool(handle.loader.persistent_workers),
+                    "pin_memory": bool(handle.loader.pin_memory),
+                    "prefetch_factor": handle.loader.prefetch_factor,
+                    "batches_an_epoch": handle.batches_an_epoch,
+                    "batches_a_step": shape.fetches[key],
+                }
+                for key, handle in self._handles.items()
+                if key in shape.fetches
+            ],
+            models=[type(model).__name__ for model in self.loop.models],
+            parameters=sum(p.numel() for model in self.loop.models for p in model.parameters()),
+            optimizers=[type(optimizer).__name__ for optimizer in self.loop.optimizers],
+            torch=torch.__version__,
+        )
+
+    def _treatments(self) -> dict[str, Treatment]:
+        found = discover(Treatment, self.settings["packages"])  # type: ignore[type-abstract]
+        return {treatment.slug: treatment for treatment in found}
+
+    def _begin(self) -> None:
+        if not self.settings["experiment"]:
+            return
+        treatments, factors = self._treatments(), []
+        wanted = self.settings["only"]
+        for slug, treatment in treatments.items():
+            if wanted and slug not in wanted and not treatment.ceiling:
+                continue
+            try:
+                offer = treatment.offer(self.loop)
+            except Exception as error:
+                self.recorder.write("offer", slug=slug, title=treatment.title, status="untestable here",
+                                    reason=f"{type(error).__name__}: {error}", levels=[], ceiling=treatment.ceiling)
+                continue
+            self.recorder.write(
+                "offer",
+                slug=slug,
+                title=treatment.title,
+                status=offer.status,
+                reason=offer.reason,
+                levels=[[level.name, level.change] for level in offer.levels],
+                ceiling=treatment.ceiling,
+            )
+            if offer.status == "offered":
+                factors.append(Factor(slug, offer.levels, treatment.interacts, treatment.ceiling))
+        self.conductor = Conductor(self, treatments, discover(Probe, self.settings["packages"]))  # type: ignore[type-abstract]
+        experiment = Experiment(
+            factors,
+            budget=float(self.settings["budget"]),
+            remaining=self.remaining,
+            smallest_effect=float(self.settings["smallest_effect"]),
+            seed=int(self.settings["seed"]) + self.lap,
+            history=_read_history(self.settings["history"]),
+            excluded=self.settings["excluded"],
+        )
+        self.conductor.begin(experiment)
+
+    def hold(self) -> None:
+        """Keep the loop inside its epoch from now on (ranks other than 0)."""
+        if self.finder.shape is None:
+            self.finder.settle()
+        for handle in self.handles_in_step():
+            handle.hold()
+        self.holding = True
+
+    def handles_in_step(self) -> list[loaders.Handle]:
+        """The loaders that every step fetches from."""
+        if self.finder.shape is None:
+            return []
+        return [self._handles[key] for key in self.finder.shape.fetches if key in self._handles]
+
+    def _step(self, step: Step) -> None:
+        assert self.finder.shape is not None
+        self._steps_seen += 1
+        regular = self.finder.shape.regular(step)
+        if self.conductor is None:
+            self._write_step(step, "clock" if regular else "irregular")
+            if self.settings["experiment"] is False and self.remaining() <= 0:
+                self.end("budget spent")
+            return
+        if regular and self.conductor.counting() and self.conductor.arm == CONTROL_NAME:
+            self._write_step(step, "control")
+        self.conductor.on_step(step, regular)
+
+    def _write_step(self, step: Step, during: str) -> None:
+        self._written_steps += 1
+        if self._written_steps <= KEPT_STEPS:
+            phases = ",".join([f"{seconds:.7f}" for seconds in step.phases])
+            self.recorder.write_line(
+                f'{{"e":"step","lap":{self.lap},"during":"{during}","seconds":{step.seconds:.7f},"phases":[{phases}]}}'
+            )
+
+    # -- devices and the end
+
+    def device_wait(self) -> None:
+        """Wait until the device has done what was queued; nothing on a CPU."""
+        if self.asynchronous:
+            torch.cuda.synchronize()
+
+    def end(self, reason: str) -> None:
+        """End the user's script now, cleanly: nothing of it is needed any more."""
+        self.recorder.write("end", reason=reason)
+        self.ending = ending.Ending(self.recorder, self._close)
+        self.ending.raise_first()
+
+    def _check_end(self) -> None:
+        if self.ending is not None:
+            self.ending.raise_again()
+
+    def _close(self) -> None:
+        for handle in self._handles.values():
+            handle.close()
+
+
+CONTROL_NAME = "control"
+
+
+def _in_full(value: Any) -> Any:
+    """Reduced-precision tensors among a call's arguments as float32."""
+    if isinstance(value, torch.Tensor):
+        return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+    if isinstance(value, tuple) and type(value) is tuple:
+        return tuple(_in_full(v) for v in value)
+    if isinstance(value, dict):
+        return {k: _in_full(v) for k, v in value.items()}
+    return value
+
+
+def _read_history(path: str | None) -> list[dict[str, Any]]:
+    if not path:
+        return []
+    with open(path, encoding="utf-8") as f:
+        return list(json.load(f))
+
+
+assert len(PHASES) == 7
+assert sys.version_info >= (3, 10)

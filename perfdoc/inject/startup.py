@@ -1,0 +1,64 @@
+"""What happens in the user's interpreter before their script starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from types import ModuleType, TracebackType
+from typing import Any
+
+from perfdoc.inject import guard, trackers
+from perfdoc.inject.import_hooks import when_imported
+from perfdoc.inject.recorder import Recorder
+
+
+def start(run_dir: str) -> None:
+    """Wait for torch to be imported, then watch. Called by ``sitecustomize``; nothing else of the process changes."""
+    with open(os.path.join(run_dir, "settings.json"), encoding="utf-8") as f:
+        settings: dict[str, Any] = json.load(f)
+    recorder = Recorder(run_dir, int(settings["lap"]))
+    files: guard.Guard | None = None
+    if settings["guard"]:
+        files = guard.install(recorder, settings["protect"])
+        trackers.install(recorder)
+
+    def torch_imported(module: ModuleType) -> None:
+        try:
+            from perfdoc.inject.session import Session
+
+            recorder.write(
+                "process",
+                pid=os.getpid(),
+                ppid=os.getppid(),
+                argv=sys.argv,
+                python=sys.version.split()[0],
+                executable=sys.executable,
+                torch=getattr(module, "__version__", "?"),
+                cuda=getattr(getattr(module, "version", None), "cuda", None),
+                rank=os.environ.get("RANK"),
+            )
+            Session(recorder, settings, files).install()
+            recorder.write("seen", what="torch")
+        except Exception:  # a torch that is too old or too new for the wrappers: the script runs, the scan says why
+            recorder.write("inject_failed", error=traceback.format_exc())
+
+    when_imported("torch", torch_imported)
+    _keep_failure(recorder)
+
+
+def _keep_failure(recorder: Recorder) -> None:
+    """Record the user's own uncaught exception beside showing it as Python always does."""
+    show = sys.excepthook
+
+    def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        recorder.write(
+            "failure",
+            type=kind.__name__,
+            message=str(error)[:2000],
+            traceback="".join(traceback.format_exception(kind, error, trace))[-8000:],
+        )
+        show(kind, error, trace)
+
+    sys.excepthook = excepthook

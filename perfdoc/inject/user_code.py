@@ -1,0 +1,43 @@
+"""Which code is the user's own: what is neither installed nor perfdoc's."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from types import FrameType
+
+_INSTALLED = tuple(
+    os.path.join(path, "")
+    for path in {*(sysconfig.get_paths().get(key, "") for key in ("stdlib", "platstdlib", "purelib", "platlib"))}
+    if path
+)
+_PERFDOC = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+_PROBES = os.environ.get("PERFDOC_PACKAGES", "")
+_OURS = (_PERFDOC, *(os.path.join(entry.split("=", 1)[1], "") for entry in _PROBES.split(os.pathsep) if "=" in entry))
+
+
+def is_users(filename: str) -> bool:
+    """Whether a code object's file belongs to the user's own project."""
+    if filename.startswith("<") or "site-packages" in filename or "dist-packages" in filename:
+        return False
+    path = os.path.abspath(filename)
+    return not path.startswith(_OURS) and not path.startswith(_INSTALLED)
+
+
+def calling_site(depth: int = 2) -> str:
+    """``file:line`` of the innermost frame of the user's code above the caller, relative to the working directory.
+
+    An empty string where the whole stack is library code.
+    """
+    frame: FrameType | None = sys._getframe(depth)
+    while frame is not None:
+        filename = frame.f_code.co_filename
+        if is_users(filename):
+            try:
+                shown = os.path.relpath(filename)
+            except (ValueError, OSError):
+                shown = filename
+            return f"{filename if shown.startswith('..') else shown}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""

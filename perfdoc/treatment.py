@@ -1,0 +1,153 @@
+"""The contract of a treatment: a reversible change that perfdoc switches on and off in the running loop.
+
+Floor 3: what runs inside the user's process and what reads captures both know these words, so nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+Config = Mapping[str, str]
+"""An arm: treatment slug -> level. The empty mapping is the control, the user's own settings."""
+
+CONTROL: Config = {}
+
+Status = Literal["offered", "already on", "not applicable", "untestable here"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One setting that a treatment can be switched to."""
+
+    name: str
+    """Value in captures: ``bf16``, ``2``."""
+    change: str
+    """The change as a person would write it: ``num_workers=2``."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a treatment can do for this loop on this machine."""
+
+    status: Status
+    levels: tuple[Level, ...] = ()
+    reason: str = ""
+    """Why it is not offered; for ``untestable here`` also where it could be tested."""
+
+
+class LoaderHandle(Protocol):
+    """A DataLoader that the loop takes its batches from, and the means to feed the loop from elsewhere."""
+
+    batches_a_step: int
+    """Batches that an ordinary step fetches."""
+    site: str
+    """``file:line`` where the loader was made, or is iterated where the maker is a library."""
+
+    @property
+    def loader(self) -> Any:
+        """The user's ``torch.utils.data.DataLoader``. Never changed."""
+
+    @property
+    def batches_an_epoch(self) -> int | None:
+        """``len(loader)``, or None where it has none."""
+
+    def feed(self, workers: int | None) -> None:
+        """From the next fetch on, serve batches from a twin of the loader with ``workers`` workers; None: as the user set it."""
+
+    def feed_cached(self, on: bool) -> None:
+        """From the next fetch on, serve one cached batch again and again (on), or real batches (off)."""
+
+    def draw(self) -> Any:
+        """Take a batch from the current source now, outside of the loop."""
+
+    def drain(self) -> int:
+        """Throw away what the current source prefetched earlier; the number of batches thrown away."""
+
+    def short_epoch(self, workers: int, persistent: bool, batches: int) -> Callable[[], Any]:
+        """Starts epochs of ``batches`` batches on a fresh twin of the loader, for measuring what an epoch's turn costs."""
+
+
+class Loop(Protocol):
+    """What treatments and probes may know of the user's loop, and how they act on it."""
+
+    device: str
+    """Type of the device that the parameters live on: ``cpu``, ``cuda``..."""
+    cores: float
+    """CPU cores really available: affinity and cgroup quota considered."""
+    autocast_seen: bool
+    """Whether the loop computes its forward pass under the user's own ``torch.autocast``."""
+    ranks: int
+    """Processes training together (world size); 1 for ordinary scripts."""
+
+    @property
+    def loaders(self) -> Sequence[LoaderHandle]:
+        """The DataLoaders fetched from in every step; empty for loops that make their batches by hand."""
+
+    @property
+    def models(self) -> Sequence[Any]:
+        """Outermost ``torch.nn.Module`` objects that hold parameters being trained."""
+
+    @property
+    def optimizers(self) -> Sequence[Any]:
+        """``torch.optim.Optimizer`` objects that stepped."""
+
+    @property
+    def step_seconds(self) -> float:
+        """Median time of an ordinary step so far, in seconds."""
+
+
+class Treatment(ABC):
+    """A reversible change. ``restore`` leaves everything exactly as before ``apply``; the control arm relies on it.
+
+    The ``on_...`` hooks are called on the training thread while a level is applied; each is optional.
+    """
+
+    slug: ClassVar[str]
+    """Name in captures and on the command line; words joined by underscores."""
+    title: ClassVar[str]
+    """What a person calls it."""
+    interacts: ClassVar[tuple[str, ...]] = ()
+    """Slugs of treatments whose effect depends on this one's level: tried together in a small factorial design."""
+    ceiling: ClassVar[bool] = False
+    """True for an arm that only explains others (no loader, cached batch): never part of a plan."""
+
+    @abstractmethod
+    def offer(self, loop: Loop) -> Offer:
+        """What can be tried here. Called once, between two steps, before the experiment."""
+
+    @abstractmethod
+    def apply(self, loop: Loop, level: str) -> None:
+        """Switch to ``level``. Never called twice without ``restore`` between."""
+
+    @abstractmethod
+    def restore(self, loop: Loop) -> None:
+        """Undo ``apply`` exactly. Must work after a failed or half-done ``apply`` too."""
+
+    def on_fetch(self) -> None:
+        """A batch has just been fetched from one of the loop's loaders."""
+
+    def on_forward(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """An outermost module is about to be called; returns the arguments to call it with."""
+        return args, kwargs
+
+    def on_backward(self, tensors: Any) -> Any:
+        """Backward is about to start from ``tensors`` (a tensor or a sequence); returns what to start from."""
+        return tensors
+
+    def on_optimizer(self, optimizer: Any) -> None:
+        """``optimizer.step`` is about to run."""
+
+
+def config_id(config: Config) -> str:
+    """The name of an arm in captures: ``control``, or ``slug=level`` joined by ``+`` in the order of the slugs."""
+    return "+".join(f"{slug}={config[slug]}" for slug in sorted(config)) or "control"
+
+
+def config_from_id(name: str) -> dict[str, str]:
+    """The inverse of :func:`config_id`."""
+    if name == "control":
+        return {}
+    return dict(part.split("=", 1) for part in name.split("+"))

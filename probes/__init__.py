@@ -1,0 +1,1 @@
+"""The built-in probes and treatments, one a file. Found through the entry point ``perfdoc.probes``, never listed."""

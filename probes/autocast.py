@@ -1,0 +1,92 @@
+"""Treatment: mixed precision through ``torch.autocast``, from batch fetch to backward, as a user would write it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from perfdoc.treatment import Level, Loop, Offer, Treatment
+
+
+class Autocast(Treatment):
+    """Autocast to bf16; to fp16 with a GradScaler on CUDA devices older than Ampere.
+
+    Entered when a batch has been fetched or an outermost module is called, left when backward, or the optimizer where
+    there is no backward, begins: what is written as ``with torch.autocast(...)`` around forward and loss.
+    """
+
+    slug = "autocast"
+    title = "mixed precision (autocast)"
+    interacts = ("channels_last",)
+
+    def __init__(self) -> None:
+        self._device = "cpu"
+        self._dtype: torch.dtype | None = None
+        self._context: Any = None
+        self._scaler: Any = None
+        self._unscaled: set[int] = set()
+
+    def offer(self, loop: Loop) -> Offer:
+        """Offered on CPU and CUDA where the loop computes in float32."""
+        if loop.device not in ("cpu", "cuda"):
+            return Offer("untestable here", reason=f"autocast on {loop.device} devices is not covered yet")
+        parameters = [p for model in loop.models for p in model.parameters()]
+        if parameters and not any(p.dtype is torch.float32 for p in parameters):
+            return Offer("already on", reason=f"the parameters are {parameters[0].dtype}, not float32")
+        if loop.autocast_seen:
+            return Offer("already on", reason="the loop runs its forward pass under torch.autocast")
+        if loop.device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            return Offer(
+                "offered", (Level("fp16", "torch.autocast('cuda', torch.float16) with torch.amp.GradScaler"),)
+            )
+        return Offer("offered", (Level("bf16", f"torch.autocast('{loop.device}', torch.bfloat16)"),))
+
+    def apply(self, loop: Loop, level: str) -> None:
+        """Autocast from the next batch on."""
+        self._device = loop.device
+        self._dtype = torch.bfloat16 if level == "bf16" else torch.float16
+        if level == "fp16":
+            self._scaler = torch.amp.GradScaler(loop.device)
+
+    def restore(self, loop: Loop) -> None:
+        """Leave autocast; nothing else was changed."""
+        self._leave()
+        self._dtype = None
+        self._scaler = None
+        self._unscaled.clear()
+
+    def _enter(self) -> None:
+        if self._context is None and self._dtype is not None:
+            self._context = torch.autocast(self._device, dtype=self._dtype)
+            self._context.__enter__()
+
+    def _leave(self) -> None:
+        if self._context is not None:
+            context, self._context = self._context, None
+            context.__exit__(None, None, None)
+
+    def on_fetch(self) -> None:
+        """The user's block would begin here."""
+        self._enter()
+
+    def on_forward(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Loops without a loader, and later forward passes of the same step, begin here."""
+        self._enter()
+        return args, kwargs
+
+    def on_backward(self, tensors: Any) -> Any:
+        """The user's block would end here; with a scaler, backward starts from the scaled loss."""
+        self._leave()
+        if self._scaler is None:
+            return tensors
+        if isinstance(tensors, torch.Tensor):
+            return self._scaler.scale(tensors)
+        return [self._scaler.scale(t) for t in tensors]
+
+    def on_optimizer(self, optimizer: Any) -> None:
+        """With a scaler, gradients are unscaled and checked before the step, and the scale is updated."""
+        self._leave()
+        if self._scaler is not None and any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
+            self._scaler.unscale_(optimizer)
+            # The user's code steps even where a scaler would skip; only the time counts here.
+            self._scaler.update()
