@@ -7,6 +7,7 @@ is announced through the entry point group ``perfdoc.probes``; nothing else list
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
@@ -76,3 +77,13 @@ def discover(kind: type[Found], package_names: Iterable[str]) -> list[Found]:
                         raise LookupError(f"two {kind.__name__.lower()}s are called {slug!r}: {found[slug]} and {member}")
                     found[slug] = member()
     return [found[slug] for slug in sorted(found)]
+
+
+def slugs(package_names: Iterable[str]) -> set[str]:
+    """Names of all probes and treatments without importing them (they import torch): a slug is its module's name."""
+    found: set[str] = set()
+    for package_name in package_names:
+        spec = importlib.util.find_spec(package_name)
+        places = list(spec.submodule_search_locations or ()) if spec else []
+        found |= {info.name for info in pkgutil.iter_modules(places)}
+    return found

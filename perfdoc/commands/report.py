@@ -1,0 +1,70 @@
+"""``perfdoc report``: render a run again, also one that was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from perfdoc.errors import PerfdocError
+
+if TYPE_CHECKING:
+    from perfdoc.capture import Capture
+
+
+@click.command()
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print findings as JSON.")
+@click.option("--html", "html_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the HTML report here.")
+def command(run: Path | None, as_json: bool, html_file: Path | None) -> None:
+    """Show a RUN again: its folder, its capture.json, or its id; the newest run when left out."""
+    from perfdoc.diagnose import diagnose
+    from perfdoc.report import html, terminal
+
+    folder = find(run)
+    capture = load(folder)
+    diagnosis = diagnose(capture)
+    if as_json:
+        click.echo(json.dumps(terminal.as_json(diagnosis), indent=1))
+        return
+    click.echo(terminal.render(diagnosis, width=terminal.columns()))
+    target = html_file or (folder / "report.html" if folder.is_dir() else None)
+    if target is not None and capture.loop:
+        click.echo(f"report: {os.path.relpath(html.write(diagnosis, target))}")
+
+
+def find(run: Path | None) -> Path:
+    """The run's folder or capture file. Raises PerfdocError where there is none."""
+    runs = Path(".perfdoc") / "runs"
+    if run is None:
+        found = sorted(folder for folder in runs.glob("*") if folder.is_dir())
+        if not found:
+            raise PerfdocError("no runs in .perfdoc/runs here. Start one with `perfdoc scan train.py`.")
+        return found[-1]
+    if run.exists():
+        return run
+    if (runs / run).is_dir():
+        return runs / run
+    raise PerfdocError(f"no such run: {run} (a folder, a capture.json, or an id in .perfdoc/runs)")
+
+
+def load(folder: Path) -> Capture:
+    """The capture of a run; put together from its events where the run was killed before it could be written."""
+    from perfdoc import capture as captures
+
+    if folder.is_file() or (folder / captures.FILE_NAME).exists():
+        return captures.read(folder)
+    events = captures.read_events(folder)
+    if not events:
+        raise PerfdocError(f"{folder} holds neither a capture nor events.")
+    first = next((e for e in events if e["e"] == "process"), {})
+    run = {
+        "id": folder.name, "command": first.get("argv", []), "outcome": "killed", "exit_code": 137,
+        "reason": "the scan itself was killed; this is what it had measured by then", "laps": 1,
+        "seconds": round(max(e.get("t", 0) for e in events) - min(e["t"] for e in events if "t" in e), 2),
+        "budget": None, "smallest_effect": 0.02,
+    }
+    return captures.from_events(events, run, {})

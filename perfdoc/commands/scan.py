@@ -1,0 +1,79 @@
+"""``perfdoc scan``: run a training script, try the alternatives in its loop, say what helps."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--budget", default=120.0, show_default=True, metavar="SECONDS", type=click.FloatRange(min=5),
+              help="Time for measuring, from the first optimizer step.")
+@click.option("--wait", default=300.0, show_default=True, metavar="SECONDS", type=click.FloatRange(min=1),
+              help="Give up if there is no optimizer step by then.")
+@click.option("--smallest-effect", default=2.0, show_default=True, metavar="PERCENT", type=click.FloatRange(0.1, 50),
+              help="Effects below this are 'no difference'.")
+@click.option("--only", metavar="NAMES", help="Try only these treatments (comma-separated).")
+@click.option("--seed", type=int, help="Seed of the block order, to repeat a scan.")
+@click.option("--output", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+              help="Where runs are kept [default: .perfdoc in the working directory].")
+@click.option("--show-output", is_flag=True, help="Let the script print to this terminal instead of the run's output.log.")
+@click.option("--json", "as_json", is_flag=True, help="Print findings as JSON instead of the summary.")
+@click.option("--clock-only", is_flag=True, help="Only measure where the time goes; switch nothing.")
+@click.option("--no-guard", is_flag=True, help="Let the script write its checkpoints, logs and trackers as always.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def command(
+    budget: float, wait: float, smallest_effect: float, only: str | None, seed: int | None, output: Path | None,
+    show_output: bool, as_json: bool, clock_only: bool, no_guard: bool, command: tuple[str, ...],
+) -> None:
+    """Scan a training script: `perfdoc scan train.py --epochs 3`, or any command after `--`.
+
+    `perfdoc scan -- torchrun --nproc-per-node 2 train.py`, `-- accelerate launch train.py`, `-- python -m package.train` and
+    `-- /other/.venv/bin/python train.py` work the same way. Exit code 0 when the scan completed, whatever it found; the
+    script's own code when it failed.
+    """
+    from perfdoc.commands._progress import Progress
+    from perfdoc.diagnose import diagnose
+    from perfdoc.launcher import Options, Scan, resolve
+    from perfdoc.report import html, terminal
+
+    # click drops the dashes: whether they were there decides between a script and a command.
+    before = sys.argv[1:]
+    dashed = "--" in before and list(command) == before[before.index("--") + 1 :]
+    options = Options(
+        resolve(command, dashed), budget, wait, smallest_effect / 100, seed,
+        tuple(name.strip() for name in only.split(",") if name.strip()) if only else (),
+        output.absolute() if output else None, show_output, not no_guard, not clock_only,
+    )
+    if options.only:
+        _check_names(options.only)
+    scan = Scan(options, lambda event: None)
+    with Progress(budget, sys.stderr) as progress:
+        scan.show = progress.show
+        capture = scan.run()
+    diagnosis = diagnose(capture)
+    report = html.write(diagnosis, scan.folder / "report.html") if capture.loop else None
+    if as_json:
+        click.echo(json.dumps(terminal.as_json(diagnosis), indent=1))
+    else:
+        click.echo(terminal.render(diagnosis, width=terminal.columns()))
+        if report is not None:
+            click.echo(f"report: {os.path.relpath(report)}")
+    outcome = capture.run["outcome"]
+    if outcome in ("failed", "never trained"):
+        terminal.show_failure(capture, scan.log, not show_output)
+    if outcome != "complete":
+        sys.exit(int(capture.run["exit_code"]))
+
+
+def _check_names(names: tuple[str, ...]) -> None:
+    from perfdoc.errors import PerfdocError
+    from perfdoc.probe import packages, slugs
+
+    known = slugs(packages())
+    for name in names:
+        if name not in known:
+            raise PerfdocError(f"no treatment is called {name!r}. There are: {', '.join(sorted(known))}")

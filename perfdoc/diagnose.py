@@ -1,0 +1,59 @@
+"""From a capture to findings, ranked, and the plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from perfdoc.capture import Capture
+from perfdoc.finding import EFFORT_ORDER, Effect, Finding
+from perfdoc.rule import ORDER, Evidence, discover_rules
+from perfdoc.treatment import config_id
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stack of changes that was fastest, with the effect measured after it was chosen."""
+
+    arm: str
+    changes: tuple[str, ...]
+    effect: Effect | None
+    """From the confirm phase alone; None where the budget did not reach it."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Everything a report shows besides the capture itself."""
+
+    capture: Capture
+    seen: Evidence
+    findings: tuple[Finding, ...]
+    plan: Plan | None
+
+    def with_verdict(self, *verdicts: str) -> list[Finding]:
+        """Findings with one of these verdicts, in their order."""
+        return [finding for finding in self.findings if finding.verdict in verdicts]
+
+
+def diagnose(capture: Capture) -> Diagnosis:
+    """Run all rules on a capture and rank what they find by seconds saved, then by effort."""
+    seen = Evidence(capture)
+    found = [finding for rule in discover_rules() if (finding := rule.check(seen)) is not None]
+    found.sort(
+        key=lambda finding: (ORDER[finding.verdict], -finding.seconds_saved_a_step, EFFORT_ORDER[finding.effort])
+    )
+    return Diagnosis(capture, seen, tuple(found), _plan(seen))
+
+
+def _plan(seen: Evidence) -> Plan | None:
+    config = seen.capture.experiment.get("plan") or {}
+    if not config or seen.withheld:
+        return None
+    arm = config_id(config)
+    changes = tuple(seen.change(config_id({slug: level})) for slug, level in sorted(config.items()))
+    effect = seen.effect(arm, confirm=True)
+    if effect is None:
+        return Plan(arm, changes, None, "chosen, but the budget did not reach its confirmation: raise --budget")
+    if effect.low <= 1.0:
+        return Plan(arm, changes, effect, "the confirmation could not settle it: raise --budget before relying on it")
+    return Plan(arm, changes, effect)

@@ -1,0 +1,216 @@
+"""What every report says, independent of how it looks: the headline, the anatomy, the ceilings, the groups of findings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from perfdoc import stats
+from perfdoc.blocks import CONTROL_ARM
+from perfdoc.capture import PHASES
+from perfdoc.diagnose import Diagnosis
+from perfdoc.finding import Effect, Finding
+from perfdoc.measurement import Measurement, Unavailable
+from perfdoc.report.figures import seconds, speedup
+from perfdoc.treatment import config_from_id
+
+PHASE_WORDS = {
+    "data": "waiting for data", "transfer": "copying to the device", "forward": "forward", "loss": "loss",
+    "backward": "backward", "optimizer": "optimizer", "other": "other",
+}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of the step: mean seconds a step and share of the step."""
+
+    name: str
+    words: str
+    seconds: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm of the experiment as reports show it."""
+
+    arm: str
+    change: str
+    verdict: str
+    effect: Effect | None
+    note: str
+
+
+def step_sentence(diagnosis: Diagnosis) -> str:
+    """What the step was taken to be: ``step = 4 batches, 1 optimizer call, loader at train.py:87``."""
+    loop = diagnosis.capture.loop
+    if loop is None:
+        return "no step was recognised"
+    step = loop["step"]
+    parts = []
+    if step["batches"]:
+        parts.append(_plural(step["batches"], "batch", "batches"))
+    if step["by_hand"]:
+        parts.append(f"{_plural(step['backwards'], 'backward call', 'backward calls')}, parameters updated by hand")
+    else:
+        parts.append(_plural(step["optimizer_calls"], "optimizer call", "optimizer calls"))
+    if loop["loaders"]:
+        where = ", ".join(dict.fromkeys(loader["site"] or loader["class"] for loader in loop["loaders"]))
+        parts.append(f"loader at {where}")
+    else:
+        parts.append("no DataLoader")
+    return "step = " + ", ".join(parts)
+
+
+def _plural(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
+def step_time(diagnosis: Diagnosis) -> tuple[float, float, float] | None:
+    """Seconds a step under the user's own settings over control blocks, with 95% interval; None if not measured."""
+    logs = [
+        math.log(b["seconds"] / b["count"]) for b in diagnosis.capture.blocks if b["arm"] == CONTROL_ARM and b["count"]
+    ]
+    if len(logs) >= 4:
+        low, high = stats.bootstrap_bounds(logs, 0.05)
+        return math.exp(stats.trimmed_mean(logs)), math.exp(low), math.exp(high)
+    step = diagnosis.seen.measurement("step.time")
+    if step is None:
+        return None
+    if len(step.samples) < 4:
+        return step.median, min(step.samples), max(step.samples)
+    low, high = stats.bootstrap_bounds(step.samples, 0.05)
+    return stats.trimmed_mean(step.samples), low, high
+
+
+def anatomy(diagnosis: Diagnosis) -> list[Phase]:
+    """Mean seconds by phase, largest share first kept in the order of a step; phases that never occur left out."""
+    means = {}
+    for phase in PHASES:
+        found = diagnosis.seen.measurement(f"step.{phase}")
+        if found is not None and found.mean > 0:
+            means[phase] = found.mean
+    total = sum(means.values())
+    return [Phase(name, PHASE_WORDS[name], value, value / total) for name, value in means.items()]
+
+
+def ceilings(diagnosis: Diagnosis) -> list[str]:
+    """The two ceilings in words."""
+    seen, lines = diagnosis.seen, []
+    loader = seen.measurement("loader.ceiling")
+    if loader is not None:
+        values = loader.samples
+        spread = f" [{seconds(min(values))} to {seconds(max(values))}, {len(values)} rounds]" if len(values) > 1 else ""
+        lines.append(f"loader alone: {seconds(stats.trimmed_mean(values))} a step{spread}")
+    effect = seen.effect("compute_ceiling=on")
+    if effect is not None:
+        lines.append(
+            f"model alone (one cached batch): {seconds(seen.step_seconds / effect.speedup)} a step, so a loader that costs "
+            f"nothing would give {speedup(effect)}"
+        )
+    for found in diagnosis.capture.measurements:
+        if isinstance(found, Unavailable) and found.metric == "loader.ceiling":
+            lines.append(f"loader alone: {found.reason}")
+    return lines
+
+
+def arms(diagnosis: Diagnosis) -> list[Arm]:
+    """All arms of the experiment, best first within their verdicts."""
+    seen = diagnosis.seen
+    failed = diagnosis.capture.experiment.get("failed", {})
+    found = []
+    for arm in seen.arms:
+        verdict, note = seen.verdict(arm), ""
+        if arm in failed:
+            note = failed[arm]
+        elif verdict == "undecided":
+            more = seen.blocks_to_settle(arm)
+            pairs = len(seen.values(arm))
+            if pairs == 0:
+                note = "the budget did not reach it"
+            else:
+                note = f"about {more} more blocks would settle it" if more else "too close to the smallest effect to settle"
+        found.append(Arm(arm, seen.change(arm), verdict, seen.effect(arm), note))
+    return sorted(found, key=lambda a: -(a.effect.speedup if a.effect else 0.0))
+
+
+def untestable(diagnosis: Diagnosis) -> list[tuple[str, str]]:
+    """Treatments that could not be tried here, with why; arms that failed in the loop included."""
+    found = [(o["title"], o["reason"]) for o in diagnosis.capture.offers if o["status"] == "untestable here"]
+    for arm, error in diagnosis.capture.experiment.get("failed", {}).items():
+        if len(config_from_id(arm)) == 1:
+            found.append((diagnosis.seen.change(arm), f"fails in this loop: {error}"))
+    if diagnosis.capture.loop and diagnosis.capture.loop["device"] == "cpu":
+        found.append(("pin_memory, non_blocking copies, cudnn.benchmark, TF32", "need a CUDA device: scan there"))
+    return found
+
+
+def already_on(diagnosis: Diagnosis) -> list[tuple[str, str]]:
+    """Treatments that the user has on already."""
+    return [(o["title"], o["reason"]) for o in diagnosis.capture.offers if o["status"] == "already on"]
+
+
+def headline(diagnosis: Diagnosis) -> str:
+    """One sentence on top: the most important thing that was found."""
+    capture, seen, plan = diagnosis.capture, diagnosis.seen, diagnosis.plan
+    if capture.loop is None:
+        return capture.run.get("reason") or "No training step was seen."
+    if not capture.blocks:
+        return "The clock ran, no alternative was tried: " + (capture.run.get("reason") or "the scan was asked to only look") + "."
+    if seen.withheld:
+        return f"All verdicts are withheld: {seen.withheld}."
+    if plan is not None and plan.effect is not None and plan.effect.low > 1:
+        return (
+            f"{_capital(' and '.join(plan.changes))} make{'s' if len(plan.changes) == 1 else ''} your step "
+            f"{speedup(plan.effect)} times faster, measured in your loop."
+        ).replace("x [", " [")
+    if any(a.verdict == "helps" for a in arms(diagnosis)):
+        return "One change helped when tried alone, but the combined plan could not be confirmed within the budget."
+    tried = [a for a in arms(diagnosis) if a.effect]
+    open_ones = [a for a in tried if a.verdict == "undecided"]
+    if not tried:
+        return "Nothing that perfdoc knows to try applies to this loop."
+    if open_ones:
+        return f"No change is known to help yet: {len(open_ones)} of {len(tried)} questions are still open. Raise --budget."
+    return f"None of the {len(tried)} changes tried makes your step faster on this machine. Leave it as it is."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:] if text[:1].islower() and "=" not in text.split()[0] else text
+
+
+def notes(diagnosis: Diagnosis) -> list[str]:
+    """What else the person should know: resolution of the machine, files that the guard kept, laps."""
+    seen, run, guard = diagnosis.seen, diagnosis.capture.run, diagnosis.capture.guard
+    found = []
+    if seen.resolution is not None and not seen.withheld:
+        said = f"control against itself (A/A): within ±{seen.resolution:.1%}"
+        if seen.smallest_effect > seen.asked_effect:
+            said += f", so effects below {seen.smallest_effect:.1%} count as no difference here"
+        found.append(said)
+    if run.get("reason"):
+        found.append(str(run["reason"]))
+    count = len({entry["path"] for entry in guard.get("redirected", [])} | set(guard.get("moved", [])))
+    if count:
+        found.append(f"{_plural(count, 'file', 'files')} the script wanted to write went into the run's folder instead")
+    if guard.get("kept"):
+        found.append(f"{_plural(len(set(guard['kept'])), 'path', 'paths')} the script wanted to remove still stand")
+    if guard.get("git_changed"):
+        found.append("git status shows what it did not before: " + ", ".join(guard["git_changed"][:3]))
+    return found
+
+
+def samples(diagnosis: Diagnosis, metric: str) -> tuple[float, ...]:
+    """Raw samples of a metric; empty where it was not measured."""
+    found: Measurement | None = diagnosis.seen.measurement(metric)
+    return found.samples if found else ()
+
+
+def grouped(diagnosis: Diagnosis) -> list[tuple[str, list[Finding]]]:
+    """Findings under the headings that people read."""
+    return [
+        ("Helps", diagnosis.with_verdict("helps")),
+        ("Does not help (measured)", diagnosis.with_verdict("no difference", "hurts")),
+        ("Undecided", diagnosis.with_verdict("undecided")),
+        ("Withheld", diagnosis.with_verdict("withheld")),
+    ]

@@ -1,0 +1,295 @@
+"""The contract of a rule, what rules may look at, and how they are found."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import pkgutil
+import re
+import statistics
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+from perfdoc import blocks as pairing
+from perfdoc import stats
+from perfdoc.blocks import AA_ARM, CONTROL_ARM
+from perfdoc.capture import Capture
+from perfdoc.finding import Effect, Effort, Finding, Verdict
+from perfdoc.measurement import Measurement
+from perfdoc.treatment import config_from_id, config_id
+
+SECTIONS = ("What it measures", "Why it costs time", "Example", "Use instead", "When this is wrong")
+"""Sections that the docstring of every rule has, in this order; ``perfdoc explain`` and the docs show them."""
+
+WORST_RESOLUTION = 0.10
+"""A/A interval (as a share) beyond which this machine cannot tell changes apart: all verdicts are withheld."""
+
+
+class Evidence:
+    """What a rule may look at: one capture, with the statistics derived from its raw samples."""
+
+    def __init__(self, capture: Capture) -> None:
+        self.capture = capture
+
+    # -- measurements and settings
+
+    def measurement(self, metric: str, **conditions: str | int | float) -> Measurement | None:
+        """The measurement of ``metric`` under (at least) these conditions, or None where there is none."""
+        for found in self.capture.measurements:
+            if (
+                isinstance(found, Measurement)
+                and found.metric == metric
+                and found.samples
+                and all(found.conditions.get(key) == value for key, value in conditions.items())
+            ):
+                return found
+        return None
+
+    @property
+    def loader_site(self) -> str:
+        """``file:line`` of the loader the step fetches from, or an empty string."""
+        loaders = self.capture.loop["loaders"] if self.capture.loop else []
+        return str(loaders[0]["site"]) if loaders else ""
+
+    @property
+    def step_seconds(self) -> float:
+        """Mean duration of a step under the user's own settings, over the medians of the control blocks, in seconds."""
+        controls = [b["seconds"] / b["count"] for b in self.capture.blocks if b["arm"] == CONTROL_ARM and b["count"]]
+        if controls:
+            return statistics.median(controls)
+        step = self.measurement("step.time")
+        return step.median if step else 0.0
+
+    def offer(self, slug: str) -> Mapping[str, Any] | None:
+        """What the treatment ``slug`` said it could do in this loop."""
+        return next((offer for offer in self.capture.offers if offer["slug"] == slug), None)
+
+    def change(self, arm: str) -> str:
+        """An arm as the change a person would make: ``num_workers=2 and torch.set_num_threads(1)``."""
+        parts = []
+        for slug, level in config_from_id(arm).items():
+            offer = self.offer(slug) or {"levels": []}
+            parts.append(next((change for name, change in offer["levels"] if name == level), f"{slug}={level}"))
+        return " and ".join(parts)
+
+    # -- the experiment
+
+    @cached_property
+    def noise(self) -> float | None:
+        """Variance between neighbouring control blocks, in log units."""
+        return pairing.control_noise(self.capture.blocks)
+
+    @cached_property
+    def ceilings(self) -> frozenset[str]:
+        """Slugs of treatments that only explain."""
+        return frozenset(offer["slug"] for offer in self.capture.offers if offer["ceiling"])
+
+    @cached_property
+    def arms(self) -> list[str]:
+        """Ids of all arms that were to be tried, without control, A/A and ceilings."""
+        names = dict.fromkeys(str(block["arm"]) for block in self.capture.blocks)
+        for offer in self.capture.offers:
+            for level, _ in offer["levels"]:
+                names.setdefault(config_id({offer["slug"]: level}))
+        return [
+            name for name in names
+            if name not in (CONTROL_ARM, AA_ARM) and not self.ceilings & set(config_from_id(name))
+        ]
+
+    def values(self, arm: str, confirm: bool = False) -> list[float]:
+        """Paired log speed-ups of an arm: of all phases but confirming, or of confirming alone."""
+        return pairing.arm_values(self.capture.blocks, arm, confirm)
+
+    def interval(self, arm: str, confirm: bool = False) -> stats.Interval | None:
+        """The arm's 95% interval in log units; None below two pairs."""
+        values = self.values(arm, confirm)
+        return stats.interval(values, self.noise) if len(values) >= 2 else None
+
+    def effect(self, arm: str, confirm: bool = False) -> Effect | None:
+        """The arm's speed-up with its 95% interval; None below two pairs."""
+        found = self.interval(arm, confirm)
+        return Effect(*found.speedup, found.pairs) if found else None
+
+    @cached_property
+    def asked_effect(self) -> float:
+        """The smallest effect of interest that was asked for, as a share."""
+        return float(self.capture.run.get("smallest_effect", 0.02))
+
+    @cached_property
+    def resolution(self) -> float | None:
+        """How far the A/A arm's interval reaches from no effect, as a share; None where it has too few pairs."""
+        values = self.values(AA_ARM)
+        if len(values) < stats.LOOKS[0]:
+            return None
+        found = stats.interval(values, self.noise)
+        return math.expm1(max(abs(found.low), abs(found.high)))
+
+    @cached_property
+    def smallest_effect(self) -> float:
+        """The smallest effect judged in this capture: what was asked for, or what the A/A arm could resolve."""
+        return max(self.asked_effect, self.resolution or 0.0)
+
+    @cached_property
+    def withheld(self) -> str:
+        """Why all verdicts are withheld, or an empty string."""
+        if not self.capture.blocks:
+            return ""
+        values = self.values(AA_ARM)
+        if len(values) < stats.LOOKS[0]:
+            return (
+                f"the A/A arm (the control against itself) has only {len(values)} pairs, "
+                f"{stats.LOOKS[0]} are needed before anything is believed"
+            )
+        judged = stats.judge(values, self.asked_effect, 1, self.noise)
+        if judged in ("helps", "hurts"):
+            speedup = math.exp(stats.trimmed_mean(values))
+            return f"the control against itself came out {speedup:.3f}x: something drifts with the order of the blocks"
+        assert self.resolution is not None
+        if self.resolution > WORST_RESOLUTION:
+            return (
+                f"the control against itself is only known to ±{self.resolution:.0%}: "
+                "the machine is too busy or the budget too small"
+            )
+        return ""
+
+    def verdict(self, arm: str) -> Verdict:
+        """The verdict on one arm of the experiment."""
+        if arm in self.capture.experiment.get("failed", {}):
+            return "untestable here"
+        if self.withheld:
+            return "withheld"
+        comparisons = max(1, len(self.arms))
+        return stats.judge(self.values(arm), self.smallest_effect, comparisons, self.noise)
+
+    def blocks_to_settle(self, arm: str) -> int | None:
+        """About how many more blocks would settle an undecided arm."""
+        return stats.pairs_to_settle(self.values(arm), self.smallest_effect, max(1, len(self.arms)), self.noise)
+
+    def arms_of(self, *slugs: str) -> list[str]:
+        """Arms that change only treatments among ``slugs``, and the first of them always."""
+        return [a for a in self.arms if slugs[0] in config_from_id(a) and set(config_from_id(a)) <= set(slugs)]
+
+    def seconds_saved(self, arm: str) -> float:
+        """Seconds a step that the arm saves at least: the lower end of its interval (negative: it may cost)."""
+        found = self.interval(arm)
+        return self.step_seconds * (1 - math.exp(-found.low)) if found else 0.0
+
+
+class Rule(ABC):
+    """A pure function from evidence to a finding. The class docstring is the rule's documentation (see ``SECTIONS``)."""
+
+    code: ClassVar[str]
+    slug: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
+    """Metric ids without which the rule has nothing to say."""
+    effort: ClassVar[Effort] = "one line"
+
+    @abstractmethod
+    def check(self, seen: Evidence) -> Finding | None:
+        """The finding for this capture, or None where the rule does not apply."""
+
+    @classmethod
+    def sections(cls) -> dict[str, str]:
+        """The documentation by section; the empty key holds the summary line."""
+        text = inspect.cleandoc(cls.__doc__ or "")
+        parts = re.split(r"^(%s)\n-+\n" % "|".join(SECTIONS), text, flags=re.MULTILINE)
+        found = {"": parts[0].strip()}
+        for title, body in zip(parts[1::2], parts[2::2], strict=True):
+            found[title] = body.strip()
+        return found
+
+    def finding(self, seen: Evidence, arm: str, title: str, where: str, fix: str, evidence: Sequence[str]) -> Finding:
+        """A finding about one arm of the experiment, its figures taken from the blocks."""
+        verdict = seen.verdict(arm)
+        return Finding(
+            self.code,
+            self.slug,
+            title,
+            where,
+            verdict,
+            fix,
+            tuple(evidence),
+            seen.effect(arm),
+            self.effort,
+            seen.seconds_saved(arm),
+            (arm,),
+            seen.blocks_to_settle(arm) if verdict == "undecided" else None,
+        )
+
+
+class TreatmentRule(Rule):
+    """A rule whose evidence is one treatment, switched in the loop: what came out is the finding, good or bad."""
+
+    treatment: ClassVar[str]
+
+    @abstractmethod
+    def where(self, seen: Evidence) -> str:
+        """``file:line`` the change belongs to, or an empty string."""
+
+    def check(self, seen: Evidence) -> Finding | None:
+        """The best level of the treatment, with its verdict; also where it could not be tried here."""
+        offer = seen.offer(self.treatment)
+        if offer is None or offer["status"] in ("not applicable", "already on"):
+            return None
+        if offer["status"] == "untestable here":
+            return Finding(self.code, self.slug, f"{offer['title']}: could not be tried here", self.where(seen),
+                           "untestable here", offer["reason"])
+        arms = seen.arms_of(self.treatment)
+        if not arms:
+            return None
+        best = best_arm(seen, arms)
+        return self.finding(seen, best, describe(seen, best), self.where(seen), seen.change(best), [])
+
+
+ORDER: Mapping[str, int] = {
+    "helps": 0, "undecided": 1, "no difference": 2, "hurts": 3, "withheld": 4, "untestable here": 5
+}
+
+
+def best_arm(seen: Evidence, arms: Sequence[str]) -> str:
+    """The arm to speak of: the best verdict, then the largest estimate."""
+
+    def rank(arm: str) -> tuple[int, float]:
+        found = seen.interval(arm)
+        return ORDER[seen.verdict(arm)], -(found.center if found else -math.inf)
+
+    return min(arms, key=rank)
+
+
+def describe(seen: Evidence, arm: str) -> str:
+    """One sentence: what the arm did to the step."""
+    change, effect, verdict = seen.change(arm), seen.effect(arm), seen.verdict(arm)
+    failed = seen.capture.experiment.get("failed", {}).get(arm)
+    if failed:
+        return f"{change}: fails in this loop ({failed})"
+    if effect is None:
+        return f"{change}: the budget did not reach it"
+    if verdict == "helps":
+        return f"{change} makes the step {effect.speedup:.2f}x faster"
+    if verdict == "hurts":
+        return f"{change} makes the step {1 / effect.speedup:.2f}x slower: do not"
+    if verdict == "no difference":
+        return f"{change} makes no difference to the step (less than {seen.smallest_effect:.0%} either way)"
+    return f"{change}: {effect.speedup:.2f}x, not settled"
+
+
+def discover_rules() -> list[Rule]:
+    """One instance of every rule in ``perfdoc.rules``, ordered by code."""
+    import perfdoc
+
+    package = importlib.import_module(f"{perfdoc.__name__}.rules")
+    found: list[Rule] = []
+    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        module = importlib.import_module(info.name)
+        for member in vars(module).values():
+            if (
+                inspect.isclass(member)
+                and issubclass(member, Rule)
+                and not inspect.isabstract(member)
+                and member.__module__ == module.__name__
+            ):
+                found.append(member())
+    return sorted(found, key=lambda rule: rule.code)

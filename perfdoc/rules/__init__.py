@@ -1,0 +1,1 @@
+"""The rules, one a file. A rule's documentation is its docstring; nothing else lists it."""

@@ -1,0 +1,64 @@
+"""PD703: somebody else uses the CPU."""
+
+from __future__ import annotations
+
+from perfdoc.finding import Finding
+from perfdoc.rule import Evidence, Rule
+
+BUSY_SHARE = 0.10
+"""Share of the cores available from which others are mentioned: on a quiet machine the rest of the system stays below 5%."""
+
+
+class BusyMachine(Rule):
+    """Others use the CPU while the scan measures: figures are wider, and training itself is slower.
+
+    What it measures
+    ----------------
+    Once a second: CPU time used by processes that are not part of your run, and time stolen by the hypervisor, in cores.
+
+    Why it costs time
+    -----------------
+    A step waits for the slowest of its threads: one busy neighbour on one core can slow a step that uses all cores by
+    several times. Intervals get wider for the same reason.
+
+    Example
+    -------
+    ::
+
+        # another training, a browser or a build runs beside this one
+        python train.py
+
+    Use instead
+    -----------
+    ::
+
+        # the machine to yourself while measuring, or cores of your own
+        taskset -c 0-3 python train.py
+
+    When this is wrong
+    ------------------
+    Where the neighbours are part of the training (a data server, a logger) and will be there in the real run too.
+    """
+
+    code = "PD703"
+    slug = "busy-machine"
+    needs = ("machine.other_cpu", "machine.steal", "machine.cores")
+    effort = "a change of design"
+
+    def check(self, seen: Evidence) -> Finding | None:
+        """A finding where others took a tenth of the cores or more, on average over the scan."""
+        other, steal = seen.measurement("machine.other_cpu"), seen.measurement("machine.steal")
+        cores = seen.measurement("machine.cores")
+        if other is None or steal is None or cores is None:
+            return None
+        taken = other.mean + steal.mean
+        if taken < BUSY_SHARE * cores.median:
+            return None
+        title = (
+            f"others used {other.mean:.2f} cores and the hypervisor took {steal.mean:.2f}, of {cores.median:g}: "
+            "intervals are wider than on a quiet machine"
+        )
+        return Finding(
+            self.code, self.slug, title, "", "undecided", "measure again when the machine is quiet, or with a larger --budget",
+            (f"worst second: {max(other.samples):.2f} cores of others, {max(steal.samples):.2f} stolen",), effort=self.effort,
+        )

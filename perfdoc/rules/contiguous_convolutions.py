@@ -1,0 +1,48 @@
+"""PD303: convolutions on NCHW memory."""
+
+from __future__ import annotations
+
+from perfdoc.rule import Evidence, TreatmentRule
+
+
+class ContiguousConvolutions(TreatmentRule):
+    """A convolutional network whose weights and images are stored channel by channel.
+
+    What it measures
+    ----------------
+    Your step with parameters, buffers, optimizer state and 4-D inputs as ``channels_last``, switched in your running
+    loop; also together with autocast, with which it interacts.
+
+    Why it costs time
+    -----------------
+    Convolution kernels of tensor cores and of oneDNN work on channels_last; contiguous tensors are converted to and fro
+    around every layer. Layers without a channels_last kernel convert back, so a network can get slower.
+
+    Example
+    -------
+    ::
+
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+        y = model(x)
+
+    Use instead
+    -----------
+    ::
+
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).to(memory_format=torch.channels_last)
+        y = model(x.to(memory_format=torch.channels_last))
+
+    When this is wrong
+    ------------------
+    Code that calls ``view`` on activations raises with channels_last; ``reshape`` or ``flatten`` does not.
+    """
+
+    code = "PD303"
+    slug = "contiguous-convolutions"
+    needs = ("step.time", "channels_last.speedup")
+    effort = "a few lines"
+    treatment = "channels_last"
+
+    def where(self, seen: Evidence) -> str:
+        """The model; where it is made is not known yet."""
+        return ""

@@ -1,0 +1,91 @@
+"""PD105: workers are ended and started again at every epoch."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+
+from perfdoc.finding import Effect, Finding, Verdict
+from perfdoc.rule import Evidence, Rule
+
+
+class RespawnedWorkers(Rule):
+    """Workers that are respawned at the turn of every epoch.
+
+    What it measures
+    ----------------
+    Seconds from the end of an epoch to the first batch of the next one, with workers that are started anew and with
+    workers that stay, alternating, on short epochs of your own loader. The effect is on a whole epoch: its steps and one turn.
+
+    Why it costs time
+    -----------------
+    Without ``persistent_workers=True`` every epoch ends its workers and starts new ones. With the spawn start method each
+    of them imports torch and unpickles the data set again. Short epochs feel it most.
+
+    Example
+    -------
+    ::
+
+        loader = DataLoader(dataset, batch_size=32, num_workers=2)
+
+    Use instead
+    -----------
+    ::
+
+        loader = DataLoader(dataset, batch_size=32, num_workers=2, persistent_workers=True)
+
+    When this is wrong
+    ------------------
+    Where memory is short and a validation loader has workers too: persistent workers of both stay alive together. Data sets
+    that are changed between epochs in the main process do not see the change in persistent workers.
+    """
+
+    code = "PD105"
+    slug = "respawned-workers"
+    needs = ("loader.turnover", "loader.batches_an_epoch", "step.time")
+
+    def check(self, seen: Evidence) -> Finding | None:
+        """A finding where turns were measured and the loader respawns its workers, now or with the planned count."""
+        respawned = seen.measurement("loader.turnover", kind="respawned")
+        persistent = seen.measurement("loader.turnover", kind="persistent")
+        batches = seen.measurement("loader.batches_an_epoch")
+        loop = seen.capture.loop
+        if respawned is None or persistent is None or batches is None or loop is None:
+            return None
+        loader = loop["loaders"][0]
+        if loader["persistent_workers"]:
+            return None
+        steps = max(1.0, batches.median / max(1, loader["batches_a_step"]))
+        epoch = seen.step_seconds * steps
+        rng = random.Random(0)
+        ratios, saved = [], []
+        for _ in range(1000):
+            before = statistics.fmean(rng.choices(respawned.samples, k=len(respawned.samples)))
+            after = statistics.fmean(rng.choices(persistent.samples, k=len(persistent.samples)))
+            ratios.append((epoch + before) / (epoch + after))
+            saved.append((before - after) / steps)
+        ratios.sort()
+        saved.sort()
+        effect = Effect(
+            (epoch + respawned.mean) / (epoch + persistent.mean), ratios[25], ratios[974], len(respawned.samples),
+            "measured in isolation",
+        )
+        verdict: Verdict = "undecided"
+        if seen.withheld:
+            verdict = "withheld"
+        elif effect.low > 1 and effect.speedup > 1 + seen.asked_effect:
+            verdict = "helps"
+        elif effect.high < 1 and 1 / effect.speedup > 1 + seen.asked_effect:
+            verdict = "hurts"
+        elif abs(math.log(effect.low)) < seen.asked_effect and abs(math.log(effect.high)) < seen.asked_effect:
+            verdict = "no difference"
+        workers = int(respawned.conditions["workers"])
+        title = (
+            f"persistent_workers=True with num_workers={workers}: the turn of an epoch takes {persistent.mean:.2f} s instead "
+            f"of {respawned.mean:.2f} s, beside {epoch:.1f} s of steps"
+        )
+        return Finding(
+            self.code, self.slug, title, seen.loader_site, verdict, "persistent_workers=True",
+            (f"epoch of {steps:.0f} steps; {len(respawned.samples)} turns of each kind",), effect, self.effort, saved[25],
+        )

@@ -1,0 +1,57 @@
+"""PD102: more workers than now would make the step faster, or were measured not to."""
+
+from __future__ import annotations
+
+from perfdoc.finding import Finding
+from perfdoc.rule import Evidence, Rule, best_arm, describe
+from perfdoc.treatment import config_from_id
+
+
+class TooFewWorkers(Rule):
+    """Fewer DataLoader workers than the step needs.
+
+    What it measures
+    ----------------
+    Your loader with more workers than it has now, up to the number of cores really available (affinity, cgroup quota),
+    in your running loop, alone and together with fewer intra-op threads.
+
+    Why it costs time
+    -----------------
+    When the workers together make batches more slowly than the model eats them, every step waits.
+
+    Example
+    -------
+    ::
+
+        loader = DataLoader(dataset, batch_size=32, num_workers=1)
+
+    Use instead
+    -----------
+    ::
+
+        loader = DataLoader(dataset, batch_size=32, num_workers=2)
+
+    When this is wrong
+    ------------------
+    Where memory or /dev/shm is short: every worker holds a copy of what the data set keeps in Python objects, and its
+    prefetched batches lie in shared memory.
+    """
+
+    code = "PD102"
+    slug = "too-few-workers"
+    needs = ("loader.num_workers", "dataloader_workers.speedup")
+
+    def check(self, seen: Evidence) -> Finding | None:
+        """A finding where the loader has workers and more were tried."""
+        workers = seen.measurement("loader.num_workers")
+        if workers is None or workers.median < 1:
+            return None
+        arms = [
+            arm for arm in seen.arms_of("dataloader_workers", "cpu_threads")
+            if int(config_from_id(arm)["dataloader_workers"]) > workers.median
+        ]
+        if not arms:
+            return None
+        best = best_arm(seen, arms)
+        evidence = [f"now: num_workers={workers.median:.0f}"]
+        return self.finding(seen, best, describe(seen, best), seen.loader_site, seen.change(best), evidence)

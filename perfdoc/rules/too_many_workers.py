@@ -1,0 +1,69 @@
+"""PD103: workers that cost step time, or memory and start-up for nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from perfdoc.finding import Finding
+from perfdoc.rule import Evidence, Rule, best_arm, describe
+from perfdoc.treatment import config_from_id
+
+
+class TooManyWorkers(Rule):
+    """More DataLoader workers than help.
+
+    What it measures
+    ----------------
+    Your loader with fewer workers than it has now, none included, in your running loop. Fewer workers that are as fast are
+    better too: they cost less memory and start faster.
+
+    Why it costs time
+    -----------------
+    Handing a batch from a worker to the training process costs a copy, a file descriptor and a wake-up. For data that lies
+    in memory, or on a machine with few cores, that is more than making the batch. More workers than cores only take turns.
+
+    Example
+    -------
+    ::
+
+        loader = DataLoader(TensorDataset(x, y), batch_size=32, num_workers=4)
+
+    Use instead
+    -----------
+    ::
+
+        loader = DataLoader(TensorDataset(x, y), batch_size=32)
+
+    When this is wrong
+    ------------------
+    Where the data is about to change (heavier augmentation, larger images): measure again then.
+    """
+
+    code = "PD103"
+    slug = "too-many-workers"
+    needs = ("loader.num_workers", "dataloader_workers.speedup")
+
+    def check(self, seen: Evidence) -> Finding | None:
+        """A finding where the loader has workers and fewer were tried."""
+        workers = seen.measurement("loader.num_workers")
+        if workers is None or workers.median < 1:
+            return None
+        arms = [
+            arm for arm in seen.arms_of("dataloader_workers", "cpu_threads")
+            if int(config_from_id(arm)["dataloader_workers"]) < workers.median
+        ]
+        if not arms:
+            return None
+        best = best_arm(seen, arms)
+        found = self.finding(
+            seen, best, describe(seen, best), seen.loader_site, seen.change(best), [f"now: num_workers={workers.median:.0f}"]
+        )
+        cells = seen.capture.loop["loaders"] if seen.capture.loop else []
+        batches = cells[0]["batches_an_epoch"] if cells else None
+        if batches is not None and batches < workers.median:
+            more = f"an epoch has {batches} batches: {workers.median:.0f} workers can never all have one"
+            found = replace(found, evidence=(*found.evidence, more))
+        if found.verdict == "no difference":
+            title = f"{seen.change(best)} is as fast as num_workers={workers.median:.0f}, and needs fewer processes"
+            found = replace(found, title=title)
+        return found
