@@ -36,9 +36,9 @@ def log_seconds(block: Block) -> float:
 def log_speedups(blocks: Iterable[Block]) -> dict[tuple[str, str], list[tuple[int, float]]]:
     """Paired log speed-ups by (arm, phase), each with its block's position.
 
-    Every block of an arm is compared with the control blocks right before and right after it in the same lap (the mean
-    of their logs), so that a drift of the machine cancels to first order. A block without any control beside it in its
-    lap has no pair.
+    Every block of an arm is compared with the control as it would have been at its place: the nearest control blocks
+    before and after it in the same lap, interpolated in their logs by position, so that a drift of the machine cancels to
+    first order. With a control on one side only, that one is taken; without any in its lap the block has no pair.
     """
     laps: dict[int, list[Block]] = {}
     for block in blocks:
@@ -56,9 +56,14 @@ def log_speedups(blocks: Iterable[Block]) -> dict[tuple[str, str], list[tuple[in
                 while 0 <= at < len(lap) and lap[at]["arm"] != CONTROL_ARM:
                     at += direction
                 if 0 <= at < len(lap):
-                    beside.append(log_seconds(lap[at]))
+                    beside.append((abs(at - place), log_seconds(lap[at])))
             if beside:
-                value = math.fsum(beside) / len(beside) - log_seconds(block)
+                if len(beside) == 2:
+                    (before, first), (after, second) = beside
+                    control = (after * first + before * second) / (before + after)
+                else:
+                    control = beside[0][1]
+                value = control - log_seconds(block)
                 pairs.setdefault((block["arm"], block["phase"]), []).append((int(block["i"]), value))
     return pairs
 

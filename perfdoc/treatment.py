@@ -54,6 +54,10 @@ class LoaderHandle(Protocol):
     def batches_an_epoch(self) -> int | None:
         """``len(loader)``, or None where it has none."""
 
+    @property
+    def workers(self) -> int:
+        """Worker processes of the current source; 0 while a cached batch is served."""
+
     def feed(self, workers: int | None) -> None:
         """From the next fetch on, serve batches from a twin of the loader with ``workers`` workers; None: as the user set it."""
 

@@ -37,9 +37,9 @@ class Autocast(Treatment):
             return Offer("already on", reason="the loop runs its forward pass under torch.autocast")
         if loop.device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
             return Offer(
-                "offered", (Level("fp16", "torch.autocast('cuda', torch.float16) with torch.amp.GradScaler"),)
+                "offered", (Level("fp16", "autocast fp16 with GradScaler"),)
             )
-        return Offer("offered", (Level("bf16", f"torch.autocast('{loop.device}', torch.bfloat16)"),))
+        return Offer("offered", (Level("bf16", "autocast bf16"),))
 
     def apply(self, loop: Loop, level: str) -> None:
         """Autocast from the next batch on."""

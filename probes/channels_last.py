@@ -33,7 +33,7 @@ class ChannelsLast(Treatment):
             return Offer("not applicable", reason="no 2-D convolutions in the model")
         if telling and all(w.is_contiguous(memory_format=torch.channels_last) for w in telling):
             return Offer("already on", reason="the convolutions' weights are stored as channels_last")
-        return Offer("offered", (Level("on", "memory_format=torch.channels_last for the model and its inputs"),))
+        return Offer("offered", (Level("on", "channels_last"),))
 
     def _tensors(self, loop: Loop) -> Iterator[torch.Tensor]:
         """Storage of every 4-D parameter, buffer and optimizer state; gradients live with their parameters."""

@@ -191,16 +191,18 @@ class Conductor:
         step = self.loop.step_seconds
         if step > SLOW_STEP:
             return 2 if first else 1
-        shortest = 0.3 if first else 0.05
-        return min(max(3 if first else 2, math.ceil(shortest / step)), 40)
+        # The first batches of workers that were just drained or started come late.
+        workers = any(handle.workers for handle in self.loop.loaders)
+        fewest = (3 if first else 1) + (1 if workers else 0)
+        return min(max(fewest, math.ceil((0.3 if first else 0.05) / step)), 40)
 
     def _block_steps(self) -> int:
         step = self.loop.step_seconds
         if step > SLOW_STEP:
             return 2
-        # Workers deliver in bursts of their number: a block must hold a few bursts.
-        bursts = min(2 * math.ceil(self.loop.cores), 8) if self.loop.loaders else 0
-        return max(3, bursts, min(math.ceil(BLOCK_SECONDS / step), 400))
+        # Workers deliver in bursts of their number: a block must hold at least two.
+        bursts = 2 * max((handle.workers for handle in self.loop.loaders), default=0)
+        return max(3, min(bursts, 16), min(math.ceil(BLOCK_SECONDS / step), 400))
 
     def fail(self, error: BaseException) -> None:
         """A treatment broke the user's step: go back to the control at once; the arm is given up."""

@@ -27,6 +27,8 @@ CEILING_PAIRS = 6
 """Pairs after which a ceiling is known well enough: it explains, it is not advised."""
 CONFIRM_PAIRS = 8
 """Pairs of the confirm phase: the plan's effect is estimated from these alone."""
+ARMS_A_CONTROL = 2
+"""Arms between two control blocks: one control serves two arms on either side, which is a quarter of the time saved."""
 STACK_PAIRS = 5
 """Pairs after which a stack of two changes is compared with the better one alone."""
 
@@ -80,7 +82,6 @@ class Experiment:
     failed: dict[str, str] = field(default_factory=dict)
     plan: Config = field(default_factory=dict)
     phase: str = "screen"
-    tried: int = 0
 
     def __post_init__(self) -> None:
         self.blocks.extend(self.history)
@@ -128,16 +129,19 @@ class Experiment:
         return True
 
     def _round(self, arms: Mapping[str, Config], phase: str, floor: float) -> Steps:
-        """One block of every arm in random order, each between two control blocks. Ends early below ``floor`` s left."""
+        """One block of every arm in random order, with control blocks before, after, and after every second arm.
+
+        Ends early, but never without the closing control block, when less than ``floor`` seconds are left.
+        """
         self.phase = phase
         order = list(arms)
         self._random.shuffle(order)
-        for arm in order:
+        for place, arm in enumerate(order):
             if self.remaining() <= floor:
-                return
+                break
             if arm in self.failed:
                 continue
-            if not self._last_was_control:
+            if place % ARMS_A_CONTROL == 0 and not self._last_was_control:
                 yield from self._control(phase)
             result = yield BlockRequest(arms[arm], arm, phase)
             self._last_was_control = False
@@ -145,8 +149,8 @@ class Experiment:
                 self._fail(arm, arms[arm], result.failed)
             else:
                 self._keep(result)
+        if not self._last_was_control:
             yield from self._control(phase)
-        self.tried += 1
 
     def _fail(self, arm: str, config: Config, reason: str) -> None:
         parts = set(config_id(config).split("+"))
@@ -160,7 +164,6 @@ class Experiment:
     def run(self) -> Steps:
         """The whole experiment, from the first control block to the confirmed plan."""
         yield from self._control("screen")
-        yield from self._control("screen")
         yield from self._screen()
         if self.verdicts.get(AA_ARM) in ("helps", "hurts"):
             return
@@ -171,8 +174,9 @@ class Experiment:
 
     def _affordable(self, arms: dict[str, Config], floor: float) -> dict[str, Config]:
         """As many arms, in order, as can get enough pairs for a verdict before ``floor``; at least two."""
-        seconds = [b["seconds"] + sum(b["warmup"]) + b["switch"] for b in self.blocks]
-        each = 2.5 * statistics.fmean(seconds) if seconds else 0.0
+        # A later block of the same arm has one or two steps of warm-up instead of the first one's many.
+        seconds = [b["seconds"] * (1 + 1.5 / b["count"]) for b in self.blocks]
+        each = (1 + 1 / ARMS_A_CONTROL) * statistics.fmean(seconds) if seconds else 0.0
         able = int((self.remaining() - floor) / (each * stats.LOOKS[1])) if each else len(arms)
         return dict(list(arms.items())[: max(3, able)])
 

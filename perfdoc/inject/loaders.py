@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -100,6 +101,16 @@ def is_twin(loader: Any) -> bool:
     return bool(loader.__dict__.get("_perfdoc_twin"))
 
 
+def likeness(loader: Any) -> tuple[Any, ...]:
+    """What a loader made anew every epoch has in common with the one before."""
+    try:
+        length = len(loader)
+    except (TypeError, NotImplementedError):
+        length = None
+    site = loader.__dict__.get("_perfdoc_made_at")
+    return site, type(loader.dataset), type(loader.sampler), loader.batch_size, loader.num_workers, length
+
+
 class Source:
     """An endless supply of batches from a twin. Started at first use, then kept: idle workers cost no CPU."""
 
@@ -158,17 +169,37 @@ def shallow(batch: Any) -> Any:
 class Handle:
     """One DataLoader of the user's loop (see ``perfdoc.treatment.LoaderHandle``)."""
 
-    def __init__(self, loader: Any, site: str) -> None:
-        self.loader = loader
+    def __init__(self, key: int, loader: Any, site: str) -> None:
+        self.key = key
         self.site = site
         self.held = False
-        self.user_iterator: Any = None
+        self._loader = weakref.ref(loader)
+        self._kept: Any = None
+        self._iterator: Callable[[], Any] = lambda: None
+        self._likeness = likeness(loader)
         self._sources: dict[int | None, Source] = {}
         self._workers: int | None = None
         self.batches_a_step = 1
         self._cached = False
         self._batch: Any = None
         self._has_batch = False
+
+    @property
+    def loader(self) -> Any:
+        """The user's loader. It is kept alive only once it is held."""
+        return self._kept if self._kept is not None else self._loader()
+
+    def iterated(self, loader: Any, iterator: Any) -> None:
+        """The loop fetches through ``iterator`` of ``loader``."""
+        if self._iterator() is not iterator:
+            self._iterator = weakref.ref(iterator)
+            if not self.held:
+                self._loader = weakref.ref(loader)
+
+    def succeeded_by(self, loader: Any) -> bool:
+        """Whether ``loader`` takes this one's place: made at the same place, alike, and this one is used no more."""
+        gone = self._iterator() is None if self.held else self._loader() is None
+        return gone and self._likeness == likeness(loader)
 
     @property
     def batches_an_epoch(self) -> int | None:
@@ -178,11 +209,20 @@ class Handle:
         except (TypeError, NotImplementedError):
             return None
 
+    @property
+    def workers(self) -> int:
+        """Worker processes of the current source; 0 while a cached batch is served."""
+        if self._cached:
+            return 0
+        return int(self.loader.num_workers if self._workers is None else self._workers)
+
     def hold(self) -> None:
         """From now on the loop's batches come from endless twins: its epoch does not end any more."""
         self.held = True
-        if self.user_iterator is not None and isinstance(self.user_iterator, _MultiIter):
-            stop(self.user_iterator)
+        self._kept = self._loader()
+        iterator = self._iterator()
+        if isinstance(iterator, _MultiIter):
+            stop(iterator)
 
     def fetch(self) -> Any:
         """The loop's next batch, once it is held."""
@@ -227,5 +267,6 @@ class Handle:
         for source in self._sources.values():
             source.close()
         self._sources.clear()
-        if isinstance(self.user_iterator, _MultiIter):
-            stop(self.user_iterator)
+        iterator = self._iterator()
+        if isinstance(iterator, _MultiIter):
+            stop(iterator)

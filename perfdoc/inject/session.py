@@ -85,7 +85,6 @@ class Session:
         self.follower: Follower | None = None
         self.ending: ending.Ending | None = None
         self._handles: dict[int, loaders.Handle] = {}
-        self._made_at: dict[int, str] = {}
         self._seen: set[str] = set()
         self._first_step: float | None = None
         self._training = False
@@ -110,7 +109,7 @@ class Session:
         def made(loader: Any, *args: Any, **kwargs: Any) -> None:
             loader_init(loader, *args, **kwargs)
             if session.enabled:
-                session._made_at[id(loader)] = calling_site(2)
+                loader.__dict__["_perfdoc_made_at"] = calling_site(2)
 
         @functools.wraps(base_init)
         def iterated(iterator: Any, loader: Any) -> None:
@@ -227,13 +226,7 @@ class Session:
         if loader is None or loaders.is_twin(loader):
             return loaders.original_next(iterator)
         self._check_end()
-        handle = self._handles.get(id(loader))
-        if handle is None:
-            site = self._made_at.get(id(loader)) or calling_site(3)
-            handle = self._handles[id(loader)] = loaders.Handle(loader, site)
-            self.seen("first batch", site=site)
-        if not handle.held:
-            handle.user_iterator = iterator
+        handle = self._handle_of(loader, iterator)
         if not self.clock.mine():
             return self._from(handle, iterator)
         clock = self.clock
@@ -242,10 +235,25 @@ class Session:
             batch = self._from(handle, iterator)
         finally:
             clock.pop()
-        clock.fetches[id(loader)] = clock.fetches.get(id(loader), 0) + 1
+        clock.fetches[handle.key] = clock.fetches.get(handle.key, 0) + 1
         for treatment in self._active():
             treatment.on_fetch()
         return batch
+
+    def _handle_of(self, loader: Any, iterator: Any) -> loaders.Handle:
+        """The handle of a loader; scripts that make their loader anew every epoch keep one handle."""
+        key: int | None = loader.__dict__.get("_perfdoc_key")
+        if key is None or key not in self._handles:
+            predecessor = next((h for h in self._handles.values() if h.succeeded_by(loader)), None)
+            if predecessor is None:
+                site = loader.__dict__.get("_perfdoc_made_at") or calling_site(4)
+                predecessor = loaders.Handle(len(self._handles), loader, site)
+                self._handles[predecessor.key] = predecessor
+                self.seen("first batch", site=site)
+            key = loader.__dict__["_perfdoc_key"] = predecessor.key
+        handle = self._handles[key]
+        handle.iterated(loader, iterator)
+        return handle
 
     def _from(self, handle: loaders.Handle, iterator: Any) -> Any:
         if not handle.held:

@@ -104,7 +104,8 @@ def timeline(diagnosis: Diagnosis) -> dict[str, Any] | None:
     return {
         "points": points,
         "line": " ".join(f"{p['x']},{p['y']}" for p in control),
-        "arms": [{"place": place, "name": diagnosis.seen.change(name) if name not in (CONTROL_ARM, "A/A") else name}
+        "arms": [{"place": place, "plan": diagnosis.plan is not None and name == diagnosis.plan.arm,
+                  "name": diagnosis.seen.change(name) if name not in (CONTROL_ARM, "A/A") else name}
                  for place, name in enumerate(names)],
         "ticks": [{"y": round(240 * (1 - share), 1), "label": figures.seconds(top * share)} for share in (0.0, 0.25, 0.5, 0.75, 1.0)],
         "phases": phases,

@@ -161,9 +161,9 @@ def headline(diagnosis: Diagnosis) -> str:
         return f"All verdicts are withheld: {seen.withheld}."
     if plan is not None and plan.effect is not None and plan.effect.low > 1:
         return (
-            f"{_capital(' and '.join(plan.changes))} make{'s' if len(plan.changes) == 1 else ''} your step "
-            f"{speedup(plan.effect)} times faster, measured in your loop."
-        ).replace("x [", " [")
+            f"{' and '.join(plan.changes)} make{'s' if len(plan.changes) == 1 else ''} your step "
+            f"{speedup(plan.effect)} faster, measured in your loop."
+        )
     if any(a.verdict == "helps" for a in arms(diagnosis)):
         return "One change helped when tried alone, but the combined plan could not be confirmed within the budget."
     tried = [a for a in arms(diagnosis) if a.effect]
@@ -173,10 +173,6 @@ def headline(diagnosis: Diagnosis) -> str:
     if open_ones:
         return f"No change is known to help yet: {len(open_ones)} of {len(tried)} questions are still open. Raise --budget."
     return f"None of the {len(tried)} changes tried makes your step faster on this machine. Leave it as it is."
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:] if text[:1].islower() and "=" not in text.split()[0] else text
 
 
 def notes(diagnosis: Diagnosis) -> list[str]:
