@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from perfdoc.inject.session import Session
     from perfdoc.inject.step_finder import Step
 
-BLOCK_SECONDS = 0.4
-"""Aim for the counted part of a block: long against timer and scheduler noise, short against the machine's drift."""
+BLOCK_SECONDS = 0.2
+"""Aim for the counted part of a block. On shared machines drift is the larger noise: in the same time, many short blocks
+that alternate quickly know a ratio about twice as well as blocks of 0.4 s (``benchmarks/block_length.py``)."""
 SLOW_STEP = 0.7
 """Seconds a step from which blocks are kept to two counted steps and one of warm-up."""
 LOOKAHEAD = 2
@@ -53,9 +54,7 @@ class Conductor:
 
     def begin(self, experiment: Experiment) -> None:
         """Start at a step boundary. The loops' loaders are held from here on."""
-        for handle in self.session.handles_in_step():
-            handle.hold()
-        self.session.holding = True
+        self.session.hold()
         self.experiment = experiment
         self._generator = experiment.run()
         self._advance(None)
@@ -194,7 +193,7 @@ class Conductor:
         # The first batches of workers that were just drained or started come late.
         workers = any(handle.workers for handle in self.loop.loaders)
         fewest = (3 if first else 1) + (1 if workers else 0)
-        return min(max(fewest, math.ceil((0.3 if first else 0.05) / step)), 40)
+        return min(max(fewest, math.ceil((0.2 if first else 0.03) / step)), 40)
 
     def _block_steps(self) -> int:
         step = self.loop.step_seconds
@@ -235,7 +234,7 @@ class Conductor:
         else:
             self._irregular += 1
             self._irregular_seconds += step.seconds
-        slow = math.fsum(self._steps) > 4 * BLOCK_SECONDS and len(self._steps) >= 3
+        slow = math.fsum(self._steps) > 6 * BLOCK_SECONDS and len(self._steps) >= 3
         if len(self._steps) >= self._wanted or (slow and self._wanted > 3):
             self._end_block()
 

@@ -77,11 +77,16 @@ class Guard:
         if path in self._created and not self.training:
             return file
         if not exists and not self.training:
-            if path not in self._created and os.path.isdir(os.path.dirname(path)):
-                self._created.add(path)
-                self._recorder.write("created", path=path)
+            if os.path.isdir(os.path.dirname(path)):
+                self.created(path)
             return file
         return self.redirect(path, keep and exists)
+
+    def created(self, path: str) -> None:
+        """The script made ``path``: it may do with it what it likes until training starts."""
+        if path not in self._created:
+            self._created.add(path)
+            self._recorder.write("created", path=path)
 
     def redirect(self, path: str, keep: bool) -> str:
         """A place in the run's folder that stands for ``path`` from now on."""
@@ -171,23 +176,24 @@ def _wrap_removal(guard: Guard) -> None:
     def renaming(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def renamed(source: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
-            from_path, to_path = guard.path_of(source), guard.path_of(target)
-            if kwargs or to_path is None or from_path is None:
+            to_path = guard.path_of(target)
+            if kwargs or to_path is None:
                 return original(source, target, *args, **kwargs)
-            moved = guard._moved.pop(from_path, None)
+            from_path = guard.path_of(source)
+            moved = guard._moved.pop(from_path, None) if from_path else None
             theirs = os.path.lexists(to_path) and to_path not in guard._created
             if moved is None and not theirs and not guard.training:
-                if from_path in guard._created:
-                    guard._created.add(to_path)
-                    guard._recorder.write("created", path=to_path)
+                guard.created(to_path)
                 return original(source, target, *args, **kwargs)
+            if moved is None and not os.path.isfile(source):
+                return original(source, target, *args, **kwargs)  # a folder: not copied for a guess
             copy = guard.redirect(to_path, False)
             if moved is not None:
                 return original(moved, copy)
-            if os.path.isfile(from_path):
-                shutil.copyfile(from_path, copy)
-                return None
-            return original(source, target, *args, **kwargs)
+            shutil.copyfile(source, copy)
+            if from_path is None or from_path in guard._created:
+                os.remove(source)  # the script's own temporary file, as renaming would have used it up
+            return None
 
         return renamed
 

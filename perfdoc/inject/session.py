@@ -21,7 +21,7 @@ import torch
 import torch.optim.optimizer as torch_optimizer
 from torch.utils.data import dataloader as torch_dataloader
 
-from perfdoc.inject import ending, loaders
+from perfdoc.inject import ending, frameworks, loaders
 from perfdoc.inject.clock import BACKWARD, DATA, FORWARD, LOSS, OPTIMIZER, PHASES, TRANSFER, Clock
 from perfdoc.inject.conductor import Conductor, Follower, median_step
 from perfdoc.inject.cores import available_cores
@@ -539,12 +539,14 @@ class Session:
         self.conductor.begin(experiment)
 
     def hold(self) -> None:
-        """Keep the loop inside its epoch from now on (ranks other than 0)."""
+        """Keep the loop inside its epoch from now on."""
         if self.finder.shape is None:
             self.finder.settle()
         for handle in self.handles_in_step():
             handle.hold()
         self.holding = True
+        for framework in frameworks.hold():
+            self.recorder.write("held", framework=framework)
 
     def handles_in_step(self) -> list[loaders.Handle]:
         """The loaders that every step fetches from."""
