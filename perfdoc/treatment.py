@@ -115,6 +115,8 @@ class Treatment(ABC):
     """What a person calls it."""
     interacts: ClassVar[tuple[str, ...]] = ()
     """Slugs of treatments whose effect depends on this one's level: tried together in a small factorial design."""
+    phases: ClassVar[tuple[str, ...]] = ()
+    """Phases of the step that it acts on first: where they take little time, other treatments are tried before it."""
     ceiling: ClassVar[bool] = False
     """True for an arm that only explains others (no loader, cached batch): never part of a plan."""
 

@@ -18,6 +18,7 @@ class Autocast(Treatment):
     slug = "autocast"
     title = "mixed precision (autocast)"
     interacts = ("channels_last",)
+    phases = ("forward", "loss", "backward")
 
     def __init__(self) -> None:
         self._device = "cpu"

@@ -16,6 +16,7 @@ class ChannelsLast(Treatment):
     slug = "channels_last"
     title = "channels_last memory format"
     interacts = ("autocast",)
+    phases = ("forward", "backward")
 
     def __init__(self) -> None:
         self._strides: list[tuple[torch.Tensor, tuple[int, ...]]] = []

@@ -14,6 +14,7 @@ class CpuThreads(Treatment):
     slug = "cpu_threads"
     title = "intra-op threads"
     interacts = ("dataloader_workers",)
+    phases = ("optimizer", "loss", "other")
 
     def __init__(self) -> None:
         self._before: int | None = None

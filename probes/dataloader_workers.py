@@ -19,6 +19,7 @@ class DataloaderWorkers(Treatment):
     slug = "dataloader_workers"
     title = "DataLoader workers"
     interacts = ("cpu_threads",)
+    phases = ("data",)
 
     def offer(self, loop: Loop) -> Offer:
         """Offered where the step fetches from a DataLoader: none, one, two, half the cores and all cores."""

@@ -58,6 +58,10 @@ class Clock:
         """Whether the calling thread is the one that trains."""
         return threading.get_ident() == self.thread
 
+    def in_data(self) -> bool:
+        """Whether a batch is being fetched right now."""
+        return self._now == DATA
+
     def push(self, phase: int) -> None:
         """Enter ``phase``."""
         now = perf_counter()

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 BLOCK_SECONDS = 0.2
 """Aim for the counted part of a block. On shared machines drift is the larger noise: in the same time, many short blocks
 that alternate quickly know a ratio about twice as well as blocks of 0.4 s (``benchmarks/block_length.py``)."""
-SLOW_STEP = 0.7
-"""Seconds a step from which blocks are kept to two counted steps and one of warm-up."""
+SLOW_STEP = 0.25
+"""Seconds a step from which blocks are kept to two counted steps (or a burst of workers) and one of warm-up."""
 LOOKAHEAD = 2
 """Steps between announcing a switch and making it, with several ranks: none can be further ahead than one step."""
 
@@ -197,10 +197,11 @@ class Conductor:
 
     def _block_steps(self) -> int:
         step = self.loop.step_seconds
+        # Workers deliver in bursts of their number: a block must hold at least two, or one where steps are slow.
+        workers = max((handle.workers for handle in self.loop.loaders), default=0)
         if step > SLOW_STEP:
-            return 2
-        # Workers deliver in bursts of their number: a block must hold at least two.
-        bursts = 2 * max((handle.workers for handle in self.loop.loaders), default=0)
+            return max(2, min(workers, 4))
+        bursts = 2 * workers
         return max(3, min(bursts, 16), min(math.ceil(BLOCK_SECONDS / step), 400))
 
     def fail(self, error: BaseException) -> None:

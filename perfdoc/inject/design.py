@@ -20,21 +20,25 @@ class Factor:
     levels: tuple[Level, ...]
     interacts: tuple[str, ...] = ()
     ceiling: bool = False
+    share: float = 1.0
+    """Share of the step that it acts on first, as far as the clock saw: orders the arms where time is short."""
 
 
 def screening_arms(factors: Iterable[Factor], excluded: Iterable[str] = ()) -> list[Config]:
     """Arms of the screening phase, most informative first.
 
-    Ceilings, then every level alone, then the cells of interacting treatments. ``excluded``: config ids that failed
+    Ceilings, then every level alone, then the cells of interacting treatments, each group by the share of the step that
+    its treatments act on. ``excluded``: config ids that failed
     earlier; an arm that contains one is left out.
     """
     by_slug: Mapping[str, Factor] = {factor.slug: factor for factor in factors}
     arms: list[Config] = [
         {f.slug: level.name} for f in by_slug.values() if f.ceiling for level in f.levels
     ]
-    real = [f for f in by_slug.values() if not f.ceiling]
+    real = sorted((f for f in by_slug.values() if not f.ceiling), key=lambda f: -f.share)
     arms += [{f.slug: level.name} for f in real for level in f.levels]
-    for first, second in itertools.combinations(real, 2):
+    pairs = sorted(itertools.combinations(real, 2), key=lambda pair: -(pair[0].share + pair[1].share))
+    for first, second in pairs:
         if second.slug in first.interacts or first.slug in second.interacts:
             cells = [{first.slug: a.name, second.slug: b.name} for a in first.levels for b in second.levels]
             arms += cells[:MOST_CELLS]

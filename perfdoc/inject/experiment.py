@@ -177,7 +177,7 @@ class Experiment:
         # A later block of the same arm has one or two steps of warm-up instead of the first one's many.
         seconds = [b["seconds"] * (1 + 1.5 / b["count"]) for b in self.blocks]
         each = (1 + 1 / ARMS_A_CONTROL) * statistics.fmean(seconds) if seconds else 0.0
-        able = int((self.remaining() - floor) / (each * stats.LOOKS[1])) if each else len(arms)
+        able = int((self.remaining() - floor) / (each * stats.LOOKS[0])) if each else len(arms)
         return dict(list(arms.items())[: max(3, able)])
 
     def _screen(self) -> Steps:
@@ -277,8 +277,18 @@ class Experiment:
     def _settle_rest(self) -> Steps:
         """What is left of the budget goes to the questions that are still open."""
         named = {AA_ARM: CONTROL, **{config_id(arm): arm for arm in self._arms}}
+        noise = pairing.control_noise(self.blocks)
+
+        def wanting(arm: str) -> float:
+            if arm == AA_ARM:
+                return -1.0
+            more = stats.pairs_to_settle(self.values(arm), self.smallest_effect, self._comparisons, noise)
+            return math.inf if more is None else float(more)
+
         while self.remaining() > 0:
             live = {a: c for a, c in named.items() if a not in self.verdicts and a not in self.failed}
+            # Those that need least first, and no more than can get there.
+            live = self._affordable({a: live[a] for a in sorted(live, key=wanting)}, 0.0)
             if not live:
                 return
             before = len(self.blocks)

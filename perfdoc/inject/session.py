@@ -45,6 +45,10 @@ KEPT_STEPS = 4000
 """Steps whose phases are written one by one; later ones are only in their blocks."""
 
 
+current: Session | None = None
+"""The session of this process, for perfdoc's own benchmarks."""
+
+
 class LoopView:
     """What treatments and probes see of the loop (see ``perfdoc.treatment.Loop``)."""
 
@@ -91,7 +95,7 @@ class Session:
         self._stepping = 0
         self._has_optimizer = False
         self._hand_backwards = 0
-        self._written_steps = 0
+        self.steps_written = 0
         self._steps_seen = 0
         self._observing = True
         self._calls = OutermostCalls(self._forward, self.clock.mine)
@@ -100,7 +104,8 @@ class Session:
 
     def install(self) -> None:
         """Wrap torch. Called once, right after torch was imported."""
-        session = self
+        global current
+        session = current = self
         base: Any = torch_dataloader._BaseDataLoaderIter
         base_init, multi_init = base.__init__, loaders._MultiIter.__init__
         loader_init = torch_dataloader.DataLoader.__init__
@@ -272,7 +277,8 @@ class Session:
         return self.follower.active if self.follower is not None else ()
 
     def _forward(self, module: Any, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self.enabled:
+        if not self.enabled or self.clock.in_data():
+            # Transforms are modules too: what the data set calls while a batch is made belongs to the data.
             return forward(*args, **kwargs)
         self._check_end()
         if "forward" not in self._seen:
@@ -505,6 +511,7 @@ class Session:
         if not self.settings["experiment"]:
             return
         treatments, factors = self._treatments(), []
+        shares = self._shares()
         wanted = self.settings["only"]
         for slug, treatment in treatments.items():
             if wanted and slug not in wanted and not treatment.ceiling:
@@ -525,7 +532,8 @@ class Session:
                 ceiling=treatment.ceiling,
             )
             if offer.status == "offered":
-                factors.append(Factor(slug, offer.levels, treatment.interacts, treatment.ceiling))
+                share = sum(shares.get(phase, 0.0) for phase in treatment.phases)
+                factors.append(Factor(slug, offer.levels, treatment.interacts, treatment.ceiling, share))
         self.conductor = Conductor(self, treatments, discover(Probe, self.settings["packages"]))  # type: ignore[type-abstract]
         experiment = Experiment(
             factors,
@@ -537,6 +545,12 @@ class Session:
             excluded=self.settings["excluded"],
         )
         self.conductor.begin(experiment)
+
+    def _shares(self) -> dict[str, float]:
+        """Share of the observed steps that each phase took."""
+        steps = self.finder.steps()
+        total = sum(step.seconds for step in steps) or 1.0
+        return {name: sum(step.phases[place] for step in steps) / total for place, name in enumerate(PHASES)}
 
     def hold(self) -> None:
         """Keep the loop inside its epoch from now on."""
@@ -568,12 +582,19 @@ class Session:
         self.conductor.on_step(step, regular)
 
     def _write_step(self, step: Step, during: str) -> None:
-        self._written_steps += 1
-        if self._written_steps <= KEPT_STEPS:
+        self.steps_written += 1
+        if self.steps_written <= KEPT_STEPS or not self.settings["experiment"]:
             phases = ",".join([f"{seconds:.7f}" for seconds in step.phases])
             self.recorder.write_line(
                 f'{{"e":"step","lap":{self.lap},"during":"{during}","seconds":{step.seconds:.7f},"phases":[{phases}]}}'
             )
+
+    def restart_observation(self) -> None:
+        """Look at the loop anew: another one begins (used by the overhead benchmark)."""
+        self.finder = StepFinder()
+        self.loop.optimizers.clear()
+        self._observing, self._first_step = True, None
+        self.clock.restart()
 
     # -- devices and the end
 

@@ -172,6 +172,12 @@ def headline(diagnosis: Diagnosis) -> str:
         return "Nothing that perfdoc knows to try applies to this loop."
     if open_ones:
         return f"No change is known to help yet: {len(open_ones)} of {len(tried)} questions are still open. Raise --budget."
+    missed = len(arms(diagnosis)) - len(tried)
+    if missed:
+        return (
+            f"Nothing that was tried makes your step faster, but the budget reached only {len(tried)} of "
+            f"{len(tried) + missed} questions. Raise --budget."
+        )
     return f"None of the {len(tried)} changes tried makes your step faster on this machine. Leave it as it is."
 
 

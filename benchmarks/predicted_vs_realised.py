@@ -1,0 +1,100 @@
+"""Does the changed script run as much faster as the scan said?
+
+For every workload: one scan of the original; then, for the plan and for the best single changes, original and hand-changed
+script as ordinary processes that alternate. Printed: predicted ratio with its interval, realised ratio, relative error.
+
+    python benchmarks/predicted_vs_realised.py [--budget 120] [--pairs 4] [--seconds 8] [workload ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tabulate import tabulate
+
+from perfdoc.demo.make_images import make
+from perfdoc.treatment import config_from_id
+
+HERE = Path(__file__).parent / "workloads"
+WORKLOADS = ("images", "convolutions", "gan", "language_model")
+OPTIONS = {
+    "dataloader_workers": lambda level: ["--workers", level],
+    "cpu_threads": lambda level: ["--threads", level],
+    "autocast": lambda level: ["--bf16"],
+    "channels_last": lambda level: ["--channels-last"],
+}
+SINGLES = 2
+"""Single changes checked beside the plan: those with the largest effect either way."""
+
+
+def seconds_a_step(script: Path, arguments: list[str], seconds: float) -> float:
+    ran = subprocess.run([sys.executable, str(script), *arguments, "--seconds", str(seconds)],
+                         capture_output=True, text=True, check=True)
+    return float(ran.stdout.split("seconds_a_step")[1].split()[0])
+
+
+def realised(script: Path, base: list[str], change: list[str], pairs: int, seconds: float) -> tuple[float, float, float]:
+    """Median ratio of alternating processes, and its smallest and largest pair."""
+    ratios = []
+    for number in range(pairs):
+        order = [[], change] if number % 2 == 0 else [change, []]
+        times = {bool(extra): seconds_a_step(script, [*base, *extra], seconds) for extra in order}
+        ratios.append(times[False] / times[True])
+    return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("workloads", nargs="*", default=WORKLOADS)
+    parser.add_argument("--budget", default="120")
+    parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=8)
+    args = parser.parse_args()
+    rows, errors, inside = [], [], 0
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder) / "images"
+        for name in args.workloads:
+            script, base = HERE / f"{name}.py", []
+            if name == "images":
+                make(images, size=(640, 480))
+                base = ["--data", str(images)]
+            scan = subprocess.run(
+                [sys.executable, "-m", "perfdoc", "scan", "--json", "--budget", args.budget, "--output", folder, str(script), *base],
+                capture_output=True, text=True, check=False,
+            )
+            if scan.returncode:
+                raise SystemExit(f"{name}: the scan failed\n{scan.stderr}")
+            found = json.loads(scan.stdout)
+            checks = []
+            if found["plan"] and found["plan"]["effect"]:
+                checks.append(("plan", found["plan"]["arm"], found["plan"]["effect"]))
+            singles = [a for a in found["arms"] if a["verdict"] in ("helps", "hurts") and "+" not in a["arm"]]
+            singles.sort(key=lambda a: -abs(math.log(a["effect"]["speedup"])))
+            checks += [(a["verdict"], a["arm"], a["effect"]) for a in singles[:SINGLES]]
+            if not checks:
+                rows.append((name, "nothing settled", found["headline"][:60], "", "", "", ""))
+            for kind, arm, effect in checks:
+                change = [o for slug, level in config_from_id(arm).items() for o in OPTIONS[slug](level)]
+                ratio, low, high = realised(script, base, change, args.pairs, args.seconds)
+                error = effect["speedup"] / ratio - 1
+                errors.append(abs(error))
+                inside += effect["low"] <= ratio <= effect["high"]
+                rows.append((name, kind, arm, f"{effect['speedup']:.2f} [{effect['low']:.2f}, {effect['high']:.2f}]",
+                             f"{ratio:.2f} ({low:.2f} to {high:.2f})", f"{error:+.1%}",
+                             "yes" if effect["low"] <= ratio <= effect["high"] else "no"))
+                print(rows[-1], file=sys.stderr, flush=True)
+    print(tabulate(rows, headers=["workload", "what", "change", "predicted", "realised (pairs)", "error", "inside"]))
+    if errors:
+        print(f"\nmedian error {statistics.median(errors):.1%}, worst {max(errors):.1%}, "
+              f"interval holds the realised value in {inside} of {len(errors)}")
+
+
+if __name__ == "__main__":
+    main()
