@@ -78,11 +78,15 @@ def control_noise(blocks: Iterable[Block]) -> float | None:
     return max((noise for noise in noises if noise is not None), default=None)
 
 
-def arm_values(blocks: Sequence[Block], arm: str, confirm: bool = False) -> list[float]:
+Pairs = Mapping[tuple[str, str], Sequence[tuple[int, float]]]
+"""What :func:`log_speedups` returns."""
+
+
+def arm_values(pairs: Pairs, arm: str, confirm: bool = False) -> list[float]:
     """All paired log speed-ups of ``arm``: those of the confirm phase only, or all others."""
     return [
         value
-        for (name, phase), pairs in log_speedups(blocks).items()
+        for (name, phase), found in pairs.items()
         if name == arm and (phase == CONFIRM_PHASE) == confirm
-        for _, value in pairs
+        for _, value in found
     ]

@@ -144,6 +144,7 @@ def from_events(events: Iterable[Mapping[str, Any]], run: dict[str, Any], machin
             failed = {**event["failed"], **failed}
     capture.experiment = {
         "plan": (outcome or progress or {}).get("plan", {}),
+        "verdicts": outcome["verdicts"] if outcome else (progress or {}).get("settled", {}),
         "failed": failed,
         "reason": outcome["reason"] if outcome else "the run ended before the experiment did",
     }

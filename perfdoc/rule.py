@@ -101,7 +101,11 @@ class Evidence:
 
     def values(self, arm: str, confirm: bool = False) -> list[float]:
         """Paired log speed-ups of an arm: of all phases but confirming, or of confirming alone."""
-        return pairing.arm_values(self.capture.blocks, arm, confirm)
+        return pairing.arm_values(self._pairs, arm, confirm)
+
+    @cached_property
+    def _pairs(self) -> pairing.Pairs:
+        return pairing.log_speedups(self.capture.blocks)
 
     def interval(self, arm: str, confirm: bool = False) -> stats.Interval | None:
         """The arm's 95% interval in log units; None below two pairs."""
@@ -161,8 +165,8 @@ class Evidence:
             return "untestable here"
         if self.withheld:
             return "withheld"
-        comparisons = max(1, len(self.arms))
-        return stats.judge(self.values(arm), self.smallest_effect, comparisons, self.noise)
+        settled = self.capture.experiment.get("verdicts", {}).get(arm)
+        return stats.keep(settled, self.values(arm), self.smallest_effect, max(1, len(self.arms)), self.noise)
 
     def blocks_to_settle(self, arm: str) -> int | None:
         """About how many more blocks would settle an undecided arm."""

@@ -183,12 +183,33 @@ def judge(
     bound = math.log1p(smallest_effect)
     center, standard_error, df = _location(values, prior_variance)
     strict = t_critical(DECISION_ERROR / (len(LOOKS) * max(1, comparisons)), df) * standard_error
-    shown = interval(values, prior_variance)
-    if abs(center) >= bound and abs(center) > strict and (shown.low > 0 or shown.high < 0):
-        return "helps" if center > 0 else "hurts"
-    if shown.low > -bound and shown.high < bound:
-        return "no difference"
+    if abs(center) >= bound and abs(center) > strict:
+        shown = interval(values, prior_variance)
+        if shown.low > 0 or shown.high < 0:
+            return "helps" if center > 0 else "hurts"
+    half = t_critical(0.05 / DISPLAY_LOOKS, df) * standard_error
+    if abs(center) + half < bound:  # the bootstrap is only asked where the t interval, never wider, is inside
+        shown = interval(values, prior_variance)
+        if shown.low > -bound and shown.high < bound:
+            return "no difference"
     return "undecided"
+
+
+def keep(
+    settled: str | None, values: Sequence[float], smallest_effect: float, comparisons: int, prior_variance: float | None
+) -> Judgement:
+    """The verdict to report on an arm that the experiment settled as ``settled`` (None: it did not).
+
+    A sequential test is decided at the look at which it stopped; blocks that came later do not take that back, unless
+    they contradict it: the shown interval must still say the same, for the effect that is asked for now.
+    """
+    if settled in ("helps", "hurts") and len(values) >= 2:
+        shown = interval(values, prior_variance)
+        clear = shown.low > 0 if settled == "helps" else shown.high < 0
+        if clear and abs(shown.center) >= math.log1p(smallest_effect):
+            return "helps" if settled == "helps" else "hurts"
+        return "undecided"
+    return judge(values, smallest_effect, comparisons, prior_variance)
 
 
 def pairs_to_settle(

@@ -73,7 +73,8 @@ def test_the_order_of_the_list_does_not_matter():
 
 def test_blocks_without_a_counted_step_are_left_out():
     """An empty block is neither an arm's pair nor anybody's control."""
-    found = [block(0, "control", 0.2), block(1, "x=1", 0.1), block(2, "control", 0.9, count=0), block(3, "x=1", 0.1, count=0)]
+    empty = [block(2, "control", 0.9, count=0), block(3, "x=1", 0.1, count=0)]
+    found = [block(0, "control", 0.2), block(1, "x=1", 0.1), *empty]
     assert speedups(found) == pytest.approx([2.0])
 
 

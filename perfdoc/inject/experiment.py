@@ -87,6 +87,8 @@ class Experiment:
         self.blocks.extend(self.history)
         self._random = random.Random(self.seed)
         self._last_was_control = False
+        self._paired: dict[tuple[str, str], list[tuple[int, float]]] = {}
+        self._paired_at = -1
         ceilings = {factor.slug for factor in self.factors if factor.ceiling}
         self._arms = screening_arms(self.factors, self.excluded)
         self._ceiling_ids = {config_id(arm) for arm in self._arms if ceilings & set(arm)}
@@ -96,7 +98,9 @@ class Experiment:
 
     def values(self, arm: str, confirm: bool = False) -> list[float]:
         """Paired log speed-ups of ``arm`` so far."""
-        return pairing.arm_values(self.blocks, arm, confirm)
+        if self._paired_at != len(self.blocks):
+            self._paired, self._paired_at = pairing.log_speedups(self.blocks), len(self.blocks)
+        return pairing.arm_values(self._paired, arm, confirm)
 
     def _judge(self, arm: str) -> stats.Judgement:
         noise = pairing.control_noise(self.blocks)

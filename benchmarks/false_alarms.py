@@ -1,0 +1,184 @@
+"""How often does a scan claim what is not there, find what is, and does its interval hold the truth?
+
+    python benchmarks/false_alarms.py                 simulated experiments only (about two minutes)
+    python benchmarks/false_alarms.py --real 20       and real scans of treatments that do nothing, beside a busy process
+
+The simulated experiments run the very code that runs in a user's loop; only the blocks are made up: log-normal noise, a
+drifting level, and stalls (a share of blocks 10-80% slower).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+from tabulate import tabulate
+
+from perfdoc import blocks as pairing
+from perfdoc import stats
+from perfdoc.inject.design import Factor
+from perfdoc.inject.experiment import BlockRequest, BlockResult, Experiment
+from perfdoc.treatment import Level, config_from_id
+
+BLOCK = 0.3
+"""Simulated seconds a block takes, warm-up included."""
+
+
+@dataclass
+class Noise:
+    sigma: float
+    stalls: float
+    drift: float = 0.01
+
+
+@dataclass
+class Truth:
+    """Log speed-up of each level of the one simulated treatment."""
+
+    effects: dict[str, float]
+
+
+def simulate(truth: Truth, noise: Noise, budget: float, seed: int) -> Experiment:
+    """One whole experiment against a made-up loop."""
+    rng = random.Random(seed)
+    left = budget
+    level = 0.0
+    factor = Factor("x", tuple(Level(name, name) for name in truth.effects))
+    experiment = Experiment([factor], budget, lambda: left, seed=seed)
+    generator = experiment.run()
+    result, index = None, 0
+    while True:
+        try:
+            request = generator.send(result)
+        except StopIteration:
+            return experiment
+        result = None
+        if not isinstance(request, BlockRequest):
+            continue
+        level = 0.97 * level + rng.gauss(0, noise.drift)
+        value = level + rng.gauss(0, noise.sigma)
+        if rng.random() < noise.stalls:
+            value += rng.uniform(0.1, 0.6)
+        value -= sum(truth.effects[name] for name in config_from_id(request.arm).values()) if "=" in request.arm else 0.0
+        seconds = 0.1 * math.exp(value)
+        left -= 3 * seconds
+        result = BlockResult({"lap": 0, "i": index, "arm": request.arm, "phase": request.phase, "count": 2,
+                              "seconds": 2 * seconds, "steps": [], "warmup": [seconds], "switch": 0.0})
+        index += 1
+
+
+def simulated(repeats: int) -> None:
+    rows = []
+    for noise in (Noise(0.01, 0.0), Noise(0.03, 0.03), Noise(0.05, 0.05), Noise(0.03, 0.10, 0.03)):
+        for effect in (0.0, 0.02, 0.10, -0.10):
+            counts: Counter[str] = Counter()
+            held = total = 0
+            for seed in range(repeats):
+                log = math.log1p(effect)
+                experiment = simulate(Truth({"real": log, "null1": 0.0, "null2": 0.0, "null3": 0.0}), noise, 120.0, seed)
+                control = pairing.control_noise(experiment.blocks)
+                for name, true in (("real", log), ("null1", 0.0), ("null2", 0.0), ("null3", 0.0)):
+                    values = experiment.values(f"x={name}")
+                    if len(values) < stats.LOOKS[0]:
+                        continue
+                    judged = stats.keep(experiment.verdicts.get(f"x={name}"), values, 0.02, 4, control)
+                    shown = stats.interval(values, control)
+                    total += 1
+                    held += shown.low <= true <= shown.high
+                    counts[f"{'real' if name == 'real' else 'null'} {judged}"] += 1
+            nulls = sum(n for key, n in counts.items() if key.startswith("null"))
+            claimed = counts["null helps"] + counts["null hurts"]
+            right = "real hurts" if effect < 0 else "real helps"
+            rows.append((
+                f"{noise.sigma:.0%}, {noise.stalls:.0%} stalls, drift {noise.drift:.0%}", f"{effect:+.0%}", repeats,
+                f"{claimed}/{nulls} = {claimed / nulls:.2%}",
+                "" if not effect else f"{counts[right] / repeats:.1%}", f"{held / total:.1%}",
+                f"{counts['null no difference'] / nulls:.0%}",
+            ))
+    print(tabulate(rows, headers=["noise of a block", "true effect", "experiments", "claimed where nothing is",
+                                  "found", "95% interval holds the truth", "nulls settled"]))
+
+
+SCRIPT = """
+import torch
+from torch import nn
+model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+while True:
+    loss = model(torch.randn(128, 512)).pow(2).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+
+LOAD = """
+import random, time
+while True:
+    end = time.time() + random.uniform(0.2, 3)
+    while time.time() < end:
+        sum(i * i for i in range(10000))
+    time.sleep(random.uniform(0.2, 3))
+"""
+
+
+def real(count: int, budget: float) -> None:
+    """Scans whose treatments do nothing, beside a process that is busy now and then."""
+    from perfdoc import launcher
+    from perfdoc.rule import Evidence
+
+    claimed: list[str] = []
+    judged: Counter[str] = Counter()
+    held = total = withheld = 0
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+    sys.path.insert(0, str(Path(__file__).parent))
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(launcher, "packages", lambda: ["sham_probes"]):
+        script = Path(folder) / "train.py"
+        script.write_text(SCRIPT)
+        load = subprocess.Popen([sys.executable, "-c", LOAD])
+        try:
+            for number in range(count):
+                options = launcher.Options([sys.executable, str(script)], budget, folder=Path(folder), seed=number)
+                seen = Evidence(launcher.Scan(options, lambda event: None).run())
+                withheld += bool(seen.withheld)
+                for arm in ["A/A", *seen.arms]:
+                    values = seen.values(arm)
+                    if len(values) < stats.LOOKS[0]:
+                        continue
+                    shown = stats.interval(values, seen.noise)
+                    total += 1
+                    held += shown.low <= 0 <= shown.high
+                    # The raw judgement, not softened by the A/A arm's resolution.
+                    settled = seen.capture.experiment["verdicts"].get(arm)
+                    verdict = stats.keep(settled, values, 0.02, len(seen.arms), seen.noise)
+                    judged[verdict] += 1
+                    if verdict in ("helps", "hurts"):
+                        claimed.append(f"scan {number} {arm}: {verdict} {math.exp(shown.center):.3f}x, {len(values)} pairs")
+                print(f"scan {number}: {json.dumps(judged)}", file=sys.stderr, flush=True)
+        finally:
+            load.kill()
+    print(f"\n{count} real scans under load, {total} arms that do nothing: {dict(judged)}; claimed {len(claimed)} "
+          f"({len(claimed) / max(1, total):.1%}); interval holds no effect in {held / max(1, total):.1%}; "
+          f"verdicts withheld in {withheld} scans")
+    for line in claimed:
+        print("  " + line)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeats", type=int, default=200)
+    parser.add_argument("--real", type=int, default=0)
+    parser.add_argument("--budget", type=float, default=20.0)
+    args = parser.parse_args()
+    simulated(args.repeats)
+    if args.real:
+        real(args.real, args.budget)

@@ -1,0 +1,84 @@
+"""Running perfdoc as a user does: the command line, on a copy of a script in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).parent / "scripts"
+
+
+@dataclass
+class Scanned:
+    """What came of one scan."""
+
+    code: int
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def found(self) -> dict[str, Any]:
+        return json.loads(self.out)
+
+    @property
+    def run_folder(self) -> Path:
+        return max((self.folder / ".perfdoc" / "runs").iterdir())
+
+    @property
+    def capture(self) -> dict[str, Any]:
+        return json.loads((self.run_folder / "capture.json").read_text())
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        lines = [line for file in self.run_folder.glob("events-*.jsonl") for line in file.read_text().splitlines()]
+        return [event for event in map(json.loads, lines) if event["e"] == kind]
+
+
+def perfdoc(*arguments: str, cwd: Path, timeout: float = 180, **env: str) -> Scanned:
+    """Run the command line; never raises on a failing exit code."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "perfdoc", *arguments], cwd=cwd, capture_output=True, text=True, timeout=timeout,
+        env={**os.environ, **env}, stdin=subprocess.DEVNULL, check=False,
+    )
+    return Scanned(ran.returncode, ran.stdout, ran.stderr, cwd)
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Callable[..., Scanned]:
+    """``scan("plain.py", "--epochs", "3")`` scans a copy of a script from tests/scripts; ``text=`` a script written here."""
+
+    def run(
+        name: str, *arguments: str, budget: float = 6, text: str | None = None, options: tuple[str, ...] = ("--json",),
+        **env: str,
+    ) -> Scanned:
+        if text is not None:
+            (tmp_path / name).write_text(text)
+        else:
+            shutil.copy(SCRIPTS / name, tmp_path / name)
+        return perfdoc("scan", "--budget", str(budget), *options, name, *arguments, cwd=tmp_path, **env)
+
+    return run
+
+
+def left_behind(folder: Path) -> list[str]:
+    """Command lines of processes that still carry a run of ``folder`` in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                environ = (entry / "environ").read_bytes()
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if f"PERFDOC_RUN_DIR={folder}".encode() in environ and command:
+                found.append(command.decode(errors="replace"))
+    return found

@@ -1,0 +1,325 @@
+"""Tests of the experiment against a simulated loop whose truth is known."""
+
+import math
+import random
+
+import pytest
+
+from perfdoc.inject.design import Factor, screening_arms
+from perfdoc.inject.experiment import BlockRequest, BlockResult, Experiment, ProbeRequest
+from perfdoc.treatment import Level, config_from_id, config_id
+
+STEP = 0.05
+STEPS = 6
+WARMUP = 0.1
+
+
+def factor(slug, *levels, interacts=(), ceiling=False):
+    """A treatment with these levels (``on`` when left out)."""
+    return Factor(slug, tuple(Level(name, f"{slug}={name}") for name in levels or ("on",)), interacts, ceiling)
+
+
+class SimulatedLoop:
+    """Answers requests for blocks with the truth, noise and stalls; its clock is what the blocks would have taken.
+
+    ``truth``: log speed-up by parts of an arm that must all be on (``frozenset({"a=on", "b=on"})`` is an interaction).
+    """
+
+    def __init__(self, truth, *, seed=0, noise=0.01, stalls=0.01, broken=(), lap=0):
+        self.truth = truth
+        self.broken = broken
+        self.lap = lap
+        self.spent = 0.0
+        self.requests = []
+        self._noise = noise
+        self._stalls = stalls
+        self._rng = random.Random(seed)
+
+    def run(self, factors, budget=60.0, **settings):
+        """Carry a whole experiment out."""
+        experiment = Experiment(factors, budget, lambda: budget - self.spent, **settings)
+        steps = experiment.run()
+        answer = None
+        while True:
+            try:
+                request = steps.send(answer)
+            except StopIteration:
+                return experiment
+            answer = self._answer(request)
+
+    def speedup(self, config):
+        """The true log speed-up of an arm."""
+        parts = set(config_id(config).split("+"))
+        return sum(gain for needed, gain in self.truth.items() if set(needed) <= parts)
+
+    def _answer(self, request):
+        self.requests.append(request)
+        if isinstance(request, ProbeRequest):
+            self.spent += 0.1
+            return None
+        parts = set(config_id(request.config).split("+"))
+        if any(set(needed) <= parts for needed in self.broken):
+            self.spent += WARMUP
+            return BlockResult(None, "RuntimeError: broken")
+        seconds = STEPS * STEP * math.exp(-self.speedup(request.config) + self._rng.gauss(0, self._noise))
+        if self._rng.random() < self._stalls:
+            seconds += self._rng.uniform(0.1, 0.5)
+        self.spent += seconds + WARMUP
+        return BlockResult({
+            "lap": self.lap, "i": len(self.requests), "arm": request.arm, "phase": request.phase, "count": STEPS,
+            "seconds": seconds,
+        })
+
+    @property
+    def arms(self):
+        """Config ids of all blocks asked for, in order."""
+        return [config_id(request.config) for request in self.requests if isinstance(request, BlockRequest)]
+
+
+def alone(**gains):
+    """Truth of treatments that each act alone, as speed-up ratios."""
+    return {(f"{slug}=on",): math.log(gain) for slug, gain in gains.items()}
+
+
+FACTORS = [factor("a"), factor("b"), factor("c")]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_stack_is_found(seed):
+    """Two changes that help are stacked, and what makes no difference stays out."""
+    experiment = SimulatedLoop(alone(a=1.3, b=1.2, c=1.0), seed=seed, stalls=0.0).run(FACTORS, seed=seed)
+    assert experiment.plan == {"a": "on", "b": "on"}
+
+
+def test_one_stalled_block_does_not_keep_a_change_out_of_the_plan():
+    """A stack that is a fifth faster in all blocks but one, which stalled, is still preferred to its better half."""
+    loop = SimulatedLoop(alone(a=1.3, b=1.2), stalls=0.0)
+    answer = loop._answer
+    stacks = []
+
+    def stalling(request):
+        result = answer(request)
+        if isinstance(request, BlockRequest) and request.phase == "stack" and len(request.config) == 2:
+            stacks.append(request)
+            if len(stacks) == 2:
+                return BlockResult({**result.block, "seconds": result.block["seconds"] * 3.0})
+        return result
+
+    loop._answer = stalling
+    assert loop.run(FACTORS[:2]).plan == {"a": "on", "b": "on"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_interaction_of_two_useless_halves_is_found(seed):
+    """Two changes that hurt or do nothing alone, but win together, are found because they are tried together."""
+    truth = {("a=on",): 0.0, ("b=on",): math.log(0.9), ("a=on", "b=on"): math.log(1.4)}
+    factors = [factor("a", interacts=("b",)), factor("b"), factor("c")]
+    experiment = SimulatedLoop(truth, seed=seed).run(factors, seed=seed)
+    assert experiment.plan == {"a": "on", "b": "on"}
+
+
+def test_changes_that_only_help_alone_are_not_stacked():
+    """Where two changes help each alone but not on top of each other, only the better one is in the plan."""
+    truth = {**alone(a=1.3, b=1.25), ("a=on", "b=on"): -math.log(1.25)}
+    assert SimulatedLoop(truth).run(FACTORS[:2]).plan == {"a": "on"}
+
+
+def test_the_best_level_is_chosen():
+    """Of several levels of one treatment the fastest is in the plan, and only one of them."""
+    truth = {("a=1",): math.log(1.1), ("a=2",): math.log(1.35), ("a=4",): math.log(0.8)}
+    assert SimulatedLoop(truth).run([factor("a", "1", "2", "4")]).plan == {"a": "2"}
+
+
+def test_the_plan_is_confirmed_with_blocks_of_its_own():
+    """After the plan is chosen it is measured again, and those values alone are near its true effect."""
+    experiment = SimulatedLoop(alone(a=1.3, b=1.2)).run(FACTORS)
+    values = experiment.values(config_id(experiment.plan), confirm=True)
+    assert len(values) >= 6
+    assert sorted(values)[len(values) // 2] == pytest.approx(math.log(1.3 * 1.2), abs=0.03)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_is_claimed_where_nothing_helps(seed):
+    """In a loop where no change has an effect there is no plan, and no arm helps or hurts, the A/A arm included."""
+    experiment = SimulatedLoop({}, seed=seed).run(FACTORS, seed=seed)
+    assert experiment.plan == {}
+    assert experiment.verdicts
+    assert set(experiment.verdicts.values()) <= {"no difference", "undecided"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_hurts_is_never_in_the_plan(seed):
+    """A change that slows the step is called hurting and stays out of the plan beside ones that help."""
+    experiment = SimulatedLoop(alone(a=1.25, b=0.8, c=1.0), seed=seed).run(FACTORS, seed=seed)
+    assert experiment.verdicts["b=on"] == "hurts"
+    assert "b" not in experiment.plan
+    assert experiment.plan == {"a": "on"}
+
+
+def test_when_everything_hurts_there_is_no_plan():
+    """Where every change slows the step, the user's own settings are left alone."""
+    assert SimulatedLoop(alone(a=0.7, b=0.8, c=0.9)).run(FACTORS).plan == {}
+
+
+def test_a_failing_arm_is_dropped_and_the_others_go_on():
+    """A treatment that raises is asked for once, takes its joint arms with it, and the rest is judged as ever."""
+    loop = SimulatedLoop(alone(a=1.3, b=1.5, c=1.0), broken=[("b=on",)])
+    experiment = loop.run([factor("a", interacts=("b",)), factor("b"), factor("c")])
+    assert experiment.failed["b=on"] == "RuntimeError: broken"
+    assert sum("b=on" in arm.split("+") for arm in loop.arms) <= 2
+    assert experiment.plan == {"a": "on"}
+    assert experiment.verdicts["c=on"] == "no difference"
+
+
+def test_a_failing_joint_arm_leaves_its_halves_alone():
+    """Two treatments that only fail together are each tried and judged alone."""
+    loop = SimulatedLoop(alone(a=1.3, b=1.2), broken=[("a=on", "b=on")])
+    experiment = loop.run([factor("a", interacts=("b",)), factor("b")])
+    assert experiment.failed == {"a=on+b=on": "RuntimeError: broken"}
+    assert experiment.plan == {"a": "on"}
+    assert loop.arms.count("a=on+b=on") == 1
+
+
+def test_a_plan_that_fails_when_confirmed_is_no_plan():
+    """A stack that worked at first and breaks the step while it is confirmed is not recommended."""
+    loop = SimulatedLoop(alone(a=1.4))
+    answer = loop._answer
+
+    def failing(request):
+        if isinstance(request, BlockRequest) and request.phase == "confirm" and request.config:
+            loop.broken = [("a=on",)]
+        return answer(request)
+
+    loop._answer = failing
+    experiment = loop.run([factor("a")])
+    assert "a=on" in experiment.failed
+    assert experiment.plan == {}
+
+
+@pytest.mark.parametrize("budget", [3.0, 10.0, 40.0])
+def test_the_budget_is_respected(budget):
+    """Whatever the budget, the experiment ends within a few blocks of it."""
+    loop = SimulatedLoop({}, noise=0.05, stalls=0.0)
+    loop.run([factor(name) for name in "abcdefgh"], budget)
+    longest = STEPS * STEP * 1.3 + WARMUP
+    assert loop.spent <= budget + 2 * longest
+
+
+def test_an_experiment_that_is_settled_gives_time_back():
+    """When every question is settled the rest of the budget is not used up."""
+    loop = SimulatedLoop(alone(a=1.5), noise=0.002, stalls=0.0)
+    loop.run([factor("a")], 600.0)
+    assert loop.spent < 120.0
+
+
+def test_no_time_at_all_is_no_crash():
+    """A budget that was spent before the first block leaves an experiment without a plan."""
+    experiment = SimulatedLoop(alone(a=1.5)).run(FACTORS, 0.0)
+    assert experiment.plan == {}
+    assert experiment.verdicts == {}
+
+
+def test_every_arm_has_a_control_on_both_sides():
+    """At most two arms run between two control blocks, the first and the last block are controls."""
+    loop = SimulatedLoop(alone(a=1.3, b=1.1))
+    loop.run(FACTORS, 30.0)
+    kinds = [request.arm == "control" for request in loop.requests if isinstance(request, BlockRequest)]
+    assert kinds[0]
+    assert kinds[-1]
+    assert "000" not in "".join("1" if control else "0" for control in kinds)
+
+
+def test_a_quiet_control_is_no_different_from_itself():
+    """Without stalls the A/A arm is settled, as no difference."""
+    assert SimulatedLoop({}, stalls=0.0).run(FACTORS).verdicts["A/A"] == "no difference"
+
+
+def test_the_order_of_blocks_follows_the_seed():
+    """The same seed gives the same blocks, another seed gives others."""
+    orders = []
+    for seed in (1, 1, 2):
+        loop = SimulatedLoop({}, noise=0.0, stalls=0.0)
+        loop.run(FACTORS, 20.0, seed=seed)
+        orders.append(loop.arms)
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+
+
+def test_blocks_of_earlier_laps_are_used():
+    """What a first launch measured counts in the second one, which then needs less time for the same verdicts."""
+    first = SimulatedLoop(alone(a=1.3, b=0.9))
+    before = first.run(FACTORS, 6.0)
+    assert not before.plan
+    second = SimulatedLoop(alone(a=1.3, b=0.9), seed=9, lap=1)
+    after = second.run(FACTORS, 30.0, history=before.blocks)
+    assert len(after.values("a=on")) > len(before.values("a=on")) > 0
+    assert after.plan == {"a": "on"}
+    assert after.verdicts["b=on"] == "hurts"
+
+
+def test_a_confirmed_plan_needs_no_more_confirmation_in_the_next_lap():
+    """Blocks of the confirm phase of an earlier lap count towards the number that is wanted."""
+    before = SimulatedLoop(alone(a=1.3)).run([factor("a")])
+    second = SimulatedLoop(alone(a=1.3), seed=5, lap=1)
+    second.run([factor("a")], history=before.blocks)
+    assert not any(isinstance(r, BlockRequest) and r.phase == "confirm" and r.config for r in second.requests)
+
+
+@pytest.mark.parametrize("excluded", ["b=on", "a=on+b=on"])
+def test_what_broke_an_earlier_lap_is_never_asked_for_again(excluded):
+    """An arm that ended the user's script in an earlier launch is not tried again, neither alone nor in a stack."""
+    loop = SimulatedLoop(alone(a=1.3, b=1.2, c=1.1))
+    experiment = loop.run(FACTORS, 120.0, excluded=[excluded])
+    assert experiment.plan
+    assert not [arm for arm in loop.arms if set(excluded.split("+")) <= set(arm.split("+"))]
+
+
+def test_a_ceiling_is_measured_but_never_advised():
+    """The arm without a loader is the fastest of all and still no part of the plan."""
+    loop = SimulatedLoop({**alone(a=1.2), ("ceiling=on",): math.log(3.0)})
+    experiment = loop.run([factor("ceiling", ceiling=True), factor("a")])
+    assert experiment.verdicts["ceiling=on"] == "measured"
+    assert experiment.plan == {"a": "on"}
+    assert not [arm for arm in loop.arms if "ceiling=on" in arm.split("+") and arm != "ceiling=on"]
+
+
+def test_a_control_that_differs_from_itself_stops_everything():
+    """Where the A/A arm shows an effect, something is wrong with the measuring: no plan is made."""
+    loop = SimulatedLoop(alone(a=1.3))
+    answer = loop._answer
+
+    def biased(request):
+        result = answer(request)
+        if isinstance(request, BlockRequest) and request.arm == "A/A":
+            return BlockResult({**result.block, "seconds": result.block["seconds"] * 0.7})
+        return result
+
+    loop._answer = biased
+    experiment = loop.run(FACTORS)
+    assert experiment.verdicts["A/A"] == "helps"
+    assert experiment.plan == {}
+
+
+def test_probes_measure_in_every_round_and_once_for_the_plan():
+    """Probes of both kinds are asked for, those of the second kind once and with the plan."""
+    loop = SimulatedLoop(alone(a=1.3))
+    experiment = loop.run(FACTORS)
+    asked = [request for request in loop.requests if isinstance(request, ProbeRequest)]
+    assert len([request for request in asked if request.each_round]) >= 4
+    assert [request.plan for request in asked if not request.each_round] == [experiment.plan]
+
+
+def test_screening_tries_levels_alone_and_interacting_pairs():
+    """The screening arms are every level alone and the cells of treatments that name each other, nothing else."""
+    factors = [factor("a", "1", "2", interacts=("b",)), factor("b", "x"), factor("c"), factor("top", ceiling=True)]
+    names = [config_id(arm) for arm in screening_arms(factors)]
+    assert sorted(names) == ["a=1", "a=1+b=x", "a=2", "a=2+b=x", "b=x", "c=on", "top=on"]
+    assert [config_id(config_from_id(name)) for name in names] == names
+
+
+def test_screening_leaves_out_what_contains_an_excluded_arm():
+    """An excluded level takes its joint arms with it, an excluded pair only itself."""
+    factors = [factor("a", "1", "2", interacts=("b",)), factor("b", "x")]
+    assert [config_id(arm) for arm in screening_arms(factors, ["b=x"])] == ["a=1", "a=2"]
+    assert "a=1+b=x" not in [config_id(arm) for arm in screening_arms(factors, ["a=1+b=x"])]
+    assert "a=2+b=x" in [config_id(arm) for arm in screening_arms(factors, ["a=1+b=x"])]
