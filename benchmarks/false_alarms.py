@@ -141,7 +141,7 @@ def real(count: int, budget: float) -> None:
     held = total = withheld = 0
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)
     sys.path.insert(0, str(Path(__file__).parent))
-    with tempfile.TemporaryDirectory() as folder, mock.patch.object(launcher, "packages", lambda: ["sham_probes"]):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(launcher, "packages", return_value=["sham_probes"]):
         script = Path(folder) / "train.py"
         script.write_text(SCRIPT)
         load = subprocess.Popen([sys.executable, "-c", LOAD])

@@ -66,7 +66,8 @@ def main() -> None:
                 make(images, size=(640, 480))
                 base = ["--data", str(images)]
             scan = subprocess.run(
-                [sys.executable, "-m", "perfdoc", "scan", "--json", "--budget", args.budget, "--output", folder, str(script), *base],
+                [sys.executable, "-m", "perfdoc", "scan", "--json", "--budget", args.budget, "--output", folder,
+                 str(script), *base],
                 capture_output=True, text=True, check=False,
             )
             if scan.returncode:

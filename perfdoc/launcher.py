@@ -27,7 +27,7 @@ from perfdoc.measurement import Measurement
 from perfdoc.probe import packages
 
 MOST_LAPS = 4
-"""Launches of the user's command in one scan: after a treatment broke it, or when it ended before the questions were settled."""
+"""Launches of the user's command in one scan: after a treatment broke it, or it ended before all was settled."""
 END_GRACE_SECONDS = 20.0
 """Time for the script to end itself after the experiment; then it is ended."""
 INTERRUPT_GRACE_SECONDS = 10.0

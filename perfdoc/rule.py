@@ -59,7 +59,7 @@ class Evidence:
         """Mean duration of a step under the user's own settings, over the medians of the control blocks, in seconds."""
         controls = [b["seconds"] / b["count"] for b in self.capture.blocks if b["arm"] == CONTROL_ARM and b["count"]]
         if controls:
-            return statistics.median(controls)
+            return float(statistics.median(controls))
         step = self.measurement("step.time")
         return step.median if step else 0.0
 
@@ -199,7 +199,7 @@ class Rule(ABC):
     def sections(cls) -> dict[str, str]:
         """The documentation by section; the empty key holds the summary line."""
         text = inspect.cleandoc(cls.__doc__ or "")
-        parts = re.split(r"^(%s)\n-+\n" % "|".join(SECTIONS), text, flags=re.MULTILINE)
+        parts = re.split(rf"^({'|'.join(SECTIONS)})\n-+\n", text, flags=re.MULTILINE)
         found = {"": parts[0].strip()}
         for title, body in zip(parts[1::2], parts[2::2], strict=True):
             found[title] = body.strip()

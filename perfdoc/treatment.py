@@ -59,7 +59,7 @@ class LoaderHandle(Protocol):
         """Worker processes of the current source; 0 while a cached batch is served."""
 
     def feed(self, workers: int | None) -> None:
-        """From the next fetch on, serve batches from a twin of the loader with ``workers`` workers; None: as the user set it."""
+        """From the next fetch on, serve batches from a twin with ``workers`` workers; None: as the user set it."""
 
     def feed_cached(self, on: bool) -> None:
         """From the next fetch on, serve one cached batch again and again (on), or real batches (off)."""

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from perfdoc.treatment import Level, Loop, Offer, Treatment
 from torch import nn
+
+from perfdoc.treatment import Level, Loop, Offer, Treatment
 
 
 class ChannelsLast(Treatment):

@@ -69,6 +69,8 @@ def test_unwritable_folder_is_said(tmp_path: Path) -> None:
     [
         ("def broken(:\n", 1, "SyntaxError"),
         (loop('raise ValueError("step five is bad")'), 1, "ValueError: step five is bad"),
+        (loop('model.forward = None; raise_in_model(model)'), 1, "NameError"),
+        (loop("model(torch.randn(2, 5))"), 1, "RuntimeError"),
         (loop("sys.exit(7)"), 7, "exit code 7"),
         (loop("os._exit(9)"), 9, "exit code 9"),
         (loop("os.kill(os.getpid(), 9)"), 137, "SIGKILL"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +14,7 @@ Scan = Callable[..., Scanned]
 @pytest.mark.parametrize(
     ("script", "step", "line"),
     [
-        ("plain.py", {"batches": 1, "optimizer_calls": 1, "forwards": 1}, 33),
+        ("plain.py", {"batches": 1, "optimizer_calls": 1, "forwards": 1}, 30),
         ("by_next.py", {"batches": 1, "optimizer_calls": 1, "forwards": 1}, 11),
         ("accumulation.py", {"batches": 4, "optimizer_calls": 1, "backwards": 4}, 6),
         ("gan.py", {"batches": 1, "optimizer_calls": 2, "backwards": 3}, 11),
@@ -82,7 +83,8 @@ def test_a_treatment_that_breaks_the_script_is_given_up(scan: Scan) -> None:
 def test_two_ranks_switch_together(tmp_path) -> None:
     """Under torchrun every rank is clocked, rank 0 leads, and the other follows its switches to the end."""
     scanned = perfdoc(
-        "scan", "--json", "--budget", "8", "--", "torchrun", "--nproc-per-node", "2", str(SCRIPTS / "ranks.py"), cwd=tmp_path
+        "scan", "--json", "--budget", "8", "--", sys.executable, "-m", "torch.distributed.run",
+        "--nproc-per-node", "2", str(SCRIPTS / "ranks.py"), cwd=tmp_path,
     )
     assert scanned.code == 0, scanned.err
     assert scanned.found["loop"]["ranks"] == 2

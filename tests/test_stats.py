@@ -169,6 +169,31 @@ def test_judge_finds_effects_that_are_there():
     assert "hurts" not in said
 
 
+CLEAR = [0.15, 0.16, 0.14, 0.15, 0.17, 0.13]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_keep_does_not_take_a_verdict_back(sign):
+    """What was settled stays as long as the interval says the same, although the strict judge would not say it now."""
+    values = [sign * value for value in (0.10, 0.02, 0.12, 0.05, 0.09, 0.07)]
+    settled = "helps" if sign > 0 else "hurts"
+    assert stats.judge(values, SMALLEST, 1000) == "undecided"
+    assert stats.keep(settled, values, SMALLEST, 1000, None) == settled
+
+
+def test_keep_drops_a_verdict_that_later_blocks_contradict():
+    """A verdict that the interval no longer bears, or that is below the effect asked for now, is given up."""
+    assert stats.keep("helps", [-v for v in CLEAR], SMALLEST, 8, None) == "undecided"
+    assert stats.keep("helps", [0.2, -0.3, 0.1, -0.2, 0.3, 0.0], SMALLEST, 8, None) == "undecided"
+    assert stats.keep("helps", CLEAR, 0.5, 8, None) == "undecided"
+
+
+@pytest.mark.parametrize("settled", [None, "no difference", "undecided"])
+def test_keep_judges_anew_what_was_not_claimed(settled):
+    """Only claims are kept; all else is judged by all the blocks there are."""
+    assert stats.keep(settled, CLEAR, SMALLEST, 8, None) == stats.judge(CLEAR, SMALLEST, 8)
+
+
 def test_pairs_to_settle_of_hardly_any_pairs_reaches_the_first_look():
     """Without an estimate the answer is what the first look needs."""
     assert stats.pairs_to_settle([], SMALLEST, 8) == stats.LOOKS[0]

@@ -1,7 +1,7 @@
 """Compute-bound: a convolutional network on tensors in memory."""
 
-from common import arguments, finish, on_cpu, run_for
 import torch
+from common import arguments, finish, on_cpu, run_for
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 

@@ -1,7 +1,7 @@
 """Two networks, two optimizers, three backwards a step."""
 
-from common import arguments, finish, on_cpu, run_for
 import torch
+from common import arguments, finish, on_cpu, run_for
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 

@@ -1,7 +1,7 @@
 """Input-bound: a folder of JPEGs, PIL, a small convolutional network."""
 
-from common import arguments, finish, on_cpu, run_for
 import torch
+from common import arguments, finish, on_cpu, run_for
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms

@@ -1,7 +1,7 @@
 """A small transformer without any DataLoader, batches cut by hand."""
 
-from common import arguments, finish, run_for
 import torch
+from common import arguments, finish, run_for
 from torch import nn
 
 args = arguments()

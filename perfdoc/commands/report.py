@@ -62,7 +62,7 @@ def load(folder: Path) -> Capture:
         raise PerfdocError(f"{folder} holds neither a capture nor events.")
     first = next((e for e in events if e["e"] == "process"), {})
     run = {
-        "id": folder.name, "command": first.get("argv", []), "outcome": "killed", "exit_code": 137,
+        "id": folder.name, "perfdoc": None, "command": first.get("argv", []), "outcome": "killed", "exit_code": 137,
         "reason": "the scan itself was killed; this is what it had measured by then", "laps": 1,
         "seconds": round(max(e.get("t", 0) for e in events) - min(e["t"] for e in events if "t" in e), 2),
         "budget": None, "smallest_effect": 0.02,

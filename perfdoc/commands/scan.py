@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--budget", default=120.0, show_default=True, metavar="SECONDS", type=click.FloatRange(min=1),
               help="Time for measuring, from the first optimizer step.")

@@ -9,7 +9,7 @@ import statistics
 import traceback
 from collections.abc import Generator, Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perfdoc.blocks import CONTROL_ARM
 from perfdoc.inject.experiment import BlockRequest, BlockResult, Experiment, ProbeRequest, Request

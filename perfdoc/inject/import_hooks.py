@@ -21,7 +21,7 @@ class _Finder:
         if name not in self.waiting:
             return None
         hooks = self.waiting.pop(name)  # popped first: the search below comes through here again
-        spec = None
+        spec: ModuleSpec | None = None
         for finder in sys.meta_path:
             find = getattr(finder, "find_spec", None)
             if finder is not self and find is not None:

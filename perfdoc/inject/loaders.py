@@ -138,10 +138,10 @@ class Source:
         if self.iterator is None or self.fresh:
             self.fresh = False
             return 0
-        count = self.twin.num_workers * (self.twin.prefetch_factor or 0)
+        count: int = self.twin.num_workers * (self.twin.prefetch_factor or 0)
         for _ in range(count):
             self.next()
-        return count
+        return int(count)
 
     def close(self) -> None:
         """End the workers."""

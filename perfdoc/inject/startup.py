@@ -12,6 +12,7 @@ from typing import Any
 from perfdoc.inject import guard, trackers
 from perfdoc.inject.import_hooks import when_imported
 from perfdoc.inject.recorder import Recorder
+from perfdoc.inject.user_code import is_ours
 
 
 def start(run_dir: str) -> None:
@@ -53,6 +54,7 @@ def _keep_failure(recorder: Recorder) -> None:
     show = sys.excepthook
 
     def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        trace = error.__traceback__ = _without_ours(trace)
         recorder.write(
             "failure",
             type=kind.__name__,
@@ -62,3 +64,16 @@ def _keep_failure(recorder: Recorder) -> None:
         show(kind, error, trace)
 
     sys.excepthook = excepthook
+
+
+def _without_ours(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback as it would be without perfdoc's wrappers between the user's frames."""
+    frames = []
+    while trace is not None:
+        if not is_ours(trace.tb_frame.f_code.co_filename):
+            frames.append(trace)
+        trace = trace.tb_next
+    shown: TracebackType | None = None
+    for frame in reversed(frames):
+        shown = TracebackType(shown, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+    return shown

@@ -21,8 +21,12 @@ def is_users(filename: str) -> bool:
     """Whether a code object's file belongs to the user's own project."""
     if filename.startswith("<") or "site-packages" in filename or "dist-packages" in filename:
         return False
-    path = os.path.abspath(filename)
-    return not path.startswith(_OURS) and not path.startswith(_INSTALLED)
+    return not is_ours(filename) and not os.path.abspath(filename).startswith(_INSTALLED)
+
+
+def is_ours(filename: str) -> bool:
+    """Whether a code object's file belongs to perfdoc or to a probe package."""
+    return os.path.abspath(filename).startswith(_OURS)
 
 
 def calling_site(depth: int = 2) -> str:

@@ -64,7 +64,8 @@ def forest(diagnosis: Diagnosis) -> dict[str, Any] | None:
     def at(value: float) -> float:
         return round(100 * min(1.0, max(0.0, math.log(max(value, 1e-9) / low) / span)), 2)
 
-    ticks = [t for t in (0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0) if low <= t <= high]
+    round_ones = (0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
+    ticks = [t for t in round_ones if low <= t <= high]
     while len(ticks) > 7:
         ticks = [t for place, t in enumerate(ticks) if t == 1.0 or place % 2]
     return {
@@ -107,6 +108,8 @@ def timeline(diagnosis: Diagnosis) -> dict[str, Any] | None:
         "arms": [{"place": place, "plan": diagnosis.plan is not None and name == diagnosis.plan.arm,
                   "name": diagnosis.seen.change(name) if name not in (CONTROL_ARM, "A/A") else name}
                  for place, name in enumerate(names)],
-        "ticks": [{"y": round(240 * (1 - share), 1), "label": figures.seconds(top * share)} for share in (0.0, 0.25, 0.5, 0.75, 1.0)],
+        "ticks": [
+            {"y": round(240 * (1 - share), 1), "label": figures.seconds(top * share)} for share in (0.0, 0.25, 0.5, 0.75, 1.0)
+        ],
         "phases": phases,
     }

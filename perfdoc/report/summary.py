@@ -156,7 +156,8 @@ def headline(diagnosis: Diagnosis) -> str:
     if capture.loop is None:
         return capture.run.get("reason") or "No training step was seen."
     if not capture.blocks:
-        return "The clock ran, no alternative was tried: " + (capture.run.get("reason") or "the scan was asked to only look") + "."
+        why = capture.run.get("reason") or "the scan was asked to only look"
+        return f"The clock ran, no alternative was tried: {why}."
     if seen.withheld:
         return f"All verdicts are withheld: {seen.withheld}."
     if plan is not None and plan.effect is not None and plan.effect.low > 1:

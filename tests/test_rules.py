@@ -1,0 +1,372 @@
+"""Tests of the rules: the contract that each keeps, and what each says about captures whose truth is known."""
+
+import importlib
+import math
+import random
+
+import pytest
+
+from perfdoc import capture as captures
+from perfdoc.capture import Capture
+from perfdoc.diagnose import diagnose
+from perfdoc.measurement import UNITS, Measurement, Unavailable
+from perfdoc.probe import Probe, discover, packages, slugs
+from perfdoc.rule import SECTIONS, Evidence, discover_rules
+from perfdoc.treatment import Treatment, config_from_id
+
+RULES = discover_rules()
+CODES = [rule.code for rule in RULES]
+CHANGES = {
+    "dataloader_workers": "num_workers={}", "cpu_threads": "torch.set_num_threads({})", "autocast": "autocast {}",
+    "channels_last": "channels_last", "compute_ceiling": "one cached batch",
+}
+
+
+def offers_of(arms, status="offered", reason=""):
+    """Offers of all treatments and levels that occur in ``arms``."""
+    levels = {}
+    for arm in arms:
+        for slug, level in config_from_id(arm).items():
+            levels.setdefault(slug, {})[level] = CHANGES[slug].format(level)
+    return [
+        {"slug": slug, "title": f"title of {slug}", "status": status, "reason": reason,
+         "levels": [list(pair) for pair in found.items()], "ceiling": slug == "compute_ceiling"}
+        for slug, found in levels.items()
+    ]
+
+
+def blocks_of(arms, rounds=10, noise=0.004, aa=1.0):
+    """Blocks of an experiment in which every arm has the given speed-up, the step of 0.1 s being the control's."""
+    rng = random.Random(7)
+    truth = {"A/A": aa, **arms}
+    blocks = []
+
+    def add(arm, speedup):
+        seconds = 0.4 * math.exp(rng.gauss(0, noise)) / speedup
+        blocks.append({"lap": 0, "i": len(blocks), "arm": arm, "phase": "screen", "count": 4, "seconds": seconds})
+
+    for _ in range(rounds):
+        for arm, speedup in truth.items():
+            add("control", 1.0)
+            add(arm, speedup)
+    add("control", 1.0)
+    return blocks
+
+
+def make(
+    arms=None, *, workers=0, persistent=False, epoch=100, measurements=(), failed=None, plan=None, offers=None,
+    verdicts=None, **how,
+):
+    """A synthetic capture: ``arms`` maps config ids to true speed-ups; the loader has ``workers`` workers."""
+    arms = arms or {}
+    loader = {"site": "train.py:9", "class": "DataLoader", "dataset": "D", "batch_size": 8, "num_workers": workers,
+              "persistent_workers": persistent, "pin_memory": False, "prefetch_factor": None, "batches_an_epoch": epoch,
+              "batches_a_step": 1}
+    loop = {"rank": 0, "ranks": 1, "device": "cpu", "cores": 2.0, "threads": 2, "loaders": [loader], "models": ["Net"],
+            "step": {"batches": 1, "optimizer_calls": 1, "forwards": 1, "backwards": 1, "by_hand": False},
+            "parameters": 10, "optimizers": ["SGD"], "torch": "2.9.0"}
+    own = [
+        Measurement("step.time", "s", (0.1,) * 5), Measurement("step.data", "s", (0.03,) * 5),
+        Measurement("loader.num_workers", "count", (float(workers),)),
+        Measurement("loader.batches_an_epoch", "count", (float(epoch),)),
+    ]
+    return Capture(
+        run={"id": "x", "command": ["python", "train.py"], "smallest_effect": 0.02, "outcome": "complete", "laps": 1},
+        loop=loop, offers=offers_of(arms) if offers is None else offers, measurements=[*own, *measurements],
+        blocks=blocks_of(arms, **how),
+        experiment={"plan": plan or {}, "verdicts": verdicts or {}, "failed": failed or {}, "reason": "settled"},
+    )
+
+
+def findings(capture):
+    """What the rules find in a capture, by code."""
+    return {finding.code: finding for finding in diagnose(capture).findings}
+
+
+# -- the contract
+
+
+def test_codes_and_slugs_are_unique():
+    """No two rules share a code or a slug."""
+    assert len(set(CODES)) == len(CODES)
+    assert len({rule.slug for rule in RULES}) == len(RULES)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=CODES)
+def test_a_rule_is_documented(rule):
+    """Every rule has a code, a file named like its slug, a summary line and all sections in order, none empty."""
+    assert rule.code.startswith("PD")
+    assert rule.code[2:].isdigit()
+    assert type(rule).__module__.rsplit(".", 1)[1] == rule.slug.replace("-", "_")
+    sections = rule.sections()
+    assert list(sections) == ["", *SECTIONS]
+    assert all(sections.values())
+    assert "\n" not in sections[""]
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """All probes and all treatments (imports torch)."""
+    return discover(Probe, packages()), discover(Treatment, packages())
+
+
+def test_every_needed_metric_has_one_provider(parts):
+    """What rules need comes from the capture itself, from one probe, or is one treatment's speed-up."""
+    probes, treatments = parts
+    provided = [*captures.DERIVED, *(metric for probe in probes for metric in probe.provides)]
+    provided += [f"{treatment.slug}.speedup" for treatment in treatments]
+    for rule in RULES:
+        assert rule.needs, rule.code
+        for metric in rule.needs:
+            assert provided.count(metric) == 1, f"{rule.code} needs {metric}"
+
+
+def test_units_are_known(parts):
+    """Every metric that is provided anywhere has one of the known units."""
+    probes, _ = parts
+    assert set(captures.DERIVED.values()) <= UNITS
+    for probe in probes:
+        assert probe.provides
+        assert set(probe.provides.values()) <= UNITS
+
+
+def test_a_slug_is_its_modules_name(parts):
+    """Probes and treatments are called like their files, which is how the command line knows them without torch."""
+    probes, treatments = parts
+    for part in [*probes, *treatments]:
+        assert type(part).__module__.rsplit(".", 1)[1] == part.slug
+    assert slugs(packages()) == {part.slug for part in [*probes, *treatments]}
+
+
+def test_interactions_name_treatments(parts):
+    """A treatment interacts only with treatments that there are, and never with itself."""
+    _, treatments = parts
+    known = {treatment.slug for treatment in treatments}
+    for treatment in treatments:
+        assert treatment.title
+        assert set(treatment.interacts) <= known - {treatment.slug}
+
+
+def test_probe_files_hold_nothing_that_is_unknown(parts):
+    """Every module among the probes defines a probe or a treatment."""
+    probes, treatments = parts
+    used = {type(part).__module__ for part in [*probes, *treatments]}
+    for package in packages():
+        for name in slugs([package]):
+            assert importlib.import_module(f"{package}.{name}").__name__ in used
+
+
+@pytest.mark.parametrize("rule", RULES, ids=CODES)
+def test_a_rule_is_silent_about_an_empty_capture(rule):
+    """Where nothing was measured no rule has anything to say, and none fails."""
+    assert rule.check(Evidence(Capture(run={"id": "x", "command": []}))) is None
+
+
+# -- what the rules say
+
+
+@pytest.mark.parametrize(("speedup", "verdict"), [(1.3, "helps"), (0.8, "hurts"), (1.0, "no difference")])
+@pytest.mark.parametrize(
+    ("code", "arm", "workers"),
+    [("PD101", "dataloader_workers=2", 0), ("PD102", "dataloader_workers=2", 1), ("PD103", "dataloader_workers=0", 2),
+     ("PD301", "autocast=bf16", 0), ("PD303", "channels_last=on", 0), ("PD317", "cpu_threads=1", 0)],
+)
+def test_a_treatments_rule_says_what_was_measured(code, arm, workers, speedup, verdict):
+    """A clear effect of either sign, and none, give the verdict that the truth is, with an interval around it."""
+    capture = make({arm: speedup}, workers=workers)
+    found = findings(capture)[code]
+    assert found.verdict == verdict
+    assert found.effect.low <= speedup <= found.effect.high
+    assert found.effect.how == "measured in your loop"
+    assert found.arms == (arm,)
+    assert Evidence(capture).change(arm) in found.fix
+
+
+@pytest.mark.parametrize("code", ["PD101", "PD102", "PD103", "PD301", "PD303", "PD317"])
+def test_a_treatments_rule_is_silent_where_nothing_was_tried(code):
+    """Without arms or offers there is no finding about any treatment."""
+    assert code not in findings(make({}, workers=1))
+    assert code not in findings(make({}, workers=0))
+
+
+def test_the_synchronous_loader_has_no_workers():
+    """PD101 speaks of loops without workers only, names the place, and says how long the step waits."""
+    arms = {"dataloader_workers=2": 1.3, "cpu_threads=1+dataloader_workers=2": 1.1}
+    found = findings(make(arms, workers=0))["PD101"]
+    assert found.where == "train.py:9"
+    assert any("30 ms of 100 ms" in line for line in found.evidence)
+    assert "PD101" not in findings(make(arms, workers=1))
+    assert "PD101" not in findings(make(arms, workers=4))
+
+
+def test_the_synchronous_loader_picks_the_best_arm():
+    """Of several counts of workers the one that helps most is the advice, together with threads where that is best."""
+    arms = {"dataloader_workers=1": 1.1, "dataloader_workers=2": 0.9, "cpu_threads=1+dataloader_workers=2": 1.4,
+            "cpu_threads=1": 1.0}
+    found = findings(make(arms))["PD101"]
+    assert found.arms == ("cpu_threads=1+dataloader_workers=2",)
+    assert "num_workers=2" in found.fix
+    assert "set_num_threads(1)" in found.fix
+
+
+def test_more_and_fewer_workers_are_two_questions():
+    """With workers in use PD102 speaks of more of them and PD103 of fewer."""
+    arms = {"dataloader_workers=0": 1.2, "dataloader_workers=1": 0.9, "dataloader_workers=4": 1.3}
+    found = findings(make(arms, workers=2))
+    assert found["PD102"].arms == ("dataloader_workers=4",)
+    assert found["PD103"].arms == ("dataloader_workers=0",)
+    assert {"PD102", "PD103"}.isdisjoint(findings(make({"dataloader_workers=2": 1.3}, workers=0)))
+    assert "PD102" not in findings(make({"dataloader_workers=0": 1.2}, workers=2))
+    assert "PD103" not in findings(make({"dataloader_workers=4": 1.2}, workers=2))
+
+
+def test_more_workers_than_batches():
+    """PD103 says when an epoch has fewer batches than there are workers."""
+    found = findings(make({"dataloader_workers=1": 1.0}, workers=8, epoch=3))["PD103"]
+    assert any("3 batches" in line for line in found.evidence)
+
+
+def turnover(respawned, persistent):
+    """Measured turns of an epoch with two workers, in seconds."""
+    return [
+        Measurement("loader.turnover", "s", tuple(times), {"workers": 2, "kind": kind})
+        for kind, times in (("respawned", respawned), ("persistent", persistent))
+    ]
+
+
+def test_respawned_workers_cost_short_epochs():
+    """PD105 helps where turns take a good part of the epoch, and saves the difference over its steps."""
+    found = findings(make(workers=2, epoch=10, measurements=turnover([0.5, 0.6, 0.55, 0.52], [0.01] * 4)))["PD105"]
+    assert found.verdict == "helps"
+    assert found.effect.speedup == pytest.approx((1.0 + 0.5425) / 1.01, rel=0.02)
+    assert 0.04 < found.seconds_saved_a_step < 0.055
+
+
+def test_respawned_workers_do_not_matter_in_long_epochs():
+    """The same turns in an epoch of many steps make no difference."""
+    capture = make(workers=2, epoch=10_000, measurements=turnover([0.5, 0.6, 0.55, 0.52], [0.01] * 4))
+    assert findings(capture)["PD105"].verdict == "no difference"
+
+
+def test_persistent_workers_are_not_advised_to_those_who_have_them():
+    """PD105 is silent with persistent workers, and where turns could not be measured."""
+    turns = turnover([0.5] * 4, [0.01] * 4)
+    assert "PD105" not in findings(make(workers=2, persistent=True, measurements=turns))
+    assert "PD105" not in findings(make(workers=0, measurements=[Unavailable("loader.turnover", "no workers")]))
+
+
+def load(other, steal=0.0, cores=2.0):
+    """The parent's look at the machine: mean cores taken by others and by the hypervisor."""
+    return [Measurement("machine.other_cpu", "1", (other - 0.01, other + 0.01)),
+            Measurement("machine.steal", "1", (steal, steal)), Measurement("machine.cores", "1", (cores,))]
+
+
+def test_a_busy_machine_is_said():
+    """PD703 fires when others or the hypervisor take a tenth of the cores, and not on a quiet machine."""
+    assert "PD703" in findings(make(measurements=load(0.5)))
+    assert "PD703" in findings(make(measurements=load(0.02, steal=0.4)))
+    assert "PD703" not in findings(make(measurements=load(0.05)))
+    assert "PD703" not in findings(make(measurements=load(0.5, cores=64.0)))
+    assert "PD703" not in findings(make())
+
+
+@pytest.mark.parametrize("status", ["already on", "not applicable"])
+def test_what_is_on_already_is_no_finding(status):
+    """A treatment that is in use or does not apply is not spoken of."""
+    offers = offers_of(["autocast=bf16"], status, "why") + offers_of(["channels_last=on"], status, "why")
+    assert {"PD301", "PD303"}.isdisjoint(findings(make(offers=[{**offer, "levels": []} for offer in offers])))
+
+
+def test_what_cannot_be_tried_says_why():
+    """A treatment that is untestable here is a finding with the reason, without figures."""
+    offers = [{**offer, "levels": []} for offer in offers_of(["autocast=bf16"], "untestable here", "needs a newer CPU")]
+    found = findings(make(offers=offers))["PD301"]
+    assert (found.verdict, found.effect) == ("untestable here", None)
+    assert "needs a newer CPU" in found.fix
+
+
+def test_an_arm_that_failed_in_the_loop_is_untestable():
+    """A treatment whose arm raised in the user's step is not judged, and the error is said."""
+    capture = make({"autocast=bf16": 1.3}, failed={"autocast=bf16": "RuntimeError: no bf16 here"})
+    found = findings(capture)["PD301"]
+    assert found.verdict == "untestable here"
+    assert "no bf16 here" in found.title
+
+
+def test_an_arm_the_budget_did_not_reach_is_undecided():
+    """An arm that was offered and has no blocks is undecided, without an invented effect."""
+    found = findings(make({}, offers=offers_of(["autocast=bf16"])))["PD301"]
+    assert (found.verdict, found.effect) == ("undecided", None)
+
+
+def test_a_noisy_arm_says_how_many_blocks_would_settle_it():
+    """Where few noisy pairs leave a question open, the finding says about how many more it takes."""
+    found = findings(make({"autocast=bf16": 1.08}, rounds=5, noise=0.02))["PD301"]
+    assert found.verdict == "undecided"
+    assert found.blocks_to_settle >= 1
+
+
+def test_what_the_experiment_settled_stays_settled():
+    """A verdict at which an arm's blocks stopped is reported, unless the blocks contradict it."""
+    arms = {"autocast=bf16": 1.08}
+    assert Evidence(make(arms, rounds=5, noise=0.02)).verdict("autocast=bf16") == "undecided"
+    kept = Evidence(make(arms, rounds=5, noise=0.02, verdicts={"autocast=bf16": "helps"}))
+    assert kept.verdict("autocast=bf16") == "helps"
+    contradicted = Evidence(make({"autocast=bf16": 0.8}, verdicts={"autocast=bf16": "helps"}))
+    assert contradicted.verdict("autocast=bf16") != "helps"
+
+
+TRIED = {"dataloader_workers=2": 1.5, "autocast=bf16": 1.4, "channels_last=on": 0.7, "cpu_threads=1": 1.0}
+
+
+@pytest.mark.parametrize("how", [{"aa": 1.1}, {"aa": 0.9}, {"rounds": 3}, {"noise": 0.3}],
+                         ids=["A/A faster", "A/A slower", "A/A too short", "too noisy"])
+def test_verdicts_are_withheld_when_the_control_differs_from_itself(how):
+    """With a control that is not like itself, or not known to be, no arm gets a verdict and no plan is made."""
+    diagnosis = diagnose(make(TRIED, plan={"autocast": "bf16"}, measurements=turnover([0.5] * 4, [0.01] * 4), **how))
+    assert diagnosis.seen.withheld
+    assert diagnosis.plan is None
+    assert {finding.verdict for finding in diagnosis.findings} == {"withheld"}
+
+
+def test_a_quiet_control_withholds_nothing():
+    """With a control like itself every arm gets its verdict."""
+    diagnosis = diagnose(make(TRIED))
+    assert diagnosis.seen.withheld == ""
+    assert {finding.code: finding.verdict for finding in diagnosis.findings} == {
+        "PD101": "helps", "PD301": "helps", "PD303": "hurts", "PD317": "no difference"
+    }
+
+
+def test_findings_are_ranked_by_the_time_they_save():
+    """What helps comes first, the larger saving before the smaller one, what hurts last."""
+    order = [finding.code for finding in diagnose(make(TRIED)).findings]
+    assert order == ["PD101", "PD301", "PD317", "PD303"]
+
+
+def test_the_machines_resolution_raises_the_smallest_effect():
+    """Where A/A is only known to 5%, an effect of 3% is not judged as if 2% could be seen."""
+    seen = Evidence(make({"autocast=bf16": 1.03}, noise=0.03))
+    assert seen.withheld == ""
+    assert seen.smallest_effect == seen.resolution > 0.02
+    assert seen.verdict("autocast=bf16") in ("no difference", "undecided")
+
+
+def test_a_ceiling_is_no_arm():
+    """The arm that only explains is measured, but is never among the arms or the findings."""
+    capture = make({"compute_ceiling=on": 3.0, "autocast=bf16": 1.0})
+    assert Evidence(capture).arms == ["autocast=bf16"]
+    assert Evidence(capture).effect("compute_ceiling=on").speedup == pytest.approx(3.0, rel=0.02)
+    assert all("compute_ceiling=on" not in finding.arms for finding in diagnose(capture).findings)
+
+
+def test_a_plan_is_only_as_good_as_its_confirmation():
+    """A plan without confirm blocks has no figure; with them it has the one of those blocks alone."""
+    capture = make({"autocast=bf16": 1.4}, plan={"autocast": "bf16"})
+    plan = diagnose(capture).plan
+    assert (plan.effect, plan.changes) == (None, ("autocast bf16",))
+    assert "--budget" in plan.note
+    more = [{**b, "i": b["i"] + 1000, "phase": "confirm"} for b in blocks_of({"autocast=bf16": 1.2})]
+    confirmed = diagnose(make({"autocast=bf16": 1.4}, plan={"autocast": "bf16"}))
+    confirmed.capture.blocks.extend(more)
+    assert diagnose(confirmed.capture).plan.effect.speedup == pytest.approx(1.2, rel=0.01)
