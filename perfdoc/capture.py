@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -85,8 +86,11 @@ def read(path: Path) -> Capture:
             f"{file} is a capture of version {document.get('version')}; this perfdoc reads version {VERSION}. "
             "Use the perfdoc that wrote it, or scan again."
         )
-    fields = {name: document[name] for name in Capture.__dataclass_fields__ if name != "measurements"}
-    return Capture(**fields, measurements=[from_json(entry) for entry in document["measurements"]])
+    try:
+        fields = {name: document[name] for name in Capture.__dataclass_fields__ if name != "measurements"}
+        return Capture(**fields, measurements=[from_json(entry) for entry in document["measurements"]])
+    except (KeyError, TypeError) as error:
+        raise PerfdocError(f"{file} is damaged: {error} is missing or of another kind.") from None
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
@@ -182,6 +186,8 @@ def _merged(events: Iterable[Mapping[str, Any]]) -> list[Measurement | Unavailab
     merged: dict[str, Measurement | Unavailable] = {}
     for event in events:
         found = from_json(event)
+        if isinstance(found, Measurement) and not all(math.isfinite(sample) for sample in found.samples):
+            found = Unavailable(found.metric, "a sample was not a finite number")
         conditions = "" if isinstance(found, Unavailable) else json.dumps(dict(found.conditions), sort_keys=True)
         key = f"{found.metric} {conditions}"
         known = merged.get(key)

@@ -406,6 +406,9 @@ class Scan:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(path, target)
                 moved.append(path)
+        for folder in sorted({e["path"] for e in events if e["e"] == "folder"}, reverse=True):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)  # only where it is empty: what the script wanted in it lies in the run's folder
         return moved
 
 

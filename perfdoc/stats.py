@@ -31,6 +31,9 @@ LOOKS = (4, 6, 8, 10, 13, 17, 22, 30, 42, 60)
 DECISION_ERROR = 0.01
 """Chance, over all arms and looks of one scan together, of claiming an effect where there is none."""
 
+MOST_PAIRS = 1000
+"""Pairs beyond which an undecided arm is called too close to settle."""
+
 DISPLAY_LOOKS = 3
 """By how many looks the shown 95% interval is corrected for peeking.
 
@@ -217,7 +220,7 @@ def pairs_to_settle(
 ) -> int | None:
     """About how many more pairs would settle an undecided arm, if its estimate and noise stay as they are.
 
-    None where no number of pairs up to 1000 would: the estimate lies on the smallest effect itself.
+    None where no number of pairs up to ``MOST_PAIRS`` would: the estimate lies on the smallest effect itself.
     """
     n = len(values)
     if n < 2:
@@ -225,13 +228,20 @@ def pairs_to_settle(
     bound = math.log1p(smallest_effect)
     center, standard_error, _ = _location(values, prior_variance)
     spread = standard_error * math.sqrt(n)
-    for total in range(max(n + 1, LOOKS[0]), 1001):
+
+    def settled(total: int) -> bool:
         df = max(1.0, total * (1 - 2 * TRIM) - 1) + (PRIOR_DF if prior_variance is not None else 0.0)
         error = spread / math.sqrt(total)
-        strict = t_critical(DECISION_ERROR / (len(LOOKS) * max(1, comparisons)), round(df, 1)) * error
         shown = t_critical(0.05 / DISPLAY_LOOKS, round(df, 1)) * error
-        if abs(center) >= bound and abs(center) > max(strict, shown):
-            return total - n
         if abs(center) + shown < bound:
-            return total - n
-    return None
+            return True
+        strict = t_critical(DECISION_ERROR / (len(LOOKS) * max(1, comparisons)), round(df, 1)) * error
+        return abs(center) >= bound and abs(center) > max(strict, shown)
+
+    low, high = n, MOST_PAIRS  # more pairs only ever narrow it, so the smallest number that settles can be bisected
+    if not settled(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if settled(middle) else (middle, high)
+    return max(high, LOOKS[0]) - n

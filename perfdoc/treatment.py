@@ -154,6 +154,6 @@ def config_id(config: Config) -> str:
 
 def config_from_id(name: str) -> dict[str, str]:
     """The inverse of :func:`config_id`."""
-    if name == "control":
+    if "=" not in name:  # control, A/A
         return {}
     return dict(part.split("=", 1) for part in name.split("+"))

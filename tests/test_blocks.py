@@ -84,8 +84,9 @@ def test_the_confirm_phase_is_kept_apart():
         block(0, "control", 0.1), block(1, "x=1", 0.05), block(2, "control", 0.1), block(3, "x=1", 0.05, phase="stack"),
         block(4, "control", 0.1), block(5, "x=1", 0.1, phase="confirm"), block(6, "control", 0.1),
     ]
-    assert blocks.arm_values(found, "x=1", confirm=True) == pytest.approx([0.0])
-    assert blocks.arm_values(found, "x=1") == pytest.approx([math.log(2)] * 2)
+    pairs = blocks.log_speedups(found)
+    assert blocks.arm_values(pairs, "x=1", confirm=True) == pytest.approx([0.0])
+    assert blocks.arm_values(pairs, "x=1") == pytest.approx([math.log(2)] * 2)
 
 
 def test_noise_is_that_of_the_worst_lap():

@@ -40,7 +40,7 @@ class Clock:
         self.thread = threading.get_ident()
         self._stack: list[int] = []
         self._now = OTHER
-        self._after_forward = False
+        self._after_forward: int | None = None
         self._events: list[tuple[int, Any]] | None = None
         self._make_event: Any = None
         self.restart()
@@ -66,15 +66,15 @@ class Clock:
         """Enter ``phase``."""
         now = perf_counter()
         spent = now - self._last
-        if self._after_forward and self._now == OTHER:
+        if self._after_forward == self._now:
             # What stands between forward and backward is the loss; before anything else it is other work.
             self._pending += spent
             if phase == BACKWARD:
                 self._seconds[LOSS] += self._pending
-                self._pending, self._after_forward = 0.0, False
+                self._pending, self._after_forward = 0.0, None
             elif phase in (DATA, OPTIMIZER):
-                self._seconds[OTHER] += self._pending
-                self._pending, self._after_forward = 0.0, False
+                self._seconds[self._now] += self._pending
+                self._pending, self._after_forward = 0.0, None
         else:
             self._seconds[self._now] += spent
         self._stack.append(self._now)
@@ -91,9 +91,9 @@ class Clock:
         """Leave the innermost phase."""
         now = perf_counter()
         self._seconds[self._now] += now - self._last
-        if self._now == FORWARD:
-            self._after_forward = True
-        self._now = self._stack.pop() if self._stack else OTHER
+        ended, self._now = self._now, self._stack.pop() if self._stack else OTHER
+        if ended == FORWARD:
+            self._after_forward = self._now  # the loss is computed there: in the loop, or in a closure of the optimizer
         self._last = now
         if self._events is not None:
             self._mark(self._now)
@@ -103,7 +103,7 @@ class Clock:
         now = perf_counter()
         self._seconds[self._now] += now - self._last
         self._seconds[OTHER] += self._pending
-        self._after_forward = False
+        self._after_forward = None
         partial = Partial(now - self._start, tuple(self._seconds), self.fetches, self.forwards, self.backwards)
         self._seconds = [0.0] * len(PHASES)
         self._pending = 0.0

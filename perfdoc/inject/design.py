@@ -42,15 +42,21 @@ def screening_arms(factors: Iterable[Factor], excluded: Iterable[str] = ()) -> l
         if second.slug in first.interacts or first.slug in second.interacts:
             cells = [{first.slug: a.name, second.slug: b.name} for a in first.levels for b in second.levels]
             arms += cells[:MOST_CELLS]
+    return without(arms, excluded)
+
+
+def without(arms: Iterable[Config], excluded: Iterable[str]) -> list[Config]:
+    """Those of ``arms`` that contain none of the ``excluded`` config ids."""
     banned = [set(name.split("+")) for name in excluded]
     return [arm for arm in arms if not any(parts <= set(config_id(arm).split("+")) for parts in banned)]
 
 
-def extensions(base: Config, factors: Iterable[Factor]) -> list[Config]:
+def extensions(base: Config, factors: Iterable[Factor], excluded: Iterable[str] = ()) -> list[Config]:
     """Every arm that adds one level of one treatment that ``base`` leaves at the user's own setting."""
-    return [
+    arms = [
         {**base, factor.slug: level.name}
         for factor in factors
         if not factor.ceiling and factor.slug not in base
         for level in factor.levels
     ]
+    return without(arms, excluded)

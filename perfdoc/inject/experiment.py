@@ -216,10 +216,8 @@ class Experiment:
         floor = (1 - STACK_SHARE) * self.budget
         while self.remaining() > floor:
             offered = [
-                arm for arm in extensions(self.plan, self.factors)
+                arm for arm in extensions(self.plan, self.factors, [*self.excluded, *self.failed])
                 if self.verdicts.get(config_id(self._added(arm))) != "hurts"
-                and config_id(self._added(arm)) not in self.failed
-                and config_id(arm) not in self.failed
                 # Measured in the screen already as part of a joint design, and not better: no need to ask again.
                 and not (len(self.values(config_id(arm))) >= STACK_PAIRS
                          and self._promising(config_id(arm)) < self._promising(config_id(self.plan)))
@@ -275,7 +273,10 @@ class Experiment:
         while self.remaining() > 0 and len(self.values(name, confirm=True)) < CONFIRM_PAIRS:
             before = len(self.blocks)
             yield from self._round({name: self.plan}, CONFIRM_PHASE, 0.0)
-            if len(self.blocks) == before or name in self.failed:
+            if name in self.failed:
+                self.plan = {}  # what fails now is no advice, however fast it was
+                return
+            if len(self.blocks) == before:
                 return
 
     def _settle_rest(self) -> Steps:

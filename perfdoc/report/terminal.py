@@ -28,7 +28,8 @@ def render(diagnosis: Diagnosis, width: int = 100) -> str:
     """The whole summary as text."""
     capture = diagnosis.capture
     run = capture.run
-    out = ["", click.style(f"perfdoc scan · {command_line(run['command'])} · run {run['id']}", bold=True)]
+    title = f"perfdoc scan · {command_line(run['command'])} · run {run['id']}"
+    out = ["", *(click.style(line, bold=True) for line in textwrap.wrap(title, width))]
     out += textwrap.wrap(summary.headline(diagnosis), width)
     if capture.loop is None:
         return "\n".join(out)
@@ -72,18 +73,28 @@ _COLOURS = {"helps": "green", "hurts": "red"}
 
 
 def _arms(diagnosis: Diagnosis, width: int) -> str:
-    rows = []
     codes = {arm: finding.code for finding in diagnosis.findings for arm in finding.arms}
     effort = {arm: finding.effort for finding in diagnosis.findings for arm in finding.arms}
+    lines = []
     for arm in summary.arms(diagnosis):
         if arm.verdict == "untestable here":
             continue
-        said = click.style(arm.verdict, fg=_COLOURS.get(arm.verdict))
-        rows.append((speedup(arm.effect), said, textwrap.shorten(arm.change, width - 62, placeholder="…"),
-                     effort.get(arm.arm, ""), codes.get(arm.arm, ""), textwrap.shorten(arm.note, 40, placeholder="…")))
-    if not rows:
+        lines.append((speedup(arm.effect), arm.verdict, arm.change, effort.get(arm.arm, ""), codes.get(arm.arm, ""), arm.note))
+    if not lines:
         return "nothing was tried"
-    return tabulate(rows, headers=["tried in your loop", "verdict", "change", "effort", "", ""], tablefmt="plain")
+    heads = ("tried in your loop", "verdict", "change", "effort", "rule", "")
+    widths = [max(len(row[place]) for row in (heads, *lines)) for place in range(len(heads))]
+    # Two spaces between columns; the change may take what the others leave, the note goes below where there is no room.
+    left = width - sum(widths[place] for place in (0, 1, 3, 4)) - 2 * 5
+    below = widths[2] + widths[5] > left
+    room = max(16, left if below else left - widths[5])
+    rows: list[tuple[str, ...]] = []
+    for effect, verdict, change, how, code, note in lines:
+        said = click.style(verdict, fg=_COLOURS.get(verdict))
+        rows.append((effect, said, textwrap.shorten(change, room, placeholder="…"), how, code, "" if below else note))
+        if below and note:
+            rows += [("", "", line, "", "", "") for line in textwrap.wrap(note, room)]
+    return tabulate(rows, headers=heads, tablefmt="plain")
 
 
 def _lists(diagnosis: Diagnosis, width: int) -> list[str]:
@@ -94,7 +105,8 @@ def _lists(diagnosis: Diagnosis, width: int) -> list[str]:
         for what, why in untestable:
             out += textwrap.wrap(f"- {what}: {why}", width, initial_indent="  ", subsequent_indent="    ")
     if already:
-        out += ["", "already on: " + "; ".join(f"{what} ({why})" for what, why in already)]
+        said = "already on: " + "; ".join(f"{what} ({why})" for what, why in already)
+        out += ["", *textwrap.wrap(said, width, subsequent_indent="  ")]
     notes = summary.notes(diagnosis)
     if notes:
         out.append("")
