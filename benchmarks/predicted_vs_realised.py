@@ -30,8 +30,6 @@ OPTIONS = {
     "autocast": lambda level: ["--bf16"],
     "channels_last": lambda level: ["--channels-last"],
 }
-SINGLES = 2
-"""Single changes checked beside the plan: those with the largest effect either way."""
 
 
 def seconds_a_step(script: Path, arguments: list[str], seconds: float) -> float:
@@ -56,6 +54,7 @@ def main() -> None:
     parser.add_argument("--budget", default="120")
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--singles", type=int, default=1, help="single changes checked beside the plan, largest effect first")
     args = parser.parse_args()
     rows, errors, inside = [], [], 0
     with tempfile.TemporaryDirectory() as folder:
@@ -75,10 +74,11 @@ def main() -> None:
             found = json.loads(scan.stdout)
             checks = []
             if found["plan"] and found["plan"]["effect"]:
-                checks.append(("plan", found["plan"]["arm"], found["plan"]["effect"]))
+                checks.append(("plan", found["plan"]["arm"], found["plan"]["epoch_effect"] or found["plan"]["effect"]))
             singles = [a for a in found["arms"] if a["verdict"] in ("helps", "hurts") and "+" not in a["arm"]]
             singles.sort(key=lambda a: -abs(math.log(a["effect"]["speedup"])))
-            checks += [(a["verdict"], a["arm"], a["effect"]) for a in singles[:SINGLES]]
+            plan_arm = (found["plan"] or {}).get("arm")
+            checks += [(a["verdict"], a["arm"], a["effect"]) for a in singles[: args.singles] if a["arm"] != plan_arm]
             if not checks:
                 rows.append((name, "nothing settled", found["headline"][:60], "", "", "", ""))
             for kind, arm, effect in checks:

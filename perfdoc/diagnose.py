@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from perfdoc.capture import Capture
@@ -19,6 +20,9 @@ class Plan:
     effect: Effect | None
     """From the confirm phase alone; None where the budget did not reach it."""
     note: str = ""
+    epoch: Effect | None = None
+    """The effect on a whole epoch where workers must be filled anew at its turn; None where that costs nothing."""
+    epoch_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,4 +60,27 @@ def _plan(seen: Evidence) -> Plan | None:
         return Plan(arm, changes, None, "chosen, but the budget did not reach its confirmation: raise --budget")
     if effect.low <= 1.0:
         return Plan(arm, changes, effect, "the confirmation could not settle it: raise --budget before relying on it")
-    return Plan(arm, changes, effect)
+    return Plan(arm, changes, effect, "", *_epoch(seen, config, effect))
+
+
+def _epoch(seen: Evidence, config: Mapping[str, str], effect: Effect) -> tuple[Effect | None, int]:
+    """The plan's effect on an epoch: its steps and one turn, with workers that stay (persistent_workers=True).
+
+    The turn was timed in isolation; without workers there is nothing to fill and the turn is taken to cost nothing.
+    """
+    turn, batches = seen.measurement("loader.turnover", kind="persistent"), seen.measurement("loader.batches_an_epoch")
+    loop = seen.capture.loop
+    planned = config.get("dataloader_workers")
+    if turn is None or batches is None or loop is None or planned is None or str(turn.conditions["workers"]) != planned:
+        return None, 0
+    steps = max(1, round(batches.median / max(1, loop["loaders"][0]["batches_a_step"])))
+    if loop["loaders"][0]["num_workers"]:
+        return None, 0  # the user's own epochs have such a turn too, which was not timed with their count
+    before = seen.step_seconds * steps
+
+    def whole(speedup: float) -> float:
+        return before / (before / speedup + turn.mean)
+
+    if whole(effect.speedup) > effect.speedup * (1 - seen.asked_effect):
+        return None, 0
+    return Effect(whole(effect.speedup), whole(effect.low), whole(effect.high), effect.pairs), steps

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 
-def make(folder: Path, classes: int = 4, each: int = 40, size: tuple[int, int] = (800, 600)) -> None:
+def make(folder: Path, classes: int = 4, each: int = 40, size: tuple[int, int] = (640, 480)) -> None:
     """Write ``classes * each`` JPEGs of ``size`` pixels: smooth shapes with fine grain, which decode like photographs."""
     from PIL import Image, ImageChops
 

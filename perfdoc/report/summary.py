@@ -182,6 +182,17 @@ def headline(diagnosis: Diagnosis) -> str:
     return f"None of the {len(tried)} changes tried makes your step faster on this machine. Leave it as it is."
 
 
+def epoch_sentence(diagnosis: Diagnosis) -> str:
+    """What the plan gives over a whole epoch, where its turn takes a share that matters; else an empty string."""
+    plan = diagnosis.plan
+    if plan is None or plan.epoch is None:
+        return ""
+    return (
+        f"your epochs are short ({plan.epoch_steps} steps): with the workers' start of each epoch it is "
+        f"{speedup(plan.epoch)} over an epoch, even with persistent_workers=True"
+    )
+
+
 def notes(diagnosis: Diagnosis) -> list[str]:
     """What else the person should know: resolution of the machine, files that the guard kept, laps."""
     seen, run, guard = diagnosis.seen, diagnosis.capture.run, diagnosis.capture.guard
