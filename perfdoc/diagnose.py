@@ -79,7 +79,7 @@ def _epoch(seen: Evidence, config: Mapping[str, str], effect: Effect) -> tuple[E
     before = seen.step_seconds * steps
 
     def whole(speedup: float) -> float:
-        return before / (before / speedup + turn.mean)
+        return float(before / (before / speedup + turn.mean))
 
     if whole(effect.speedup) > effect.speedup * (1 - seen.asked_effect):
         return None, 0

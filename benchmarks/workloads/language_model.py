@@ -24,7 +24,7 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    def __init__(self, width=192):
+    def __init__(self, width=384):
         super().__init__()
         self.embed, self.place = nn.Embedding(256, width), nn.Embedding(96, width)
         self.blocks = nn.Sequential(*(Block(width) for _ in range(3)))
