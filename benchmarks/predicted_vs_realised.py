@@ -62,7 +62,7 @@ def main() -> None:
         for name in args.workloads:
             script, base = HERE / f"{name}.py", []
             if name == "images":
-                make(images, size=(640, 480))
+                make(images, each=100)
                 base = ["--data", str(images)]
             scan = subprocess.run(
                 [sys.executable, "-m", "perfdoc", "scan", "--json", "--budget", args.budget, "--output", folder,

@@ -117,7 +117,9 @@ def test_ctrl_c_reports_what_is_there(tmp_path: Path) -> None:
     """Ctrl-C in mid-scan ends the script and still shows what was measured by then."""
     (tmp_path / "train.py").write_text((SCRIPTS / "swallowing.py").read_text())
     process = subprocess.Popen([sys.executable, "-m", "perfdoc", "scan", "--budget", "100", "train.py"], cwd=tmp_path,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               # A shell's background jobs ignore SIGINT; a person's terminal does not.
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not _blocks(tmp_path):
         time.sleep(0.1)

@@ -14,7 +14,7 @@ Scan = Callable[..., Scanned]
 @pytest.mark.parametrize(
     ("script", "step", "line"),
     [
-        ("plain.py", {"batches": 1, "optimizer_calls": 1, "forwards": 1}, 30),
+        ("plain.py", {"batches": 1, "optimizer_calls": 1, "forwards": 1}, 29),
         ("by_next.py", {"batches": 1, "optimizer_calls": 1, "forwards": 1}, 11),
         ("accumulation.py", {"batches": 4, "optimizer_calls": 1, "backwards": 4}, 6),
         ("gan.py", {"batches": 1, "optimizer_calls": 2, "backwards": 3}, 11),

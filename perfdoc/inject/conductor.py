@@ -45,6 +45,7 @@ class Conductor:
         self._generator: Generator[Request, BlockResult | None, None] | None = None
         self._request: BlockRequest | None = None
         self._apply_at: int | None = None
+        self._end: tuple[int, str] | None = None
         self._failure: str | None = None
         self._entered: set[str] = set()
         self._index = 0
@@ -100,8 +101,6 @@ class Conductor:
         if self.done:
             return
         self.done = True
-        if self._schedule is not None:
-            self._schedule.announce(self.session.optimizer_calls + LOOKAHEAD * self.session.calls_a_step, None)
         self._switch(CONTROL)
         if self.experiment is not None:
             self.session.recorder.write(
@@ -112,7 +111,12 @@ class Conductor:
                 failed=self.experiment.failed,
                 seconds_left=round(self.experiment.remaining(), 2),
             )
-        self.session.end(reason)
+        if self._schedule is None:
+            self.session.end(reason)
+        # With several ranks all end at the same step: a rank alone would wait for the others' gradients for ever.
+        at = self.session.optimizer_calls + LOOKAHEAD * self.session.calls_a_step
+        self._schedule.announce(at, None)
+        self._end = (at, reason)
 
     def _measure(self, request: ProbeRequest) -> None:
         for probe in self.probes:
@@ -213,6 +217,8 @@ class Conductor:
 
     def on_step(self, step: Step, regular: bool) -> None:
         """A step has ended; called at its boundary, before anything of the next one."""
+        if self._end is not None and self.session.optimizer_calls >= self._end[0]:
+            self.session.end(self._end[1])
         if self._request is None or self.done:
             return
         if self._apply_at is not None:

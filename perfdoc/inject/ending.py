@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from typing import NoReturn
 
 from perfdoc.inject.recorder import Recorder
 
@@ -32,7 +33,7 @@ class Ending:
         self._close = close
         self._raised = 0
 
-    def raise_first(self) -> None:
+    def raise_first(self) -> NoReturn:
         """Close what perfdoc started, begin to count, and raise."""
         self._close_quietly()
         timer = threading.Timer(GRACE_SECONDS, self._hard, args=("clean-up took too long",))
@@ -41,7 +42,7 @@ class Ending:
         self._raised = 1
         raise ScanComplete(0)
 
-    def raise_again(self) -> None:
+    def raise_again(self) -> NoReturn:
         """The script went on although it was told to end."""
         self._raised += 1
         if self._raised > PATIENCE:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.optim.optimizer as torch_optimizer
@@ -603,7 +603,7 @@ class Session:
         if self.asynchronous:
             torch.cuda.synchronize()
 
-    def end(self, reason: str) -> None:
+    def end(self, reason: str) -> NoReturn:
         """End the user's script now, cleanly: nothing of it is needed any more."""
         self.recorder.write("end", reason=reason)
         self.ending = ending.Ending(self.recorder, self._close)
