@@ -11,6 +11,7 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from perfdoc.inject.clock import Partial
 
@@ -21,8 +22,7 @@ RARELY = 16
 """An optimizer called less than 1/16 as often as the busiest does not end the step (say, one of a lazy regulariser)."""
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One optimizer cycle: seconds in all and by phase, and what happened in it."""
 
     seconds: float
@@ -46,14 +46,17 @@ class Shape:
 
     def regular(self, step: Step) -> bool:
         """Whether ``step`` did only what steps do: no other loader, no burst of extra forwards (validation)."""
-        if any(key not in self.fetches for key in step.fetches):
-            return False
-        extra_fetch = any(count > 2 * self.fetches[key] + 1 for key, count in step.fetches.items())
-        return not extra_fetch and step.forwards <= 2 * self.forwards + 1
+        for key, count in step.fetches.items():
+            if count > 2 * self.fetches.get(key, -1) + 1:
+                return False
+        return step.forwards <= 2 * self.forwards + 1
 
 
 def merge(partials: Sequence[Partial]) -> Step:
     """Several partials as one step."""
+    if len(partials) == 1:  # the usual case, on the path of every step
+        seconds, phases, fetched, forwards, backwards = partials[0]
+        return Step(seconds, phases, fetched, forwards, backwards, 1)
     fetches: Counter[int] = Counter()
     for partial in partials:
         fetches.update(partial.fetches)
