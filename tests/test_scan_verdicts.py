@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import jsonschema
 from conftest import Scanned, perfdoc
 
 Scan = Callable[..., Scanned]
@@ -89,6 +90,7 @@ def test_reports_are_rendered_from_the_capture_alone(scan: Scan, tmp_path) -> No
     """`perfdoc report` shows a run again, and a run whose capture was never written (kill -9) from its event files."""
     scanned = scan("by_next.py", budget=6)
     assert scanned.code == 0, scanned.err
+    jsonschema.validate(scanned.capture, json.loads(perfdoc("schema", cwd=tmp_path).out))
     again = perfdoc("report", "--json", cwd=tmp_path)
     assert again.found["arms"] == scanned.found["arms"]
     (scanned.run_folder / "capture.json").unlink()
