@@ -94,7 +94,7 @@ def test_two_ranks_switch_together(tmp_path) -> None:
 
 
 def test_the_clock_finds_where_the_time_goes(scan: Scan) -> None:
-    """A data set that sleeps shows as waiting for data, a model that sleeps as forward, to the millisecond."""
+    """A data set that sleeps shows as waiting for data, a model that sleeps as forward, and nothing of the step is lost."""
     scanned = scan(
         "sleepy.py", budget=5, options=("--json", "--clock-only"),
         text="""
@@ -123,8 +123,10 @@ for x in DataLoader(Data(), batch_size=2):
     )
     assert scanned.code == 0, scanned.err
     anatomy = scanned.found["anatomy"]
-    assert anatomy["data"] == pytest.approx(0.008, abs=0.003)
-    assert anatomy["forward"] == pytest.approx(0.016, abs=0.003)
-    assert anatomy["loss"] == pytest.approx(0.004, abs=0.002)
-    assert anatomy["other"] == pytest.approx(0.004, abs=0.002)
+    # Sleeping takes at least what it was asked for, and on a busy machine more: lower bounds and the order are certain.
+    for phase, slept in (("data", 0.008), ("forward", 0.016), ("loss", 0.004), ("other", 0.004)):
+        assert anatomy[phase] >= 0.99 * slept, anatomy
+    assert max(anatomy, key=anatomy.get) == "forward"
+    steps = next(m["samples"] for m in scanned.capture["measurements"] if m["metric"] == "step.time")
+    assert sum(anatomy.values()) == pytest.approx(sum(steps) / len(steps), rel=0.01)
     assert scanned.capture["blocks"] == []
