@@ -14,7 +14,7 @@ from perfdoc.measurement import UNITS, Measurement, Unavailable
 
 SCHEMA = json.loads((Path(perfdoc.__file__).parent / "capture.schema.json").read_text(encoding="utf-8"))
 RUN = {
-    "id": "20260101-120000-abcd", "command": ["python", "train.py"], "directory": "/work", "seconds": 70.5,
+    "id": "20260101-120000-abcd", "command": ["python", "train.py"], "directory": "/home/me", "seconds": 70.5,
     "started": "2026-01-01T12:00:00+00:00", "perfdoc": "0.1.0", "budget": 60.0, "smallest_effect": 0.02, "seed": 7,
     "laps": 1, "outcome": "complete", "reason": "", "exit_code": 0,
 }
@@ -62,7 +62,7 @@ def all_events():
     """What a scan leaves in which nearly everything happened."""
     return [
         event("process", **PROCESS), event("seen", what="torch"), event("seen", what="optimizer step"),
-        event("tracker", name="wandb", to="off"), event("created", path="/work/vocabulary.txt"),
+        event("tracker", name="wandb", to="off"), event("created", path="/home/me/vocabulary.txt"),
         *[step(0.2, "observed") for _ in range(6)],
         event("loop", **LOOP), event("offer", **OFFER),
         event("progress", phase="screen", arm="control", left=58.0, settled={}, failed=[], plan={}),
@@ -73,7 +73,7 @@ def all_events():
         event("measurement", metric="loader.ceiling", unit="s", samples=[0.02], conditions={"workers": 2},
               how="measured in your loop"),
         event("measurement", metric="loader.turnover", unavailable="no workers, so none are respawned"),
-        event("redirected", path="/work/model.pt", to="redirected/work/model.pt"), event("kept", path="/work/old"),
+        event("redirected", path="/home/me/model.pt", to="redirected/home/me/model.pt"), event("kept", path="/home/me/old"),
         event("arm_failed", arm="channels_last=on", error="RuntimeError: view"), block(3, "control"),
         event("outcome", reason="settled", plan={"autocast": "bf16"}, failed={}, seconds_left=3.0,
               verdicts={"A/A": "no difference", "autocast=bf16": "helps"}),
@@ -174,8 +174,8 @@ def test_events_end_up_in_their_places(tmp_path):
         "plan": {"autocast": "bf16"}, "verdicts": {"A/A": "no difference", "autocast=bf16": "helps"},
         "failed": {"channels_last=on": "RuntimeError: view"}, "reason": "settled",
     }
-    assert capture.guard["redirected"] == [{"path": "/work/model.pt", "to": "redirected/work/model.pt"}]
-    assert (capture.guard["kept"], capture.guard["trackers"]) == (["/work/old"], ["wandb"])
+    assert capture.guard["redirected"] == [{"path": "/home/me/model.pt", "to": "redirected/home/me/model.pt"}]
+    assert (capture.guard["kept"], capture.guard["trackers"]) == (["/home/me/old"], ["wandb"])
     assert capture.failure is None
 
 

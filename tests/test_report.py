@@ -18,7 +18,7 @@ from perfdoc.measurement import Measurement, Unavailable
 from perfdoc.report import figures, html, terminal
 
 RUN = {
-    "id": "20260101-120000-abcd", "command": ["/usr/bin/python3", "train.py", "--epochs", "3"], "directory": "/work",
+    "id": "20260101-120000-abcd", "command": ["/usr/bin/python3", "train.py", "--epochs", "3"], "directory": "/home/me",
     "started": "2026-01-01T12:00:00+00:00", "seconds": 70.5, "perfdoc": "0.1.0", "budget": 60.0,
     "smallest_effect": 0.02, "seed": 7, "laps": 1, "outcome": "complete", "reason": "", "exit_code": 0,
 }
@@ -90,8 +90,8 @@ def make(arms=None, **blocks):
         loop=copy.deepcopy(LOOP), offers=offers, measurements=measurements,
         blocks=[*blocks_of(arms, **blocks), *confirm] if arms else [],
         experiment={"plan": plan if arms else {}, "verdicts": {}, "failed": {}, "reason": "settled"},
-        guard={"redirected": [{"path": "/work/model.pt", "to": "redirected/work/model.pt"}], "created": [],
-               "kept": ["/work/old"], "trackers": [], "moved": [], "git_changed": []},
+        guard={"redirected": [{"path": "/home/me/model.pt", "to": "redirected/home/me/model.pt"}], "created": [],
+               "kept": ["/home/me/old"], "trackers": [], "moved": [], "git_changed": []},
     )
 
 
@@ -169,7 +169,7 @@ def test_the_page_shows_what_was_found():
     """The plan, every arm, the anatomy and the untestable treatments are on the page."""
     text = Page(html.render(diagnose(make()))).text
     for said in ("autocast bf16", "num_workers=2", "torch.set_num_threads(1)", "waiting for data", "torch.compile",
-                 "fused=True", "train.py:87", "/work/model.pt", "ResNet", "A/A"):
+                 "fused=True", "train.py:87", "/home/me/model.pt", "ResNet", "A/A"):
         assert said in text, said
 
 
