@@ -18,8 +18,8 @@ import tempfile
 from pathlib import Path
 from time import perf_counter
 
-CASES = (("1 ms", 128, 3, 60, 400), ("20 ms", 1150, 4, 5, 200))
-"""Name, width and depth of the network, steps a block, pairs of blocks."""
+CASES = (("1 ms", 128, 3, 1, 60, 400), ("1 ms", 128, 3, 2, 60, 400), ("20 ms", 720, 4, 1, 5, 400), ("20 ms", 950, 4, 2, 5, 400))
+"""Name, width and depth of the network, intra-op threads, steps a block, pairs of blocks."""
 
 
 def inside() -> None:
@@ -32,7 +32,8 @@ def inside() -> None:
 
     watching = sessions.current
     assert watching is not None
-    for name, width, depth, steps, pairs in CASES:
+    for name, width, depth, threads, steps, pairs in CASES:
+        torch.set_num_threads(threads)
         model = nn.Sequential(*(layer for _ in range(depth) for layer in (nn.Linear(width, width), nn.ReLU())))
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
         batches = iter(DataLoader(TensorDataset(torch.randn(20_000, width)), batch_size=64, sampler=Cycle(20_000)))
@@ -63,7 +64,7 @@ def inside() -> None:
             off_times.append(times[False])
         low, high = stats.bootstrap_bounds(ratios, 0.05)
         low_s, high_s = stats.bootstrap_bounds(differences, 0.05)
-        print(f"{name}: bare step {statistics.median(off_times) * 1e3:.2f} ms; with clock and recorder "
+        print(f"{name}, {threads} thread(s): bare step {statistics.median(off_times) * 1e3:.2f} ms; with clock and recorder "
               f"{math.expm1(stats.trimmed_mean(ratios)):+.2%} [{math.expm1(low):+.2%}, {math.expm1(high):+.2%}], "
               f"{stats.trimmed_mean(differences) * 1e6:+.0f} µs [{low_s * 1e6:+.0f}, {high_s * 1e6:+.0f}]; "
               f"{watching.steps_written} steps recorded")
@@ -91,8 +92,8 @@ def main() -> None:
                     "packages": [], "smallest_effect": 0.02, "seed": 0, "history": None, "excluded": []}
         Path(folder, "settings.json").write_text(json.dumps(settings))
         subprocess.run([sys.executable, __file__], env={**environment(Path(folder)), "OVERHEAD": "inside"}, check=True)
-        size = sum(file.stat().st_size for file in Path(folder).glob("events-*"))
-        print(f"event file: {size / 1e6:.1f} MB")
+        size = sum(file.stat().st_size for file in Path(folder).glob("*-0-*"))
+        print(f"event and step files: {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from perfdoc import step_log
 from perfdoc.errors import PerfdocError
 from perfdoc.measurement import Measurement, Unavailable, Unit, from_json
 
@@ -106,6 +107,9 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
                 if isinstance(event, dict) and "e" in event:
                     event["file"] = file.stem
                     events.append(event)
+    for file in sorted(folder.glob("steps-*.bin")):
+        _, lap, pid, _ = file.stem.split("-")
+        events += [{**event, "lap": int(lap), "file": f"events-{lap}-{pid}"} for event in step_log.read(str(file))]
     return events
 
 

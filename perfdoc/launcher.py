@@ -73,7 +73,7 @@ class Watch:
     _offsets: dict[Path, int] = field(default_factory=dict)
 
     def news(self) -> list[dict[str, Any]]:
-        """Events written since the last call (single steps left out)."""
+        """Events written since the last call (single steps are in the step log)."""
         found = []
         for file in sorted(self.folder.glob(f"events-{self.lap}-*.jsonl")):
             with file.open("rb") as f:
@@ -82,8 +82,6 @@ class Watch:
             whole = data.rfind(b"\n") + 1
             self._offsets[file] = self._offsets.get(file, 0) + whole
             for line in data[:whole].splitlines():
-                if line.startswith(b'{"e":"step"'):
-                    continue
                 with contextlib.suppress(ValueError):
                     found.append({**json.loads(line), "file": file.stem})
         self.events += found

@@ -65,19 +65,19 @@ class Clock:
     def push(self, phase: int) -> None:
         """Enter ``phase``."""
         now = perf_counter()
-        spent = now - self._last
-        if self._after_forward == self._now:
+        outer = self._now
+        if self._after_forward == outer:
             # What stands between forward and backward is the loss; before anything else it is other work.
-            self._pending += spent
+            self._pending += now - self._last
             if phase == BACKWARD:
                 self._seconds[LOSS] += self._pending
                 self._pending, self._after_forward = 0.0, None
             elif phase in (DATA, OPTIMIZER):
-                self._seconds[self._now] += self._pending
+                self._seconds[outer] += self._pending
                 self._pending, self._after_forward = 0.0, None
         else:
-            self._seconds[self._now] += spent
-        self._stack.append(self._now)
+            self._seconds[outer] += now - self._last
+        self._stack.append(outer)
         self._now = phase
         self._last = now
         if phase == FORWARD:

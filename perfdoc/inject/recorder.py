@@ -1,4 +1,4 @@
-"""One append-only file of JSON lines per process. A line that was written survives ``kill -9``."""
+"""One append-only file of JSON lines per process, beside its step log. What was written survives ``kill -9``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 import time
 from typing import Any
+
+from perfdoc.step_log import StepLog
 
 
 class Recorder:
@@ -21,13 +23,11 @@ class Recorder:
         self.pid = os.getpid()
         self._fd: int | None = None
         self._dead = False
+        self.steps = StepLog(run_dir, lap, self.pid)
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one event. Values must be what JSON knows; NaN is not."""
-        self.write_line(json.dumps({"e": event, "t": round(time.time(), 6), "lap": self.lap, **fields}, default=str))
-
-    def write_line(self, line: str) -> None:
-        """Append one line that is JSON already (the step clock writes its own, for speed)."""
+        line = json.dumps({"e": event, "t": round(time.time(), 6), "lap": self.lap, **fields}, default=str)
         if self._dead:
             return
         try:
@@ -44,3 +44,4 @@ class Recorder:
             os.close(self._fd)
         self._fd = None
         self.pid = os.getpid()
+        self.steps = StepLog(self.run_dir, self.lap, self.pid)

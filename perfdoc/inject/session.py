@@ -21,6 +21,7 @@ import torch
 import torch.optim.optimizer as torch_optimizer
 from torch.utils.data import dataloader as torch_dataloader
 
+from perfdoc import step_log
 from perfdoc.inject import ending, frameworks, loaders
 from perfdoc.inject.clock import BACKWARD, DATA, FORWARD, LOSS, OPTIMIZER, PHASES, TRANSFER, Clock
 from perfdoc.inject.conductor import Conductor, Follower, median_step
@@ -41,9 +42,7 @@ LONG_OBSERVATION = 8.0
 """Seconds after which three whole steps are enough to know the loop."""
 BACKWARDS_WITHOUT_OPTIMIZER = 8
 """Backward calls after which a process that holds no optimizer is taken to update its parameters by hand."""
-STEP_LINE = '{"e":"step","lap":%d,"during":"%s","seconds":%.7f,"phases":[' + ",".join(["%.7f"] * len(PHASES)) + "]}"
-TOGETHER_SECONDS = 0.01
-"""Steps shorter than this are written a few together: a write costs some 20 µs, and a kill loses 10 ms of steps at most."""
+CONTROL_STEP, OBSERVED_STEP, CLOCK_STEP, IRREGULAR_STEP = range(len(step_log.KINDS))
 KEPT_STEPS = 4000
 """Steps whose phases are written one by one; later ones are only in their blocks."""
 
@@ -99,10 +98,8 @@ class Session:
         self._has_optimizer = False
         self._hand_backwards = 0
         self._with_parameters: dict[int, bool] = {}
-        self._lines: list[str] = []
-        self._lines_seconds = 0.0
         self.steps_written = 0
-        self._steps_seen = 0
+        self._optimizers: set[int] = set()
         self._observing = True
         self._calls = OutermostCalls(self._forward, self.clock.mine)
 
@@ -233,22 +230,27 @@ class Session:
             self.recorder.write("seen", what=what, **fields)
 
     def _fetch(self, iterator: Any) -> Any:
-        loader = getattr(iterator, "_perfdoc_loader", None)
-        if loader is None or loaders.is_twin(loader):
-            return loaders.original_next(iterator)
-        self._check_end()
-        handle = self._handle_of(loader, iterator)
-        if not self.clock.mine():
-            return self._from(handle, iterator)
+        handle: loaders.Handle | None = iterator.__dict__.get("_perfdoc_handle")
+        if handle is None:
+            loader = iterator.__dict__.get("_perfdoc_loader")
+            if loader is None or loaders.is_twin(loader):
+                return loaders.original_next(iterator)
+            handle = iterator._perfdoc_handle = self._handle_of(loader, iterator)
+        if self.ending is not None:
+            self.ending.raise_again()
         clock = self.clock
+        if threading.get_ident() != clock.thread:
+            return self._from(handle, iterator)
         clock.push(DATA)
         try:
-            batch = self._from(handle, iterator)
+            batch = self._from(handle, iterator) if handle.held else loaders.original_next(iterator)
         finally:
             clock.pop()
-        clock.fetches[handle.key] = clock.fetches.get(handle.key, 0) + 1
-        for treatment in self._active():
-            treatment.on_fetch()
+        fetches, key = clock.fetches, handle.key
+        fetches[key] = fetches.get(key, 0) + 1
+        if self.conductor is not None or self.follower is not None:
+            for treatment in self._active():
+                treatment.on_fetch()
         return batch
 
     def _handle_of(self, loader: Any, iterator: Any) -> loaders.Handle:
@@ -286,7 +288,8 @@ class Session:
         if not self.enabled or self.clock.in_data():
             # Transforms are modules too: what the data set calls while a batch is made belongs to the data.
             return forward(*args, **kwargs)
-        self._check_end()
+        if self.ending is not None:
+            self.ending.raise_again()
         if "forward" not in self._seen:
             self.seen("forward", module=type(module).__name__)
         self.clock.push(FORWARD if self._has_parameters(module) else LOSS)
@@ -355,26 +358,29 @@ class Session:
         if not self._training:
             # The thread that steps is the one to watch: some scripts train in a thread of their own.
             self.clock.thread = threading.get_ident()
-        if not self.clock.mine():
+        if threading.get_ident() != self.clock.thread:
             return
-        self._check_end()
+        if self.ending is not None:
+            self.ending.raise_again()
         self._stepping += 1
         self._has_optimizer = True
         self.clock.push(OPTIMIZER)
-        if self._stepping == 1:
+        if self._stepping == 1 and (self.conductor is not None or self.follower is not None):
             for treatment in self._active():
                 treatment.on_optimizer(optimizer)
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        if not self.enabled or not self._stepping or not self.clock.mine():
+        if not self.enabled or not self._stepping or threading.get_ident() != self.clock.thread:
             return
         self.clock.pop()
         self._stepping -= 1
         if self._stepping:
             return  # a wrapper around another optimizer (SAM, Lookahead): the outer call is the step
-        if not any(known is optimizer for known in self.loop.optimizers):
+        key = id(optimizer)
+        if key not in self._optimizers:
+            self._optimizers.add(key)
             self.loop.optimizers.append(optimizer)
-        self._optimizer_call(id(optimizer))
+        self._optimizer_call(key)
 
     def _optimizer_call(self, key: int) -> None:
         self._training = True
@@ -424,7 +430,7 @@ class Session:
         self.loop.step_seconds = median_step(regular)
         self.calls_a_step = max(1, shape.optimizer_calls)
         for step in regular:
-            self._write_step(step, "observed")
+            self._write_step(step, OBSERVED_STEP)
         self._describe(rank)
         self._calls.narrow(self.loop.models)
         self._release_autocast()
@@ -580,31 +586,26 @@ class Session:
 
     def _step(self, step: Step) -> None:
         assert self.finder.shape is not None
-        self._steps_seen += 1
         regular = self.finder.shape.regular(step)
         if self.conductor is None:
-            self._write_step(step, "clock" if regular else "irregular")
-            if self.settings["experiment"] is False and self.remaining() <= 0:
+            self._write_step(step, CLOCK_STEP if regular else IRREGULAR_STEP)
+            if self.steps_written % 16 == 0 and not self.settings["experiment"] and self.remaining() <= 0:
                 self.end("budget spent")
             return
         if regular and self.conductor.counting() and self.conductor.arm == CONTROL_NAME:
-            self._write_step(step, "control")
+            self._write_step(step, CONTROL_STEP)
         self.conductor.on_step(step, regular)
 
-    def _write_step(self, step: Step, during: str) -> None:
+    def _write_step(self, step: Step, kind: int) -> None:
         self.steps_written += 1
-        if self.steps_written <= KEPT_STEPS or not self.settings["experiment"]:
-            self._lines.append(STEP_LINE % (self.lap, during, step.seconds, *step.phases))
-            self._lines_seconds += step.seconds
-            if self._lines_seconds > TOGETHER_SECONDS:
-                self.recorder.write_line("\n".join(self._lines))
-                self._lines.clear()
-                self._lines_seconds = 0.0
+        if self.steps_written <= KEPT_STEPS or self.conductor is None:
+            self.recorder.steps.add(kind, step.seconds, step.phases)
 
     def restart_observation(self) -> None:
         """Look at the loop anew: another one begins (used by the overhead benchmark)."""
         self.finder = StepFinder()
         self.loop.optimizers.clear()
+        self._optimizers.clear()
         self._observing, self._first_step = True, None
         self.clock.restart()
 

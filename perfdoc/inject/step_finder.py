@@ -137,9 +137,11 @@ class StepFinder:
         if self.shape is None:
             self.observed.append((key, partial))
             return None
-        self._open.append(partial)
         if key != self.shape.anchor:
+            self._open.append(partial)
             return None
-        step = merge(self._open)
+        if not self._open:
+            return merge((partial,))
+        step = merge([*self._open, partial])
         self._open = []
         return step
