@@ -6,12 +6,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 args = arguments()
-data = TensorDataset(torch.randn(512, 3, 48, 48), torch.randint(0, 10, (512,)))
+data = TensorDataset(torch.randn(512, 3, 32, 32), torch.randint(0, 10, (512,)))
 loader = DataLoader(data, batch_size=16, shuffle=True, num_workers=args.workers, persistent_workers=args.workers > 0)
 layers = []
-for before, after in ((3, 32), (32, 64), (64, 64)):
-    layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
-model = on_cpu(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)), args)
+for before, after in ((3, 64), (64, 128), (128, 128)):
+    layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+model = on_cpu(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10)), args)
 optimizer = torch.optim.AdamW(model.parameters())
 clock = run_for(args.seconds)
 while clock.running():
