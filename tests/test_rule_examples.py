@@ -1,0 +1,130 @@
+"""The examples in the rules' documentation are run: the bad one fires its rule, the good one does not.
+
+Both are executed, and the treatment looks at what they made, as it would look at a loop. What the good example does and the
+bad one does not is given an effect of 1.3x, everything else 0.9x: so a rule whose examples do not differ in the way it
+looks for, or do not run, is found out here.
+"""
+
+import textwrap
+import warnings
+
+import pytest
+import torch
+from test_rules import findings, make
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from perfdoc.inject.loaders import Handle
+from perfdoc.measurement import Measurement
+from perfdoc.probe import discover, packages
+from perfdoc.rule import discover_rules
+from perfdoc.treatment import Treatment
+
+TREATMENTS = discover(Treatment, packages())
+COMMANDS = {"PD703": "its example is a command line; what it says is tested in test_rules.py"}
+RULES = [rule for rule in discover_rules() if rule.code not in COMMANDS]
+TURNS = [
+    Measurement("loader.turnover", "s", (seconds,) * 4, {"workers": 2, "kind": kind})
+    for kind, seconds in (("respawned", 0.5), ("persistent", 0.01))
+]
+
+
+class Net(nn.Module):
+    """A small network for the examples to work on."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
+
+
+class ExampleLoop:
+    """A loop made of what an example left in its namespace."""
+
+    device, cores, ranks, step_seconds = "cpu", 2.0, 1, 0.1
+
+    def __init__(self, names, autocast_seen):
+        self.autocast_seen = autocast_seen
+        self.models = [value for value in (names["model"],) if isinstance(value, nn.Module)]
+        self.optimizers = [names["optimizer"]]
+        self.loaders = [Handle(0, names["loader"], "train.py:9")]
+        for handle in self.loaders:
+            handle._kept = names["loader"]
+
+
+def run(code):
+    """Run an example; the loop it describes, and the threads it left."""
+    model = Net()
+    x, y = torch.randn(4, 3, 8, 8), torch.randint(0, 4, (4,))
+    dataset: Dataset = TensorDataset(x, y)
+    names = {
+        "torch": torch, "nn": nn, "F": nn.functional, "DataLoader": DataLoader, "TensorDataset": TensorDataset, "x": x, "y": y,
+        "dataset": dataset, "loader": DataLoader(dataset), "model": model, "criterion": nn.CrossEntropyLoss(),
+        "optimizer": torch.optim.AdamW(model.parameters()), "device": "cpu",
+    }
+    seen = []
+    enter = torch.autocast.__enter__
+
+    def entered(context):
+        seen.append(context._enabled)
+        return enter(context)
+
+    torch.autocast.__enter__ = entered
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exec(textwrap.dedent(code).replace("::\n", "", 1), names)
+    finally:
+        torch.autocast.__enter__ = enter
+    return ExampleLoop(names, any(seen))
+
+
+@pytest.fixture(autouse=True)
+def settings():
+    """Examples switch global settings: put them back."""
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)
+
+
+def code_of(rule, section):
+    return rule.sections()[section].removeprefix("::").strip("\n")
+
+
+def offered(code):
+    """What every treatment offers to the loop of an example: slug -> offer; and the loader's settings."""
+    loop = run(code)
+    return {t.slug: (t, t.offer(loop)) for t in TREATMENTS}, loop.loaders[0].loader
+
+
+def capture_of(code, best):
+    """A capture in which the levels in ``best`` help and all others hurt."""
+    offers, loader = offered(code)
+    arms, listed = {}, []
+    for slug, (treatment, offer) in offers.items():
+        listed.append({"slug": slug, "title": treatment.title, "status": offer.status, "reason": offer.reason,
+                       "levels": [[level.name, level.change] for level in offer.levels], "ceiling": treatment.ceiling})
+        for level in offer.levels:
+            arms[f"{slug}={level.name}"] = 1.3 if (slug, level.name) in best else 0.9
+    return make(arms, workers=loader.num_workers, persistent=loader.persistent_workers, offers=listed,
+                measurements=TURNS if loader.num_workers else ())
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
+def test_the_documented_examples_are_true(rule):
+    """The bad example of a rule makes it fire with a change that helps; after the good example nothing is left to say."""
+    bad, good = code_of(rule, "Example"), code_of(rule, "Use instead")
+    levels = [
+        {(slug, level.name) for slug, (_, offer) in offered(code)[0].items() for level in offer.levels} for code in (bad, good)
+    ]
+    best = levels[0] - levels[1]
+    fired = findings(capture_of(bad, best)).get(rule.code)
+    assert fired is not None
+    assert fired.verdict == "helps"
+    silent = findings(capture_of(good, best)).get(rule.code)
+    assert silent is None or silent.verdict != "helps"
