@@ -24,7 +24,7 @@ class Autocast(Treatment):
     def __init__(self) -> None:
         self._device = "cpu"
         self._dtype: torch.dtype | None = None
-        self._context: Any = None
+        self._contexts: list[Any] = []
         self._scaler: Any = None
         self._unscaled: set[int] = set()
 
@@ -58,22 +58,32 @@ class Autocast(Treatment):
         self._unscaled.clear()
 
     def _enter(self) -> None:
-        if self._context is None and self._dtype is not None:
-            self._context = torch.autocast(self._device, dtype=self._dtype)
-            self._context.__enter__()
+        if not self._contexts:
+            self._enter_another()
+
+    def _enter_another(self) -> None:
+        if self._dtype is not None:
+            context = torch.autocast(self._device, dtype=self._dtype)
+            context.__enter__()
+            self._contexts.append(context)
 
     def _leave(self) -> None:
-        if self._context is not None:
-            context, self._context = self._context, None
-            context.__exit__(None, None, None)
+        while self._contexts:
+            self._contexts.pop().__exit__(None, None, None)
 
     def on_fetch(self) -> None:
         """The user's block would begin here."""
         self._enter()
 
     def on_forward(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Loops without a loader, and later forward passes of the same step, begin here."""
+        """Loops without a loader, and later forward passes of the same step, begin here.
+
+        Many scripts have the block already and switch it off by an option (``autocast(enabled=args.amp)``): the model is
+        called inside such a block, so it is on again from here. A block around the loss alone is left as it is.
+        """
         self._enter()
+        if not torch.is_autocast_enabled(self._device) and next(module.parameters(), None) is not None:
+            self._enter_another()
         return args, kwargs
 
     def on_backward(self, tensors: Any) -> Any:
