@@ -8,7 +8,8 @@ steps · ``seconds`` their duration together, the device synchronised at both en
 (empty where the device works asynchronously: the host's clock does not see single steps there) · ``warmup`` durations of
 the uncounted steps after the switch · ``switch`` duration of the switch itself, batches thrown away included ·
 ``drained`` number of those batches · ``irregular`` number of steps left out because they did other work (validation,
-another loader).
+another loader) · ``work`` samples a step processed relative to the user's own step, where that is not 1 · ``peak`` most
+bytes of device memory that were allocated at once, where the device tells.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ CONFIRM_PHASE = "confirm"
 
 
 def log_seconds(block: Block) -> float:
-    """Log of the block's mean step duration in seconds."""
-    return math.log(block["seconds"] / block["count"])
+    """Log of the block's mean duration of the work of one of the user's own steps, in seconds."""
+    return math.log(block["seconds"] / (block["count"] * block.get("work", 1.0)))
 
 
 def log_speedups(blocks: Iterable[Block]) -> dict[tuple[str, str], list[tuple[int, float]]]:

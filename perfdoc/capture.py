@@ -50,6 +50,7 @@ class Capture:
     measurements: list[Measurement | Unavailable] = field(default_factory=list)
     blocks: list[dict[str, Any]] = field(default_factory=list)
     experiment: dict[str, Any] = field(default_factory=dict)
+    parity: list[dict[str, Any]] = field(default_factory=list)
     guard: dict[str, Any] = field(default_factory=dict)
     failure: dict[str, Any] | None = None
 
@@ -139,6 +140,7 @@ def from_events(events: Iterable[Mapping[str, Any]], run: dict[str, Any], machin
         elif event["e"] == "failure":
             capture.failure = _without(event, "e", "t", "file", "lap")
     capture.offers = list(offers.values())
+    capture.parity = [_without(e, "e", "t", "file", "lap") for e in events if e["e"] == "parity"]
     capture.measurements = [*_steps([e for e in events if e["e"] == "step" and e["file"] in leaders]),
                             *_merged(e for e in events if e["e"] == "measurement"), *_loader(capture.loop)]
     outcome = next((e for e in reversed(events) if e["e"] == "outcome"), None)

@@ -50,6 +50,8 @@ class Finding:
     """Arms of the experiment that the finding rests on."""
     blocks_to_settle: int | None = None
     """For ``undecided``: about how many more blocks would settle it."""
+    numerics: str = ""
+    """What the change does to loss and gradients (see ``perfdoc.parity``); empty where it does nothing to them."""
 
     def to_json(self) -> dict[str, Any]:
         """The finding as ``--json`` prints it."""
@@ -66,4 +68,5 @@ class Finding:
             "seconds_saved_a_step": self.seconds_saved_a_step,
             "arms": list(self.arms),
             "blocks_to_settle": self.blocks_to_settle,
+            "numerics": self.numerics,
         }

@@ -48,6 +48,8 @@ class Options:
     show_output: bool = False
     guard: bool = True
     experiment: bool = True
+    allow: tuple[str, ...] = ()
+    """What the plan may do besides: ``numerics``, change the training's numbers."""
 
 
 @dataclass
@@ -231,7 +233,7 @@ class Scan:
             "lap": self.watch.lap, "budget": self.options.budget, "spent": self._spent, "guard": self.options.guard,
             "protect": [os.getcwd()], "experiment": self.options.experiment, "only": list(self.options.only),
             "packages": packages(), "smallest_effect": self.options.smallest_effect, "seed": seed, "history": history,
-            "excluded": list(excluded),
+            "excluded": list(excluded), "allow_numerics": "numerics" in self.options.allow,
         }
         (self.folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
 

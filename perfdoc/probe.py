@@ -29,12 +29,18 @@ class Probe(ABC):
     """Name in captures and on the command line; words joined by underscores."""
     provides: ClassVar[Mapping[str, Unit]]
     """Metric ids that this probe measures, with their units."""
+    under: ClassVar[tuple[str, ...]] = ()
+    """Slugs of treatments under whose levels a step is watched too, besides the control (see :meth:`prepare`)."""
     each_round: ClassVar[bool] = False
     """True: measured again in every round of the experiment (cheap and drifting). False: once, when the plan is known."""
 
+    def prepare(self, loop: Loop) -> None:
+        """Make ready to watch one ordinary step, after which :meth:`measure` is called. Must not change what it computes."""
+
     @abstractmethod
     def measure(self, loop: Loop, plan: Mapping[str, str]) -> list[Measurement | Unavailable]:
-        """Measure now. ``plan``: treatment slug -> level of what won so far (empty: the user's own settings).
+        """Measure now. ``plan``: treatment slug -> level of what won so far (empty: the user's own settings); where a step
+        was watched, the arm that it ran under.
 
         Called between two steps on the training thread. Whatever it raises is recorded as ``Unavailable``.
         """

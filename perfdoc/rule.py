@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from perfdoc import blocks as pairing
-from perfdoc import stats
+from perfdoc import parity, stats
 from perfdoc.blocks import AA_ARM, CONTROL_ARM
 from perfdoc.capture import Capture
 from perfdoc.finding import Effect, Effort, Finding, Verdict
@@ -47,6 +47,10 @@ class Evidence:
             ):
                 return found
         return None
+
+    def measurements(self, metric: str) -> list[Measurement]:
+        """All measurements of ``metric``, one for each of its conditions."""
+        return [m for m in self.capture.measurements if isinstance(m, Measurement) and m.metric == metric and m.samples]
 
     @property
     def loader_site(self) -> str:
@@ -176,10 +180,55 @@ class Evidence:
         """Arms that change only treatments among ``slugs``, and the first of them always."""
         return [a for a in self.arms if slugs[0] in config_from_id(a) and set(config_from_id(a)) <= set(slugs)]
 
+    def memory_of(self, arm: str) -> list[str]:
+        """The most memory a step holds under the control and under ``arm``, and what it consists of, as lines of evidence."""
+        lines = []
+        for name in (CONTROL_ARM, arm):
+            peak = self.measurement("memory.peak", arm=name)
+            if peak is None:
+                continue
+            parts = [
+                f"{kind} {found.median / 2**20:.4g}"
+                for kind in ("parameters", "gradients", "optimizer", "activations", "other")
+                if (found := self.measurement(f"memory.{kind}", arm=name)) and found.median
+            ]
+            what = "as it is" if name == CONTROL_ARM else self.change(arm)
+            lines.append(f"memory {what}: {peak.median / 2**20:.4g} MiB at the fullest moment ({', '.join(parts)})")
+        return lines
+
+    def planned(self, arm: str) -> bool:
+        """Whether the arm may be part of a plan: none of its parts trades something else for time."""
+        return all((self.offer(slug) or {}).get("planned", True) for slug in config_from_id(arm))
+
+    def numerics(self, arm: str) -> str:
+        """What the arm does to loss and gradients: the worst of its parts; empty where no part touches them."""
+        order = ("same numbers", "rounding", "not checked", "changes training")
+        found = []
+        for slug, level in config_from_id(arm).items():
+            if (self.offer(slug) or {}).get("numerics"):
+                record = self.parity_record(config_id({slug: level}))
+                found.append(parity.judge(record) if record else "not checked")
+        return max(found, key=order.index, default="")
+
+    def parity_record(self, arm: str) -> Mapping[str, Any] | None:
+        """The last comparison of the arm's numbers with the control's."""
+        return next((record for record in reversed(self.capture.parity) if record["arm"] == arm), None)
+
     def seconds_saved(self, arm: str) -> float:
         """Seconds a step that the arm saves at least: the lower end of its interval (negative: it may cost)."""
         found = self.interval(arm)
         return self.step_seconds * (1 - math.exp(-found.low)) if found else 0.0
+
+
+    def one_time_seconds(self, arm: str) -> float | None:
+        """Seconds that the first switch to ``arm`` took beyond what its steps take later; None where it was never made."""
+        mine = [block for block in self.capture.blocks if block["arm"] == arm and block["count"]]
+        if not mine:
+            return None
+        first = min(mine, key=lambda block: (block["lap"], block["i"]))
+        usual = statistics.median(block["seconds"] / block["count"] for block in mine)
+        warmup = first.get("warmup", ())
+        return max(0.0, float(first.get("switch", 0.0) + math.fsum(warmup) - usual * len(warmup)))
 
 
 class Rule(ABC):
@@ -221,6 +270,7 @@ class Rule(ABC):
             seen.seconds_saved(arm),
             (arm,),
             seen.blocks_to_settle(arm) if verdict == "undecided" else None,
+            seen.numerics(arm) if verdict == "helps" else "",
         )
 
 
@@ -229,9 +279,17 @@ class TreatmentRule(Rule):
 
     treatment: ClassVar[str]
 
-    @abstractmethod
     def where(self, seen: Evidence) -> str:
-        """``file:line`` the change belongs to, or an empty string."""
+        """``file:line`` the change belongs to, or an empty string where no one place is known."""
+        return ""
+
+    def evidence(self, seen: Evidence, arm: str) -> list[str]:
+        """What else was seen of this arm."""
+        return []
+
+    def title(self, seen: Evidence, arm: str) -> str:
+        """One sentence about the arm with its figures."""
+        return describe(seen, arm)
 
     def check(self, seen: Evidence) -> Finding | None:
         """The best level of the treatment, with its verdict; also where it could not be tried here."""
@@ -245,9 +303,21 @@ class TreatmentRule(Rule):
         if not arms:
             return None
         best = best_arm(seen, arms)
-        return self.finding(seen, best, describe(seen, best), self.where(seen), seen.change(best), [])
+        evidence = [*self.evidence(seen, best), *one_time_cost(seen, best)]
+        record = seen.parity_record(best)
+        if record is not None:
+            evidence.append(f"numbers: {parity.judge(record)} ({parity.explain(record)})")
+        evidence += [
+            f"{seen.change(arm)}: {effect.speedup:.2f}x [{effect.low:.2f}, {effect.high:.2f}]"
+            for arm in arms if arm != best and (effect := seen.effect(arm))
+        ]
+        if offer["reason"]:
+            evidence.append(offer["reason"])
+        return self.finding(seen, best, self.title(seen, best), self.where(seen), seen.change(best), evidence)
 
 
+WORTH_A_WORD = 20
+"""One-time costs below this many steps are not spoken of."""
 ORDER: Mapping[str, int] = {
     "helps": 0, "undecided": 1, "no difference": 2, "hurts": 3, "withheld": 4, "untestable here": 5
 }
@@ -261,6 +331,18 @@ def best_arm(seen: Evidence, arms: Sequence[str]) -> str:
         return ORDER[seen.verdict(arm)], -(found.center if found else -math.inf)
 
     return min(arms, key=rank)
+
+
+def one_time_cost(seen: Evidence, arm: str) -> list[str]:
+    """The cost of the first switch to ``arm`` and after how many steps it is repaid, where it is worth a word."""
+    cost = seen.one_time_seconds(arm)
+    if cost is None or cost < WORTH_A_WORD * seen.step_seconds:
+        return []
+    found = seen.interval(arm)
+    saved = seen.step_seconds * (1 - math.exp(-found.center)) if found else 0.0
+    if seen.verdict(arm) != "helps" or saved <= 0:
+        return [f"the first switch took {cost:.2g} s"]
+    return [f"the first switch took {cost:.2g} s, repaid after {math.ceil(cost / saved)} steps"]
 
 
 def describe(seen: Evidence, arm: str) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
+from perfdoc.measurement import Measurement, Unavailable, Unit
+
 Config = Mapping[str, str]
 """An arm: treatment slug -> level. The empty mapping is the control, the user's own settings."""
 
@@ -26,6 +28,8 @@ class Level:
     """Value in captures: ``bf16``, ``2``."""
     change: str
     """The change as a person would write it: ``num_workers=2``."""
+    expected_seconds: float = 0.0
+    """About how long the first switch to it takes (compilation), in seconds: not tried where the budget is too small."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,15 @@ class LoaderHandle(Protocol):
     def workers(self) -> int:
         """Worker processes of the current source; 0 while a cached batch is served."""
 
+    @property
+    def batches_can_grow(self) -> bool:
+        """Whether larger batches can be made: the loader forms batches itself, from a data set with an index."""
+
     def feed(self, workers: int | None) -> None:
         """From the next fetch on, serve batches from a twin with ``workers`` workers; None: as the user set it."""
+
+    def feed_grown(self, factor: int) -> None:
+        """From the next fetch on, serve batches ``factor`` times as large as the user's; 1: as the user set it."""
 
     def feed_cached(self, on: bool) -> None:
         """From the next fetch on, serve one cached batch again and again (on), or real batches (off)."""
@@ -83,6 +94,12 @@ class Loop(Protocol):
     """CPU cores really available: affinity and cgroup quota considered."""
     autocast_seen: bool
     """Whether the loop computes its forward pass under the user's own ``torch.autocast``."""
+    anomaly_seen: bool
+    """Whether backward ran in autograd's anomaly mode."""
+    checkpointing_seen: bool
+    """Whether the loop uses ``torch.utils.checkpoint`` itself."""
+    zeroing_seen: bool
+    """Whether gradients were set to zero instead of to None (``zero_grad(set_to_none=False)``)."""
     ranks: int
     """Processes training together (world size); 1 for ordinary scripts."""
 
@@ -93,6 +110,10 @@ class Loop(Protocol):
     @property
     def models(self) -> Sequence[Any]:
         """Outermost ``torch.nn.Module`` objects that hold parameters being trained."""
+
+    @property
+    def input_shapes(self) -> Mapping[tuple[tuple[int, ...], ...], int]:
+        """Shapes of the tensors that outermost modules were called with, and how often, as far as was observed."""
 
     @property
     def optimizers(self) -> Sequence[Any]:
@@ -117,6 +138,12 @@ class Treatment(ABC):
     """Slugs of treatments whose effect depends on this one's level: tried together in a small factorial design."""
     phases: ClassVar[tuple[str, ...]] = ()
     """Phases of the step that it acts on first: where they take little time, other treatments are tried before it."""
+    provides: ClassVar[Mapping[str, Unit]] = {}
+    """Metric ids that :meth:`measurements` tells after the treatment was tried, with their units."""
+    numerics: ClassVar[bool] = True
+    """Whether it can change what is computed: then its numbers are compared with the control's before it is advised."""
+    planned: ClassVar[bool] = True
+    """False for what trades something else for time (memory, the size of a batch): measured, never part of a plan."""
     ceiling: ClassVar[bool] = False
     """True for an arm that only explains others (no loader, cached batch): never part of a plan."""
 
@@ -132,12 +159,24 @@ class Treatment(ABC):
     def restore(self, loop: Loop) -> None:
         """Undo ``apply`` exactly. Must work after a failed or half-done ``apply`` too."""
 
+    def work(self, level: str) -> float:
+        """Samples that a step processes at ``level``, relative to the user's own step."""
+        return 1.0
+
+    def measurements(self, loop: Loop) -> list[Measurement | Unavailable]:
+        """What was noticed while levels were applied; asked once, after the experiment."""
+        return []
+
     def on_fetch(self) -> None:
         """A batch has just been fetched from one of the loop's loaders."""
 
     def on_forward(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """An outermost module is about to be called; returns the arguments to call it with."""
         return args, kwargs
+
+    def on_call(self, module: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """An outermost module is about to be called through ``forward``; returns what to call in its place."""
+        return forward
 
     def on_backward(self, tensors: Any) -> Any:
         """Backward is about to start from ``tensors`` (a tensor or a sequence); returns what to start from."""

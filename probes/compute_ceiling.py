@@ -10,6 +10,7 @@ class ComputeCeiling(Treatment):
 
     slug = "compute_ceiling"
     title = "compute ceiling (one cached batch, no loader)"
+    numerics = False
     ceiling = True
 
     def offer(self, loop: Loop) -> Offer:

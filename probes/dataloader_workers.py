@@ -18,6 +18,7 @@ class DataloaderWorkers(Treatment):
 
     slug = "dataloader_workers"
     title = "DataLoader workers"
+    numerics = False
     interacts = ("cpu_threads",)
     phases = ("data",)
 

@@ -6,7 +6,14 @@ import random
 import pytest
 
 from perfdoc.inject.design import Factor, screening_arms
-from perfdoc.inject.experiment import BlockRequest, BlockResult, Experiment, ProbeRequest
+from perfdoc.inject.experiment import (
+    BlockRequest,
+    BlockResult,
+    Experiment,
+    ParityRequest,
+    ParityResult,
+    ProbeRequest,
+)
 from perfdoc.treatment import Level, config_from_id, config_id
 
 STEP = 0.05
@@ -14,9 +21,9 @@ STEPS = 6
 WARMUP = 0.1
 
 
-def factor(slug, *levels, interacts=(), ceiling=False):
+def factor(slug, *levels, interacts=(), ceiling=False, **more):
     """A treatment with these levels (``on`` when left out)."""
-    return Factor(slug, tuple(Level(name, f"{slug}={name}") for name in levels or ("on",)), interacts, ceiling)
+    return Factor(slug, tuple(Level(name, f"{slug}={name}") for name in levels or ("on",)), interacts, ceiling, **more)
 
 
 class SimulatedLoop:
@@ -25,9 +32,10 @@ class SimulatedLoop:
     ``truth``: log speed-up by parts of an arm that must all be on (``frozenset({"a=on", "b=on"})`` is an interaction).
     """
 
-    def __init__(self, truth, *, seed=0, noise=0.01, stalls=0.01, broken=(), lap=0):
+    def __init__(self, truth, *, seed=0, noise=0.01, stalls=0.01, broken=(), changing=(), lap=0):
         self.truth = truth
         self.broken = broken
+        self.changing = changing
         self.lap = lap
         self.spent = 0.0
         self.requests = []
@@ -57,6 +65,9 @@ class SimulatedLoop:
         if isinstance(request, ProbeRequest):
             self.spent += 0.1
             return None
+        if isinstance(request, ParityRequest):
+            self.spent += request.seconds
+            return ParityResult([self._numbers(config_id(arm)) for arm in request.arms])
         parts = set(config_id(request.config).split("+"))
         if any(set(needed) <= parts for needed in self.broken):
             self.spent += WARMUP
@@ -69,6 +80,13 @@ class SimulatedLoop:
             "lap": self.lap, "i": len(self.requests), "arm": request.arm, "phase": request.phase, "count": STEPS,
             "seconds": seconds,
         })
+
+    def _numbers(self, arm):
+        """A record in which the loss is that of the control, or another one where the arm changes the training."""
+        control = [1.0 - 0.01 * step for step in range(10)]
+        losses = [1.5 * loss for loss in control] if arm in self.changing else control
+        return {"arm": arm, "losses": losses, "control": control, "again": control, "others": [control],
+                "gradient_error": 0.0, "gradient_cosine": 1.0, "gradient_noise": 0.0}
 
     @property
     def arms(self):
@@ -89,6 +107,39 @@ def test_the_best_stack_is_found(seed):
     """Two changes that help are stacked, and what makes no difference stays out."""
     experiment = SimulatedLoop(alone(a=1.3, b=1.2, c=1.0), seed=seed, stalls=0.0).run(FACTORS, seed=seed)
     assert experiment.plan == {"a": "on", "b": "on"}
+
+
+NUMERIC = [factor("a", numerics=True), factor("b", numerics=True)]
+
+
+def test_what_changes_the_training_is_never_in_the_plan():
+    """The larger gain is left out when it changes the numbers; the smaller one that does not is the plan."""
+    loop = SimulatedLoop(alone(a=1.5, b=1.2), changing=("a=on",))
+    experiment = loop.run(NUMERIC)
+    assert experiment.plan == {"b": "on"}
+    assert experiment.numerics == {"a=on": "changes training", "b=on": "same numbers"}
+
+
+def test_who_allows_other_numbers_gets_them():
+    """With ``--allow numerics`` what changes the training may be planned."""
+    loop = SimulatedLoop(alone(a=1.5, b=1.2), changing=("a=on",))
+    assert loop.run(NUMERIC, allow_numerics=True).plan == {"a": "on", "b": "on"}
+
+
+def test_numbers_are_compared_only_for_what_may_be_advised():
+    """What hurts or makes no difference is not worth the steps; a part of an interaction that wins is."""
+    truth = {("a=on",): 0.0, ("b=on",): math.log(0.9), ("a=on", "b=on"): math.log(1.4), ("c=on",): math.log(0.8)}
+    factors = [factor("a", interacts=("b",), numerics=True), factor("b"), factor("c", numerics=True)]
+    experiment = SimulatedLoop(truth).run(factors)
+    assert set(experiment.numerics) == {"a=on"}
+    assert experiment.plan == {"a": "on", "b": "on"}
+
+
+def test_what_trades_something_else_for_time_is_never_in_the_plan():
+    """A treatment that is not planned gets its verdict, and is neither chosen nor stacked."""
+    experiment = SimulatedLoop(alone(a=1.5, b=1.2)).run([factor("a", planned=False), factor("b")])
+    assert experiment.verdicts["a=on"] == "helps"
+    assert experiment.plan == {"b": "on"}
 
 
 def test_one_stalled_block_does_not_keep_a_change_out_of_the_plan():

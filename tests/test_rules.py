@@ -19,7 +19,7 @@ CODES = [rule.code for rule in RULES]
 CHANGES = {
     "dataloader_workers": "num_workers={}", "cpu_threads": "torch.set_num_threads({})", "autocast": "autocast {}",
     "channels_last": "channels_last", "compute_ceiling": "one cached batch",
-}
+}  # others are called by their slug
 
 
 def offers_of(arms, status="offered", reason=""):
@@ -27,7 +27,7 @@ def offers_of(arms, status="offered", reason=""):
     levels = {}
     for arm in arms:
         for slug, level in config_from_id(arm).items():
-            levels.setdefault(slug, {})[level] = CHANGES[slug].format(level)
+            levels.setdefault(slug, {})[level] = CHANGES.get(slug, slug + "={}").format(level)
     return [
         {"slug": slug, "title": f"title of {slug}", "status": status, "reason": reason,
          "levels": [list(pair) for pair in found.items()], "ceiling": slug == "compute_ceiling"}

@@ -18,6 +18,8 @@ import click
 @click.option("--smallest-effect", default=2.0, show_default=True, metavar="PERCENT", type=click.FloatRange(0.1, 50),
               help="Effects below this are 'no difference'.")
 @click.option("--only", metavar="NAMES", help="Try only these treatments (comma-separated).")
+@click.option("--allow", type=click.Choice(["numerics"]), multiple=True,
+              help="Let the plan contain changes that were seen to change the training's numbers.")
 @click.option("--seed", type=int, help="Seed of the block order, to repeat a scan.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
               help="Where runs are kept [default: .perfdoc in the working directory].")
@@ -27,7 +29,8 @@ import click
 @click.option("--no-guard", is_flag=True, help="Let the script write its checkpoints, logs and trackers as always.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def command(
-    budget: float, wait: float, smallest_effect: float, only: str | None, seed: int | None, output: Path | None,
+    budget: float, wait: float, smallest_effect: float, only: str | None, allow: tuple[str, ...], seed: int | None,
+    output: Path | None,
     show_output: bool, as_json: bool, clock_only: bool, no_guard: bool, command: tuple[str, ...],
 ) -> None:
     """Scan a training script: `perfdoc scan train.py --epochs 3`, or any command after `--`.
@@ -47,7 +50,7 @@ def command(
     options = Options(
         resolve(command, dashed), budget, wait, smallest_effect / 100, seed,
         tuple(name.strip() for name in only.split(",") if name.strip()) if only else (),
-        output.absolute() if output else None, show_output, not no_guard, not clock_only,
+        output.absolute() if output else None, show_output, not no_guard, not clock_only, allow,
     )
     if options.only:
         _check_names(options.only)

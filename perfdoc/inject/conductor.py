@@ -12,10 +12,20 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from perfdoc.blocks import CONTROL_ARM
-from perfdoc.inject.experiment import BlockRequest, BlockResult, Experiment, ProbeRequest, Request
-from perfdoc.measurement import Unavailable
+from perfdoc.inject.experiment import (
+    BlockRequest,
+    BlockResult,
+    Experiment,
+    ParityRequest,
+    ParityResult,
+    ProbeRequest,
+    Request,
+    Result,
+)
+from perfdoc.inject.parity import ParityRuns
+from perfdoc.measurement import Measurement, Unavailable
 from perfdoc.probe import Probe
-from perfdoc.treatment import CONTROL, Config, Treatment, config_id
+from perfdoc.treatment import CONTROL, Config, Treatment, config_from_id, config_id
 
 if TYPE_CHECKING:
     from perfdoc.inject.session import Session
@@ -28,6 +38,9 @@ SLOW_STEP = 0.25
 """Seconds a step from which blocks are kept to two counted steps (or a burst of workers) and one of warm-up."""
 LOOKAHEAD = 2
 """Steps between announcing a switch and making it, with several ranks: none can be further ahead than one step."""
+
+END = object()
+"""What :func:`next` answers for a generator that has nothing more to ask."""
 
 
 class Conductor:
@@ -42,11 +55,13 @@ class Conductor:
         self.config: Config = CONTROL
         self.experiment: Experiment | None = None
         self.done = False
-        self._generator: Generator[Request, BlockResult | None, None] | None = None
+        self._generator: Generator[Request, Result, None] | None = None
         self._request: BlockRequest | None = None
         self._apply_at: int | None = None
         self._end: tuple[int, str] | None = None
         self._failure: str | None = None
+        self._watching: Generator[None, None, None] | None = None
+        self._compared: ParityResult | None = None
         self._entered: set[str] = set()
         self._index = 0
         self._schedule = Schedule(session.recorder.run_dir, session.lap) if session.ranks > 1 else None
@@ -60,7 +75,7 @@ class Conductor:
         self._generator = experiment.run()
         self._advance(None)
 
-    def _advance(self, result: BlockResult | None) -> None:
+    def _advance(self, result: Result) -> None:
         assert self._generator is not None
         assert self.experiment is not None
         while True:
@@ -69,11 +84,14 @@ class Conductor:
             except StopIteration:
                 self.finish("settled" if self.experiment.remaining() > 0 else "budget spent")
                 return
-            if isinstance(request, ProbeRequest):
+            if not isinstance(request, BlockRequest):
+                self._request = None
                 self._switch(CONTROL)
-                self._measure(request)
+                self._watching = self._watch(request) if isinstance(request, ProbeRequest) else self._compare(request)
                 result = None
-                continue
+                if self._watched():
+                    continue
+                return  # to go on when the steps that are wanted have run
             self._request = request
             break
         self._progress()
@@ -102,6 +120,7 @@ class Conductor:
             return
         self.done = True
         self._switch(CONTROL)
+        self._notes()
         if self.experiment is not None:
             self.session.recorder.write(
                 "outcome",
@@ -118,20 +137,109 @@ class Conductor:
         self._schedule.announce(at, None)
         self._end = (at, reason)
 
+    def _watch(self, request: ProbeRequest) -> Generator[None, None, None]:
+        """Let probes measure between two steps, then watch steps, under the control and the treatments they ask for.
+
+        Yields whenever a step has to run.
+        """
+        assert self.experiment is not None
+        self._measure(request)
+        if self._schedule is not None:
+            return  # with several ranks no step may differ between them
+        for probe in self.probes:
+            if probe.each_round != request.each_round or type(probe).prepare is Probe.prepare:
+                continue
+            arms: list[Config] = [
+                {factor.slug: level.name} for factor in self.experiment.factors if factor.slug in probe.under
+                for level in factor.levels
+            ]
+            for arm in [CONTROL, *arms]:
+                if config_id(arm) in self.experiment.failed:
+                    continue
+                self._failure = None
+                self._switch(arm)
+                yield  # one step to settle in: a batch that was fetched already, states made at first use
+                found = None
+                if self._failure is None:
+                    found = self._prepared(probe)
+                    yield
+                    found = found or self._asked(probe, arm)
+                if self._failure is None:
+                    self._record(found or [])
+        self._failure = None
+        self._switch(CONTROL)
+
+    def _watched(self) -> bool:
+        """Go on with what is done beside the blocks; whether it is at its end."""
+        assert self._watching is not None
+        if next(self._watching, END) is not END:
+            return False
+        self._watching = None
+        return True
+
+    def _compare(self, request: ParityRequest) -> Generator[None, None, None]:
+        """Compare the numbers of arms with the control's; yields whenever a step has to run. A failing arm ends it."""
+        if self._schedule is not None:
+            return
+        runs = ParityRuns(self.session, request.arms, request.seconds)
+        steps = runs.run()
+        self._failure = None
+        try:
+            for config in steps:
+                self._switch(config)
+                yield
+                if self._failure is not None:
+                    break
+        except Exception as error:  # state that cannot be copied: the numbers were not checked, which is what is said then
+            self.session.recorder.write("parity_failed", error=f"{type(error).__name__}: {error}")
+        finally:
+            self._failure = None
+            steps.close()
+            self._switch(CONTROL)
+        for record in runs.records:
+            self.session.recorder.write("parity", **record)
+        self._compared = ParityResult(runs.records)
+
+    def _prepared(self, probe: Probe) -> list[Measurement | Unavailable] | None:
+        """Let a probe make ready; what it cannot measure where that fails."""
+        try:
+            probe.prepare(self.loop)
+        except Exception as error:
+            return self._broken(probe, error)
+        return None
+
     def _measure(self, request: ProbeRequest) -> None:
         for probe in self.probes:
-            if probe.each_round != request.each_round:
+            if probe.each_round == request.each_round and type(probe).prepare is Probe.prepare:
+                self._record(self._asked(probe, request.plan))
+                for handle in self.loop.loaders:
+                    handle.feed_cached(False)
+                    handle.feed(None)
+
+    def _asked(self, probe: Probe, plan: Config) -> list[Measurement | Unavailable]:
+        try:
+            return probe.measure(self.loop, plan)
+        except Exception as error:
+            return self._broken(probe, error)
+
+    def _broken(self, probe: Probe, error: Exception) -> list[Measurement | Unavailable]:
+        """A failing probe is a finding about the probe, not the end of the scan."""
+        self.session.recorder.write("probe_failed", probe=probe.slug, error=traceback.format_exc(limit=5))
+        return [Unavailable(metric, f"{type(error).__name__}: {error}") for metric in probe.provides]
+
+    def _record(self, found: list[Measurement | Unavailable]) -> None:
+        for measurement in found:
+            self.session.recorder.write("measurement", **measurement.to_json())
+
+    def _notes(self) -> None:
+        """Record what treatments noticed while they were applied."""
+        for slug, treatment in self.treatments.items():
+            if not any(slug in config_from_id(arm) for arm in self._entered):
                 continue
             try:
-                found = probe.measure(self.loop, request.plan)
-            except Exception as error:  # a failing probe is a finding about the probe, not the end of the scan
-                found = [Unavailable(metric, f"{type(error).__name__}: {error}") for metric in probe.provides]
-                self.session.recorder.write("probe_failed", probe=probe.slug, error=traceback.format_exc(limit=5))
-            for measurement in found:
-                self.session.recorder.write("measurement", **measurement.to_json())
-            for handle in self.loop.loaders:
-                handle.feed_cached(False)
-                handle.feed(None)
+                self._record(treatment.measurements(self.loop))
+            except Exception as error:
+                self._record([Unavailable(metric, f"{type(error).__name__}: {error}") for metric in treatment.provides])
 
     # -- switching
 
@@ -219,6 +327,11 @@ class Conductor:
         """A step has ended; called at its boundary, before anything of the next one."""
         if self._end is not None and self.session.optimizer_calls >= self._end[0]:
             self.session.end(self._end[1])
+        if self._watching is not None and not self.done:
+            if self._watched():
+                result, self._compared = self._compared, None
+                self._advance(result)
+            return
         if self._request is None or self.done:
             return
         if self._apply_at is not None:
@@ -247,6 +360,7 @@ class Conductor:
 
     def _begin_counting(self) -> None:
         self.session.device_wait()
+        self.session.restart_peak()
         self.session.clock.restart()
         self._block_start = perf_counter()
 
@@ -270,6 +384,12 @@ class Conductor:
             "drained": self._drained,
             "irregular": self._irregular,
         }
+        work = math.prod(self.treatments[slug].work(level) for slug, level in self._request.config.items())
+        if work != 1.0:
+            block["work"] = work
+        peak = self.session.device_peak()
+        if peak is not None:
+            block["peak"] = peak
         device = self.session.clock.device_phases()
         if device is not None and self._request.arm == CONTROL_ARM:
             block["device_phases"] = [value / len(self._steps) for value in device]

@@ -20,6 +20,10 @@ class Factor:
     levels: tuple[Level, ...]
     interacts: tuple[str, ...] = ()
     ceiling: bool = False
+    planned: bool = True
+    """False: never combined with others, never part of a plan."""
+    numerics: bool = False
+    """Whether its numbers are to be compared with the control's before it is advised."""
     share: float = 1.0
     """Share of the step that it acts on first, as far as the clock saw: orders the arms where time is short."""
 
@@ -35,13 +39,19 @@ def screening_arms(factors: Iterable[Factor], excluded: Iterable[str] = ()) -> l
     arms: list[Config] = [
         {f.slug: level.name} for f in by_slug.values() if f.ceiling for level in f.levels
     ]
-    real = sorted((f for f in by_slug.values() if not f.ceiling), key=lambda f: -f.share)
-    arms += [{f.slug: level.name} for f in real for level in f.levels]
-    pairs = sorted(itertools.combinations(real, 2), key=lambda pair: -(pair[0].share + pair[1].share))
+    # What can be advised comes first; what trades something else for time waits for what is left.
+    real = sorted((f for f in by_slug.values() if not f.ceiling), key=lambda f: (not f.planned, -f.share))
+    planned = [f for f in real if f.planned]
+    arms += [{f.slug: level.name} for f in planned for level in f.levels]
+    pairs = sorted(itertools.combinations(planned, 2), key=lambda pair: -(pair[0].share + pair[1].share))
     for first, second in pairs:
         if second.slug in first.interacts or first.slug in second.interacts:
-            cells = [{first.slug: a.name, second.slug: b.name} for a in first.levels for b in second.levels]
+            cells = [
+                {first.slug: a.name, second.slug: b.name} for a in first.levels for b in second.levels
+                if not a.expected_seconds and not b.expected_seconds  # stacked later, if there is time to compile again
+            ]
             arms += cells[:MOST_CELLS]
+    arms += [{f.slug: level.name} for f in real if not f.planned for level in f.levels]
     return without(arms, excluded)
 
 
@@ -56,7 +66,7 @@ def extensions(base: Config, factors: Iterable[Factor], excluded: Iterable[str] 
     arms = [
         {**base, factor.slug: level.name}
         for factor in factors
-        if not factor.ceiling and factor.slug not in base
+        if not factor.ceiling and factor.planned and factor.slug not in base
         for level in factor.levels
     ]
     return without(arms, excluded)

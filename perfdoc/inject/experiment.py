@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perfdoc import blocks as pairing
-from perfdoc import stats
+from perfdoc import parity, stats
 from perfdoc.blocks import AA_ARM, CONFIRM_PHASE, CONTROL_ARM
 from perfdoc.inject.design import Factor, extensions, screening_arms
 from perfdoc.treatment import CONTROL, Config, config_id
@@ -29,6 +29,12 @@ CONFIRM_PAIRS = 8
 """Pairs of the confirm phase: the plan's effect is estimated from these alone."""
 ARMS_A_CONTROL = 2
 """Arms between two control blocks: one control serves two arms on either side, which is a quarter of the time saved."""
+PARITY_SHARE = 0.12
+"""Share of the budget for comparing numbers."""
+MOST_COMPARED = 6
+"""Treatments whose numbers are compared, the most promising first."""
+ENTRY_SHARE = 0.5
+"""A stack whose first block would take longer than this share of the time left to get going (compilation) is not tried."""
 STACK_PAIRS = 5
 """Pairs after which a stack of two changes is compared with the better one alone."""
 
@@ -51,6 +57,21 @@ class ProbeRequest:
 
 
 @dataclass(frozen=True)
+class ParityRequest:
+    """Compare the numbers of these arms with the control's, in about ``seconds``. Answered with a :class:`ParityResult`."""
+
+    arms: Sequence[Config]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """Records as :func:`perfdoc.parity.judge` wants them, with their ``arm``."""
+
+    records: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class BlockResult:
     """What came of a block: its record, or why the arm cannot run here."""
 
@@ -58,8 +79,9 @@ class BlockResult:
     failed: str | None = None
 
 
-Request = BlockRequest | ProbeRequest
-Steps = Generator[Request, "BlockResult | None", None]
+Request = BlockRequest | ProbeRequest | ParityRequest
+Result = BlockResult | ParityResult | None
+Steps = Generator[Request, Result, None]
 
 
 @dataclass
@@ -82,6 +104,10 @@ class Experiment:
     failed: dict[str, str] = field(default_factory=dict)
     plan: Config = field(default_factory=dict)
     phase: str = "screen"
+    allow_numerics: bool = False
+    """Whether what changes the training may be part of the plan."""
+    numerics: dict[str, str] = field(default_factory=dict)
+    """Verdicts of :func:`perfdoc.parity.judge` by arm."""
 
     def __post_init__(self) -> None:
         self.blocks.extend(self.history)
@@ -121,13 +147,13 @@ class Experiment:
 
     # -- asking for blocks
 
-    def _control(self, phase: str) -> Generator[Request, BlockResult | None, bool]:
+    def _control(self, phase: str) -> Generator[Request, Result, bool]:
         result = yield BlockRequest(CONTROL, CONTROL_ARM, phase)
         self._last_was_control = True
         return self._keep(result)
 
-    def _keep(self, result: BlockResult | None) -> bool:
-        if result is None or result.block is None:
+    def _keep(self, result: Result) -> bool:
+        if not isinstance(result, BlockResult) or result.block is None:
             return False
         self.blocks.append(result.block)
         return True
@@ -149,7 +175,7 @@ class Experiment:
                 yield from self._control(phase)
             result = yield BlockRequest(arms[arm], arm, phase)
             self._last_was_control = False
-            if result is not None and result.failed:
+            if isinstance(result, BlockResult) and result.failed:
                 self._fail(arm, arms[arm], result.failed)
             else:
                 self._keep(result)
@@ -171,6 +197,7 @@ class Experiment:
         yield from self._screen()
         if self.verdicts.get(AA_ARM) in ("helps", "hurts"):
             return
+        yield from self._compare_numbers()
         yield from self._stack()
         yield ProbeRequest(False, dict(self.plan))
         yield from self._confirm()
@@ -204,7 +231,8 @@ class Experiment:
 
     def _stack(self) -> Steps:
         """Forward selection from the best arm: add the change that helps most on top, until none does."""
-        candidates = [arm for arm in self._arms if config_id(arm) not in self._ceiling_ids]
+        planned = {factor.slug for factor in self.factors if factor.planned and not factor.ceiling}
+        candidates = [arm for arm in self._arms if set(arm) <= planned and not self._changes_training(arm)]
         best = max(candidates, key=lambda arm: self._promising(config_id(arm)), default=None)
         noise = pairing.control_noise(self.blocks)
         if best is None or self._promising(config_id(best)) < math.log1p(self.smallest_effect):
@@ -217,7 +245,8 @@ class Experiment:
         while self.remaining() > floor:
             offered = [
                 arm for arm in extensions(self.plan, self.factors, [*self.excluded, *self.failed])
-                if self.verdicts.get(config_id(self._added(arm))) != "hurts"
+                if self.verdicts.get(config_id(self._added(arm))) != "hurts" and not self._changes_training(arm)
+                and self._entry_seconds(arm) < ENTRY_SHARE * (self.remaining() - floor)
                 # Measured in the screen already as part of a joint design, and not better: no need to ask again.
                 and not (len(self.values(config_id(arm))) >= STACK_PAIRS
                          and self._promising(config_id(arm)) < self._promising(config_id(self.plan)))
@@ -229,12 +258,50 @@ class Experiment:
                 return
             self.plan = better
 
+    def _entry_seconds(self, arm: Config) -> float:
+        """About how long the first block of ``arm`` takes to get going: as long as its slowest part took alone."""
+        if any(block["arm"] == config_id(arm) for block in self.blocks):
+            return 0.0
+        cost = 0.0
+        for slug, level in arm.items():
+            alone = config_id({slug: level})
+            first = next((block for block in self.blocks if block["arm"] == alone), None)
+            if first is not None:
+                cost = max(cost, first.get("switch", 0.0) + sum(first.get("warmup", ())))
+        return cost
+
+    def _compare_numbers(self) -> Steps:
+        """Compare the numbers of whatever may be advised with the control's; what changes the training is not stacked."""
+        touching = {factor.slug for factor in self.factors if factor.numerics and not factor.ceiling}
+        promising = [
+            arm for arm in self._arms
+            if self._promising(config_id(arm)) > 0 and self.verdicts.get(config_id(arm)) not in ("hurts", "no difference")
+        ]
+        promising.sort(key=lambda arm: -self._promising(config_id(arm)))
+        # Part by part: what two changes do to the numbers together is no worse than what the worse one does.
+        parts: dict[str, Config] = {}
+        for arm in promising:
+            for slug in touching & set(arm):
+                parts.setdefault(config_id({slug: arm[slug]}), {slug: arm[slug]})
+        arms = [arm for name, arm in parts.items() if name not in self.failed][:MOST_COMPARED]
+        if not arms:
+            return
+        result = yield ParityRequest(arms, PARITY_SHARE * self.budget)
+        if isinstance(result, ParityResult):
+            self.numerics = {record["arm"]: parity.judge(record) for record in result.records}
+
+    def _changes_training(self, arm: Config) -> bool:
+        """Whether a part of ``arm`` was seen to change the training; never, where the user allows that."""
+        if self.allow_numerics:
+            return False
+        return any(self.numerics.get(config_id({slug: level})) == "changes training" for slug, level in arm.items())
+
     def _added(self, arm: Config) -> Config:
         return {slug: level for slug, level in arm.items() if slug not in self.plan}
 
     def _better_than(
         self, base: Config, stacks: Sequence[Config], floor: float
-    ) -> Generator[Request, BlockResult | None, Config | None]:
+    ) -> Generator[Request, Result, Config | None]:
         """The stack that beats ``base`` clearly, by differences within the same rounds; None if none does."""
         live = {config_id(arm): arm for arm in stacks}
         base_id = config_id(base)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
@@ -41,6 +41,22 @@ class Endless:
 
     def __len__(self) -> int:
         return len(self.sampler)
+
+
+class Grown:
+    """A batch sampler whose batches are ``factor`` times as large as those of the endless one it draws from."""
+
+    def __init__(self, sampler: Any, factor: int) -> None:
+        self.sampler = sampler
+        self.factor = factor
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(self.sampler)
+        while joined := [list(batch) for batch in itertools.islice(batches, self.factor)]:
+            yield [index for batch in joined for index in batch]
+
+    def __len__(self) -> int:
+        return max(1, len(self.sampler) // self.factor)
 
 
 class Short:
@@ -114,8 +130,11 @@ def likeness(loader: Any) -> tuple[Any, ...]:
 class Source:
     """An endless supply of batches from a twin. Started at first use, then kept: idle workers cost no CPU."""
 
-    def __init__(self, loader: Any, workers: int | None) -> None:
-        self.twin = twin(loader, workers, Endless)
+    def __init__(self, loader: Any, workers: int | None, grown: int = 1) -> None:
+        if grown == 1:
+            self.twin = twin(loader, workers, Endless)
+        else:
+            self.twin = twin(loader, workers, lambda sampler: Grown(Endless(sampler), grown))
         self.iterator: Any = None
         self.fresh = True
 
@@ -177,8 +196,11 @@ class Handle:
         self._kept: Any = None
         self._iterator: Callable[[], Any] = lambda: None
         self._likeness = likeness(loader)
-        self._sources: dict[int | None, Source] = {}
+        self._sources: dict[tuple[int | None, int], Source] = {}
         self._workers: int | None = None
+        self._grown = 1
+        self._replayed: list[Any] | None = None
+        self._place = -1
         self.batches_a_step = 1
         self._cached = False
         self._batch: Any = None
@@ -226,6 +248,10 @@ class Handle:
 
     def fetch(self) -> Any:
         """The loop's next batch, once it is held."""
+        if self._replayed:
+            batch = self._replayed[self._place % len(self._replayed)]
+            self._place += 1
+            return shallow(batch)
         if self._cached and self._has_batch:
             return shallow(self._batch)
         batch = self._source().next()
@@ -235,9 +261,20 @@ class Handle:
 
     def _source(self) -> Source:
         key = None if self._workers == self.loader.num_workers else self._workers
-        if key not in self._sources:
-            self._sources[key] = Source(self.loader, key)
-        return self._sources[key]
+        place = (key, self._grown)
+        if place not in self._sources:
+            self._sources[place] = Source(self.loader, *place)
+        return self._sources[place]
+
+    @property
+    def batches_can_grow(self) -> bool:
+        """Whether larger batches can be made: the loader forms batches itself, from a data set with an index."""
+        loader = self.loader
+        return getattr(loader, "batch_sampler", None) is not None and not isinstance(loader.dataset, IterableDataset)
+
+    def feed_grown(self, factor: int) -> None:
+        """From the next fetch on, serve batches ``factor`` times as large as the user's; 1: as the user set it."""
+        self._grown = factor
 
     def feed(self, workers: int | None) -> None:
         """From the next fetch on, serve batches from a twin with ``workers`` workers; None: as the user set it."""
@@ -248,6 +285,11 @@ class Handle:
         self._cached = on
         if not on:
             self._batch, self._has_batch = None, False
+
+    def replay(self, batches: Sequence[Any] | None) -> None:
+        """From the next fetch on, serve these batches in a circle, the last one first; None: real batches."""
+        self._replayed = None if batches is None else list(batches)
+        self._place = -1
 
     def draw(self) -> Any:
         """Take a batch from the current source now, outside of the loop."""

@@ -10,15 +10,18 @@ from __future__ import annotations
 import functools
 import gc
 import json
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import torch
 import torch.optim.optimizer as torch_optimizer
+import torch.utils.checkpoint
 from torch.utils.data import dataloader as torch_dataloader
 
 from perfdoc import step_log
@@ -30,11 +33,12 @@ from perfdoc.inject.design import Factor
 from perfdoc.inject.experiment import Experiment
 from perfdoc.inject.guard import Guard
 from perfdoc.inject.modules import OutermostCalls, trained_parents
+from perfdoc.inject.parity import Listener
 from perfdoc.inject.recorder import Recorder
 from perfdoc.inject.step_finder import BACKWARD_ONLY, Step, StepFinder
-from perfdoc.inject.user_code import calling_site
 from perfdoc.probe import Probe, discover
-from perfdoc.treatment import Treatment
+from perfdoc.treatment import Offer, Treatment
+from perfdoc.user_code import calling_site
 
 OBSERVE_SECONDS = 1.0
 OBSERVE_STEPS = 5
@@ -43,6 +47,10 @@ LONG_OBSERVATION = 8.0
 BACKWARDS_WITHOUT_OPTIMIZER = 8
 """Backward calls after which a process that holds no optimizer is taken to update its parameters by hand."""
 CONTROL_STEP, OBSERVED_STEP, CLOCK_STEP, IRREGULAR_STEP = range(len(step_log.KINDS))
+LONGEST_SWITCH = 0.3
+"""Share of the budget that the first switch to a level (compilation) may be expected to take."""
+MOST_SHAPES = 64
+"""Different input shapes that are told apart."""
 KEPT_STEPS = 4000
 """Steps whose phases are written one by one; later ones are only in their blocks."""
 
@@ -60,9 +68,19 @@ class LoopView:
         self.cores = available_cores()
         self.ranks = 1
         self.autocast_seen = False
+        self.anomaly_seen = False
+        self.checkpointing_seen = False
+        self.zeroing_seen = False
+        self.input_shapes: dict[tuple[tuple[int, ...], ...], int] = {}
         self.models: list[Any] = []
         self.optimizers: list[Any] = []
         self.step_seconds = 0.0
+
+    def saw_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """An outermost module is called with these arguments: count the shapes of the tensors among them."""
+        shapes = tuple(tuple(v.shape) for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor))
+        if shapes and (shapes in self.input_shapes or len(self.input_shapes) < MOST_SHAPES):
+            self.input_shapes[shapes] = self.input_shapes.get(shapes, 0) + 1
 
     @property
     def loaders(self) -> list[loaders.Handle]:
@@ -90,6 +108,7 @@ class Session:
         self.conductor: Conductor | None = None
         self.follower: Follower | None = None
         self.ending: ending.Ending | None = None
+        self.listener: Listener | None = None
         self._handles: dict[int, loaders.Handle] = {}
         self._seen: set[str] = set()
         self._first_step: float | None = None
@@ -147,12 +166,12 @@ class Session:
         torch_optimizer.register_optimizer_step_pre_hook(self._before_step)
         torch_optimizer.register_optimizer_step_post_hook(self._after_step)
         self._calls.observe()
-        self._watch_autocast()
+        self._watch_settings()
         self._wrap_schedulers()
         os.register_at_fork(after_in_child=self._forked)
 
-    def _watch_autocast(self) -> None:
-        """While the loop is observed: does its own code enter autocast where gradients are recorded?"""
+    def _watch_settings(self) -> None:
+        """While the loop is observed: does its own code enter autocast with gradients, does it write zeros to gradients?"""
         session, enter = self, torch.autocast.__enter__
 
         def entered(context: Any) -> Any:
@@ -162,10 +181,41 @@ class Session:
 
         torch.autocast.__enter__ = entered  # type: ignore[method-assign]
 
-        def release() -> None:
-            torch.autocast.__enter__ = enter  # type: ignore[method-assign]
+        zero_grad = torch.optim.Optimizer.zero_grad
+        zero_module = torch.nn.Module.zero_grad
 
-        self._release_autocast = release
+        @functools.wraps(zero_grad)
+        def zeroed(optimizer: Any, set_to_none: bool = True) -> None:
+            session.loop.zeroing_seen |= not set_to_none
+            zero_grad(optimizer, set_to_none)
+
+        @functools.wraps(zero_module)
+        def zeroed_module(module: Any, set_to_none: bool = True) -> None:
+            session.loop.zeroing_seen |= not set_to_none
+            zero_module(module, set_to_none)
+
+        torch.optim.Optimizer.zero_grad = zeroed  # type: ignore[method-assign]
+        torch.nn.Module.zero_grad = zeroed_module  # type: ignore[method-assign]
+
+        # Both kinds of checkpointing ask for the autocast settings; scripts hold references to the public function.
+        checkpointing: Any = torch.utils.checkpoint
+        ask = getattr(checkpointing, "_get_autocast_kwargs", None)
+
+        if ask is not None:
+            def asked(*args: Any, _ask: Callable[..., Any] = ask, **kwargs: Any) -> Any:
+                session.loop.checkpointing_seen = True
+                return _ask(*args, **kwargs)
+
+            checkpointing._get_autocast_kwargs = asked
+
+        def release() -> None:
+            if ask is not None:
+                checkpointing._get_autocast_kwargs = ask
+            torch.autocast.__enter__ = enter  # type: ignore[method-assign]
+            torch.optim.Optimizer.zero_grad = zero_grad  # type: ignore[method-assign]
+            torch.nn.Module.zero_grad = zero_module  # type: ignore[method-assign]
+
+        self._release_observers = release
 
     def _wrap_backward(self) -> None:
         session = self
@@ -292,16 +342,19 @@ class Session:
             self.ending.raise_again()
         if "forward" not in self._seen:
             self.seen("forward", module=type(module).__name__)
+        if self._observing:
+            self.loop.saw_call(args, kwargs)
         self.clock.push(FORWARD if self._has_parameters(module) else LOSS)
         try:
             active = self._active()
             if not active:
                 return forward(*args, **kwargs)
             try:
-                treated_args, treated_kwargs = args, kwargs
+                treated, treated_args, treated_kwargs = forward, args, kwargs
                 for treatment in active:
                     treated_args, treated_kwargs = treatment.on_forward(module, treated_args, treated_kwargs)
-                return forward(*treated_args, **treated_kwargs)
+                    treated = treatment.on_call(module, treated)
+                return treated(*treated_args, **treated_kwargs)
             except Exception as error:
                 if self.ranks > 1 or self.conductor is None:
                     raise
@@ -323,9 +376,13 @@ class Session:
     def _backward(self, run: Callable[[Any], None], tensors: Any) -> None:
         self._check_end()
         self.seen("backward")
+        if self._observing and torch.is_anomaly_enabled():
+            self.loop.anomaly_seen = True
         active = self._active()
         self.clock.push(BACKWARD)
         try:
+            if self.listener is not None:
+                self.listener.on_backward(tensors)
             for treatment in active:
                 tensors = treatment.on_backward(tensors)
             run(tensors)
@@ -368,6 +425,8 @@ class Session:
         if self._stepping == 1 and (self.conductor is not None or self.follower is not None):
             for treatment in self._active():
                 treatment.on_optimizer(optimizer)
+            if self.listener is not None:
+                self.listener.on_optimizer(optimizer)
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if not self.enabled or not self._stepping or threading.get_ident() != self.clock.thread:
@@ -433,7 +492,7 @@ class Session:
             self._write_step(step, OBSERVED_STEP)
         self._describe(rank)
         self._calls.narrow(self.loop.models)
-        self._release_autocast()
+        self._release_observers()
         if rank > 0 or not self._leads():
             if distributed:
                 self.follower = Follower(self, self._treatments())
@@ -533,7 +592,7 @@ class Session:
             if wanted and slug not in wanted and not treatment.ceiling:
                 continue
             try:
-                offer = treatment.offer(self.loop)
+                offer = self._affordable(treatment.offer(self.loop))
             except Exception as error:
                 self.recorder.write("offer", slug=slug, title=treatment.title, status="untestable here",
                                     reason=f"{type(error).__name__}: {error}", levels=[], ceiling=treatment.ceiling)
@@ -546,10 +605,13 @@ class Session:
                 reason=offer.reason,
                 levels=[[level.name, level.change] for level in offer.levels],
                 ceiling=treatment.ceiling,
+                numerics=treatment.numerics,
+                planned=treatment.planned,
             )
             if offer.status == "offered":
                 share = sum(shares.get(phase, 0.0) for phase in treatment.phases)
-                factors.append(Factor(slug, offer.levels, treatment.interacts, treatment.ceiling, share))
+                factors.append(Factor(slug, offer.levels, treatment.interacts, treatment.ceiling, treatment.planned,
+                                      treatment.numerics, share))
         self.conductor = Conductor(self, treatments, discover(Probe, self.settings["packages"]))  # type: ignore[type-abstract]
         experiment = Experiment(
             factors,
@@ -557,10 +619,23 @@ class Session:
             remaining=self.remaining,
             smallest_effect=float(self.settings["smallest_effect"]),
             seed=int(self.settings["seed"]) + self.lap,
+            allow_numerics=bool(self.settings.get("allow_numerics")),
             history=_read_history(self.settings["history"]),
             excluded=self.settings["excluded"],
         )
         self.conductor.begin(experiment)
+
+    def _affordable(self, offer: Offer) -> Offer:
+        """The offer without levels whose first switch takes too much of the budget; the reason says which would do."""
+        budget = float(self.settings["budget"])
+        levels = tuple(level for level in offer.levels if level.expected_seconds <= LONGEST_SWITCH * budget)
+        if levels or offer.status != "offered":
+            return replace(offer, levels=levels)
+        needed = min(level.expected_seconds for level in offer.levels)
+        return Offer("untestable here", reason=(
+            f"the first switch would take about {needed:.0f} s of a budget of {budget:.0f} s: "
+            f"try --budget {math.ceil(needed / LONGEST_SWITCH / 10) * 10}"
+        ))
 
     def _shares(self) -> dict[str, float]:
         """Share of the observed steps that each phase took."""
@@ -610,6 +685,15 @@ class Session:
         self.clock.restart()
 
     # -- devices and the end
+
+    def restart_peak(self) -> None:
+        """Begin to look for the most device memory in use, where the device tells."""
+        if self.loop.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def device_peak(self) -> int | None:
+        """Most bytes of device memory allocated at once since :meth:`restart_peak`; None where the device does not tell."""
+        return int(torch.cuda.max_memory_allocated()) if self.loop.device == "cuda" else None
 
     def device_wait(self) -> None:
         """Wait until the device has done what was queued; nothing on a CPU."""

@@ -12,7 +12,7 @@ from typing import Any
 from perfdoc.inject import guard, trackers
 from perfdoc.inject.import_hooks import when_imported
 from perfdoc.inject.recorder import Recorder
-from perfdoc.inject.user_code import is_ours
+from perfdoc.user_code import is_ours
 
 
 def start(run_dir: str) -> None:

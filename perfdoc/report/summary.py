@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass
 
 from perfdoc import stats
@@ -84,9 +85,17 @@ def step_time(diagnosis: Diagnosis) -> tuple[float, float, float] | None:
 
 
 def anatomy(diagnosis: Diagnosis) -> list[Phase]:
-    """Mean seconds by phase, largest share first kept in the order of a step; phases that never occur left out."""
-    means = {}
-    for phase in PHASES:
+    """Mean seconds by phase in the order of a step; phases that never occur left out.
+
+    On a device that works asynchronously, the device's own time between the marks of the phases; else the host's.
+    """
+    means: dict[str, float] = {}
+    device = [b["device_phases"] for b in diagnosis.capture.blocks if "device_phases" in b]
+    if device:
+        means = {
+            phase: value for place, phase in enumerate(PHASES) if (value := statistics.fmean(b[place] for b in device)) > 0
+        }
+    for phase in PHASES if not device else ():
         found = diagnosis.seen.measurement(f"step.{phase}")
         if found is not None and found.mean > 0:
             means[phase] = found.mean
@@ -130,6 +139,10 @@ def arms(diagnosis: Diagnosis) -> list[Arm]:
                 note = "the budget did not reach it"
             else:
                 note = f"about {more} more blocks would settle it" if more else "too close to the smallest effect to settle"
+        elif verdict == "helps":
+            note = seen.numerics(arm)
+        if "batch_size" in config_from_id(arm):
+            note = "; ".join(filter(None, ("in samples a second", note)))
         found.append(Arm(arm, seen.change(arm), verdict, seen.effect(arm), note))
     return sorted(found, key=lambda a: -(a.effect.speedup if a.effect else 0.0))
 
@@ -137,11 +150,12 @@ def arms(diagnosis: Diagnosis) -> list[Arm]:
 def untestable(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     """Treatments that could not be tried here, with why; arms that failed in the loop included."""
     found = [(o["title"], o["reason"]) for o in diagnosis.capture.offers if o["status"] == "untestable here"]
+    found += [(f.title, f.fix) for f in diagnosis.with_verdict("untestable here") if not f.arms and f.evidence]
     for arm, error in diagnosis.capture.experiment.get("failed", {}).items():
         if len(config_from_id(arm)) == 1:
             found.append((diagnosis.seen.change(arm), f"fails in this loop: {error}"))
     if diagnosis.capture.loop and diagnosis.capture.loop["device"] == "cpu":
-        found.append(("pin_memory, non_blocking copies, cudnn.benchmark, TF32", "need a CUDA device: scan there"))
+        found.append(("pin_memory", "needs a CUDA device: scan there"))
     return found
 
 
@@ -165,8 +179,15 @@ def headline(diagnosis: Diagnosis) -> str:
             f"{' and '.join(plan.changes)} make{'s' if len(plan.changes) == 1 else ''} your step "
             f"{speedup(plan.effect)} faster, measured in your loop."
         )
-    if any(a.verdict == "helps" for a in arms(diagnosis)):
+    helping = [a for a in arms(diagnosis) if a.verdict == "helps"]
+    if any(seen.planned(a.arm) and seen.numerics(a.arm) != "changes training" for a in helping):
         return "One change helped when tried alone, but the combined plan could not be confirmed within the budget."
+    if helping:
+        trade = next((a for a in helping if not seen.planned(a.arm)), helping[0])
+        return (
+            f"Nothing that leaves your training as it is makes the step faster; {trade.change} would give "
+            f"{speedup(trade.effect)}{' as many samples a second' if 'batch_size' in config_from_id(trade.arm) else ''}."
+        )
     tried = [a for a in arms(diagnosis) if a.effect]
     open_ones = [a for a in tried if a.verdict == "undecided"]
     if not tried:

@@ -44,8 +44,13 @@ def render(diagnosis: Diagnosis, width: int = 100) -> str:
         out += ["", *(click.style(line, bold=True) for line in textwrap.wrap(text, width, subsequent_indent="      "))]
         out += textwrap.wrap(summary.epoch_sentence(diagnosis), width, initial_indent="      ", subsequent_indent="      ")
     out += ["", _arms(diagnosis, width)]
-    persistent = [f for f in diagnosis.findings if f.code in ("PD105", "PD703")]
-    for finding in persistent:
+    beside = [
+        f for f in diagnosis.findings
+        if not f.arms or (f.effect and not all(diagnosis.seen.planned(arm) for arm in f.arms))
+    ]
+    for finding in beside:
+        if finding.verdict == "untestable here":
+            continue
         out += textwrap.wrap(f"{finding.code} {finding.verdict}: {finding.title}", width, subsequent_indent="  ")
     out += _lists(diagnosis, width)
     return "\n".join(out)
@@ -92,7 +97,9 @@ def _arms(diagnosis: Diagnosis, width: int) -> str:
     rows: list[tuple[str, ...]] = []
     for effect, verdict, change, how, code, note in lines:
         said = click.style(verdict, fg=_COLOURS.get(verdict))
-        rows.append((effect, said, textwrap.shorten(change, room, placeholder="…"), how, code, "" if below else note))
+        first, *more = textwrap.wrap(change, room) or [""]
+        rows.append((effect, said, first, how, code, "" if below else note))
+        rows += [("", "", line, "", "", "") for line in more]
         if below and note:
             rows += [("", "", line, "", "", "") for line in textwrap.wrap(note, room)]
     return tabulate(rows, headers=heads, tablefmt="plain")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perfdoc.rule import Evidence, TreatmentRule
+from perfdoc.rule import TreatmentRule
 
 
 class ContiguousConvolutions(TreatmentRule):
@@ -42,7 +42,3 @@ class ContiguousConvolutions(TreatmentRule):
     needs = ("step.time", "channels_last.speedup")
     effort = "a few lines"
     treatment = "channels_last"
-
-    def where(self, seen: Evidence) -> str:
-        """The model; where it is made is not known yet."""
-        return ""

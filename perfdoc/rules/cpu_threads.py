@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perfdoc.rule import Evidence, TreatmentRule
+from perfdoc.rule import TreatmentRule
 
 
 class CpuThreads(TreatmentRule):
@@ -39,7 +39,3 @@ class CpuThreads(TreatmentRule):
     slug = "cpu-threads"
     needs = ("step.time", "cpu_threads.speedup")
     treatment = "cpu_threads"
-
-    def where(self, seen: Evidence) -> str:
-        """Anywhere before training: there is no one place."""
-        return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perfdoc.rule import Evidence, TreatmentRule
+from perfdoc.rule import TreatmentRule
 
 
 class FullPrecision(TreatmentRule):
@@ -44,7 +44,3 @@ class FullPrecision(TreatmentRule):
     needs = ("step.time", "autocast.speedup")
     effort = "a few lines"
     treatment = "autocast"
-
-    def where(self, seen: Evidence) -> str:
-        """The forward pass; its line is not known yet."""
-        return ""

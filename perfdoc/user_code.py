@@ -12,7 +12,7 @@ _INSTALLED = tuple(
     for path in {*(sysconfig.get_paths().get(key, "") for key in ("stdlib", "platstdlib", "purelib", "platlib"))}
     if path
 )
-_PERFDOC = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+_PERFDOC = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
 _PROBES = os.environ.get("PERFDOC_PACKAGES", "")
 _OURS = (_PERFDOC, *(os.path.join(entry.split("=", 1)[1], "") for entry in _PROBES.split(os.pathsep) if "=" in entry))
 
@@ -36,12 +36,17 @@ def calling_site(depth: int = 2) -> str:
     """
     frame: FrameType | None = sys._getframe(depth)
     while frame is not None:
-        filename = frame.f_code.co_filename
-        if is_users(filename):
-            try:
-                shown = os.path.relpath(filename)
-            except (ValueError, OSError):
-                shown = filename
-            return f"{filename if shown.startswith('..') else shown}:{frame.f_lineno}"
+        if is_users(frame.f_code.co_filename):
+            return site_of(frame)
         frame = frame.f_back
     return ""
+
+
+def site_of(frame: FrameType) -> str:
+    """``file:line`` of a frame, relative to the working directory where it lies inside."""
+    filename = frame.f_code.co_filename
+    try:
+        shown = os.path.relpath(filename)
+    except (ValueError, OSError):
+        shown = filename
+    return f"{filename if shown.startswith('..') else shown}:{frame.f_lineno}"

@@ -1,0 +1,209 @@
+"""Runs the user's steps again from the same weights, to compare the numbers of treatments with those of the control."""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from perfdoc.treatment import CONTROL, Config, config_id
+
+if TYPE_CHECKING:
+    from perfdoc.inject.session import Session
+
+LONGEST = 30
+"""Steps of a trajectory."""
+SHORTEST = 6
+"""Below this many affordable steps only the first is compared."""
+OTHER_RUNS = 2
+"""Runs of the control with other seeds: the spread that a treatment may stay within."""
+
+
+class Snapshot:
+    """Weights, buffers, optimizer state and random number generators, to be put back in place."""
+
+    def __init__(self, models: Sequence[Any], optimizers: Sequence[Any]) -> None:
+        self._tensors = [
+            (tensor, tensor.detach().clone()) for model in models for tensor in (*model.parameters(), *model.buffers())
+        ]
+        self._optimizers = [
+            (optimizer, {p: _copied(state) for p, state in optimizer.state.items()},
+             [{k: _copied(v) for k, v in group.items() if k != "params"} for group in optimizer.param_groups])
+            for optimizer in optimizers
+        ]
+        self._random = _random_state()
+
+    def restore(self) -> None:
+        """Put everything back; tensors keep their identity and their strides."""
+        with torch.no_grad():
+            for tensor, value in self._tensors:
+                tensor.copy_(value)
+                if tensor.grad is not None:
+                    tensor.grad = None
+        for optimizer, states, groups in self._optimizers:
+            for parameter in [p for p in optimizer.state if p not in states]:
+                del optimizer.state[parameter]
+            for parameter, state in states.items():
+                _put_back(optimizer.state[parameter], state)
+            for group, values in zip(optimizer.param_groups, groups, strict=False):
+                group.update({k: _copied(v) for k, v in values.items() if k not in ("foreach", "fused")})
+        _set_random_state(self._random)
+
+
+def _put_back(state: Any, values: Any) -> None:
+    """Optimizer state of one parameter; tensors that are still there keep their identity, strides and device."""
+    for name in [n for n in state if n not in values]:
+        del state[name]
+    for name, value in values.items():
+        now = state.get(name)
+        if isinstance(now, torch.Tensor) and isinstance(value, torch.Tensor) and now.shape == value.shape:
+            with torch.no_grad():
+                now.copy_(value)
+        else:
+            state[name] = _copied(value)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone(memory_format=torch.preserve_format)
+    if type(value) is dict:
+        return {k: _copied(v) for k, v in value.items()}
+    if type(value) is list:
+        return [_copied(v) for v in value]
+    return value
+
+
+def _random_state() -> dict[str, Any]:
+    state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    if "numpy" in sys.modules:
+        state["numpy"] = sys.modules["numpy"].random.get_state()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"])
+    if "numpy" in state:
+        sys.modules["numpy"].random.set_state(state["numpy"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    torch.manual_seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2**32)
+
+
+class Listener:
+    """Hears the losses and the first gradients of the steps that run."""
+
+    def __init__(self) -> None:
+        self.losses: list[float | None] = []
+        """One a step; None where it was no finite number, or no backward was seen."""
+        self.gradients: list[torch.Tensor] | None = None
+        self._loss = 0.0
+        self._backwards = 0
+
+    def on_backward(self, tensors: Any) -> None:
+        """Backward starts from these losses."""
+        with torch.no_grad():
+            for tensor in tensors if isinstance(tensors, tuple | list) else (tensors,):
+                if isinstance(tensor, torch.Tensor):
+                    self._loss += float(tensor.detach().float().sum())
+        self._backwards += 1
+
+    def on_optimizer(self, optimizer: Any) -> None:
+        """An optimizer is about to step: gradients are complete."""
+        if self.losses or self.gradients is not None:
+            return
+        self.gradients = [
+            p.grad.detach().float().clone() for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
+
+    def step_ended(self) -> None:
+        """Keep the step's loss."""
+        self.losses.append(self._loss if self._backwards and math.isfinite(self._loss) else None)
+        self._loss, self._backwards = 0.0, 0
+
+
+class ParityRuns:
+    """Compares ``arms`` with the control; a generator that yields whenever the loop has to run a step."""
+
+    def __init__(self, session: Session, arms: Sequence[Config], seconds: float) -> None:
+        self.session = session
+        self.arms = arms
+        runs = 2 + OTHER_RUNS + len(arms)
+        affordable = int(seconds / max(1e-6, session.loop.step_seconds) / runs)
+        self.steps = min(LONGEST, affordable) if affordable >= SHORTEST else 1
+        self.others = OTHER_RUNS if self.steps > 1 else 0
+        self.records: list[dict[str, Any]] = []
+
+    def run(self) -> Generator[Config, None, None]:
+        """Yields the config under which the next step has to run. What was found is in :attr:`records` afterwards."""
+        handles = list(self.session.loop.loaders)
+        yield CONTROL  # a whole step, so that what another arm began is not compared
+        snapshot = Snapshot(self.session.loop.models, self.session.loop.optimizers)
+        needed = [self.steps * handle.batches_a_step for handle in handles]
+        batches = [[handle.draw() for _ in range(count)] for handle, count in zip(handles, needed, strict=True)]
+        try:
+            control = yield from self._one(snapshot, CONTROL, batches, 0)
+            again = yield from self._one(snapshot, CONTROL, batches, 0)
+            others = []
+            for seed in range(1, self.others + 1):
+                shuffled = [random.Random(seed).sample(found, len(found)) for found in batches]
+                others.append((yield from self._one(snapshot, CONTROL, shuffled, seed)).losses)
+            noise, _ = compare(again.gradients, control.gradients)
+            for arm in self.arms:
+                heard = yield from self._one(snapshot, arm, batches, 0)
+                error, cosine = compare(heard.gradients, control.gradients)
+                self.records.append({
+                    "arm": config_id(arm), "losses": heard.losses, "control": control.losses, "again": again.losses,
+                    "others": others, "gradient_error": error, "gradient_cosine": cosine, "gradient_noise": noise,
+                })
+        finally:
+            self.session.listener = None
+            for handle in handles:
+                handle.replay(None)
+            snapshot.restore()
+
+    def _one(
+        self, snapshot: Snapshot, arm: Config, batches: Sequence[Sequence[Any]], seed: int
+    ) -> Generator[Config, None, Listener]:
+        """One run. A step to settle in comes first: it uses up what the loop fetched ahead, and is undone."""
+        for handle, found in zip(self.session.loop.loaders, batches, strict=True):
+            handle.replay(found)
+        yield arm
+        snapshot.restore()
+        _seed(1000 + seed)
+        listener = self.session.listener = Listener()
+        for _ in range(self.steps):
+            yield arm
+            listener.step_ended()
+        self.session.listener = None
+        return listener
+
+
+def compare(
+    gradients: Sequence[torch.Tensor] | None, reference: Sequence[torch.Tensor] | None
+) -> tuple[float | None, float | None]:
+    """Relative error (norm of the difference over the reference's norm) and cosine of two sets of gradients."""
+    if not gradients or not reference or len(gradients) != len(reference):
+        return None, None
+    difference = product = size = size_reference = 0.0
+    for mine, theirs in zip(gradients, reference, strict=True):
+        difference += float((mine - theirs).pow(2).sum())
+        product += float((mine * theirs).sum())
+        size += float(mine.pow(2).sum())
+        size_reference += float(theirs.pow(2).sum())
+    if not size_reference or not size:
+        return None, None
+    error, cosine = math.sqrt(difference / size_reference), product / math.sqrt(size * size_reference)
+    return (error, cosine) if math.isfinite(error) and math.isfinite(cosine) else (None, None)

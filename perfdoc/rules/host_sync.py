@@ -1,0 +1,72 @@
+"""PD201: the host waits for the device inside the step."""
+
+from __future__ import annotations
+
+from perfdoc.finding import Finding
+from perfdoc.rule import Evidence, Rule
+
+SHOWN = 8
+"""Places named in the evidence."""
+
+
+class HostSync(Rule):
+    """Calls in the step that need a value from the device: the host waits until the device has caught up.
+
+    What it measures
+    ----------------
+    One step of your loop is watched: every call in your code that brings values of a device tensor to the host, with its line
+    and how often it is made. On a CPU nothing waits; the places are named that would on a GPU. Tensors that live on the CPU
+    (data sets, meters, the optimizer's counters) are none.
+
+    Why it costs time
+    -----------------
+    The host queues kernels ahead of the device. A call that needs a result empties the queue: the device then idles until the
+    host has queued new work. What it costs is that idle time, not the time the host waits: a wait at the end of a long step
+    may cost nothing.
+
+    Example
+    -------
+    ::
+
+        loss = criterion(model(x), y)
+        running = loss.item()
+
+    Use instead
+    -----------
+    ::
+
+        loss = criterion(model(x), y)
+        running = loss.detach()
+
+    When this is wrong
+    ------------------
+    Where the value is needed at once, and rarely: once in a hundred steps costs nothing.
+    """
+
+    code = "PD201"
+    slug = "host-sync"
+    needs = ("step.time", "sync.places")
+    effort = "a few lines"
+
+    def check(self, seen: Evidence) -> Finding | None:
+        """A finding where there are such places; on a CPU it says where its cost can be measured."""
+        places = [found for found in seen.measurements("sync.places") if found.median and found.conditions.get("site")]
+        if not places:
+            return None
+        places.sort(key=lambda found: -found.median)
+        device = str(places[0].conditions.get("device", "cpu"))
+        lines = [f"{p.conditions['site']}: {p.conditions['call']}, {p.median:.0f} a step" for p in places[:SHOWN]]
+        if len(places) > SHOWN:
+            lines.append(f"and {len(places) - SHOWN} more places")
+        times = sum(found.median for found in places)
+        what = "waits for the device" if device != "cpu" else "would wait for a GPU"
+        title = f"the host {what} {times:.0f} times a step, at {len(places)} {'place' if len(places) == 1 else 'places'}"
+        where = str(places[0].conditions["site"])
+        if device == "cpu":
+            fix = "nothing waits on a CPU: scan on the machine with the GPU before you change it. " + "; ".join(lines[:3])
+            return Finding(self.code, self.slug, title, where, "untestable here", fix, tuple(lines), effort=self.effort)
+        return Finding(
+            self.code, self.slug, title, where, "undecided",
+            "keep the value on the device and read it every hundred steps; its effect was not measured", tuple(lines),
+            effort=self.effort,
+        )

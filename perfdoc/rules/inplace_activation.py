@@ -1,0 +1,47 @@
+"""PD405: activations keep a copy of their input."""
+
+from __future__ import annotations
+
+from perfdoc.rule import Evidence, TreatmentRule
+
+
+class InplaceActivation(TreatmentRule):
+    """Activation modules without ``inplace=True``.
+
+    What it measures
+    ----------------
+    Your step with the model's activations working in place, switched in your running loop, and the most memory a step holds,
+    with and without.
+
+    Why it costs time
+    -----------------
+    The input of a ReLU is not needed once its output is known. Writing over it saves the memory of one activation a layer and
+    the traffic of writing it elsewhere.
+
+    Example
+    -------
+    ::
+
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+
+    Use instead
+    -----------
+    ::
+
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+
+    When this is wrong
+    ------------------
+    Where the input is used again (a residual branch that starts before the activation): the numbers change, mostly without an
+    error. Layers that need their output for backward raise.
+    """
+
+    code = "PD405"
+    slug = "inplace-activation"
+    needs = ("step.time", "memory.peak", "inplace_activation.speedup")
+    effort = "a few lines"
+    treatment = "inplace_activation"
+
+    def evidence(self, seen: Evidence, arm: str) -> list[str]:
+        """Memory with and without."""
+        return seen.memory_of(arm)

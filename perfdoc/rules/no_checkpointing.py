@@ -1,0 +1,63 @@
+"""PD402: memory could be traded for time."""
+
+from __future__ import annotations
+
+from perfdoc.rule import Evidence, TreatmentRule
+
+
+class NoCheckpointing(TreatmentRule):
+    """What activation checkpointing would save in memory and cost in time.
+
+    What it measures
+    ----------------
+    Your step with the model's repeated blocks checkpointed, switched in your running loop: its time, and the most memory a step
+    holds, with and without, and what that consists of.
+
+    Why it costs time
+    -----------------
+    It does not: it saves memory, by computing the activations of a block again in backward instead of keeping them. That buys a
+    larger batch or model. Where parameters and optimizer states fill the memory it buys nothing.
+
+    Example
+    -------
+    ::
+
+        model = nn.Sequential(nn.TransformerEncoderLayer(16, 2), nn.TransformerEncoderLayer(16, 2))
+        x = torch.randn(4, 3, 16)
+        y = model(x)
+
+    Use instead
+    -----------
+    ::
+
+        from torch.utils.checkpoint import checkpoint
+        model = nn.Sequential(nn.TransformerEncoderLayer(16, 2), nn.TransformerEncoderLayer(16, 2))
+        x = torch.randn(4, 3, 16)
+        y = checkpoint(model[1], checkpoint(model[0], x, use_reentrant=False), use_reentrant=False)
+
+    When this is wrong
+    ------------------
+    Where memory is not short. Batch-norm statistics are updated twice a step. Code that draws random numbers outside torch
+    computes something else the second time.
+    """
+
+    code = "PD402"
+    slug = "no-checkpointing"
+    needs = ("step.time", "memory.peak", "activation_checkpointing.speedup")
+    effort = "a few lines"
+    treatment = "activation_checkpointing"
+
+    def title(self, seen: Evidence, arm: str) -> str:
+        """A trade: time against memory."""
+        effect = seen.effect(arm)
+        before, after = seen.measurement("memory.peak", arm="control"), seen.measurement("memory.peak", arm=arm)
+        if effect is None or before is None or after is None:
+            return super().title(seen, arm)
+        return (
+            f"checkpointing the blocks makes the step take {1 / effect.speedup:.2f}x as long and its peak memory "
+            f"{after.median / before.median:.2f}x as large"
+        )
+
+    def evidence(self, seen: Evidence, arm: str) -> list[str]:
+        """Memory with and without, and whether activations are what fills it."""
+        return seen.memory_of(arm)

@@ -1,0 +1,57 @@
+"""PD404: the autograd graphs of past steps are kept."""
+
+from __future__ import annotations
+
+from perfdoc.finding import Finding
+from perfdoc.rule import Evidence, Rule
+
+
+class RetainedGraph(Rule):
+    """A loss (or another result) is kept together with its graph, so memory grows with every step.
+
+    What it measures
+    ----------------
+    At the two ends of one ordinary step, the autograd nodes that tensors of your script still hold. A loss that is
+    overwritten every step holds one graph; a sum of losses holds one more with every step.
+
+    Why it costs time
+    -----------------
+    Every kept node keeps the tensors that backward would need: activations of all past steps. Memory runs out, and Python
+    walks ever longer chains.
+
+    Example
+    -------
+    ::
+
+        loss = criterion(model(x), y)
+        total = total + loss
+
+    Use instead
+    -----------
+    ::
+
+        loss = criterion(model(x), y)
+        total = total + loss.detach()
+
+    When this is wrong
+    ------------------
+    Truncated backpropagation through time keeps the graphs of a few steps on purpose: it does not grow without end.
+    """
+
+    code = "PD404"
+    slug = "retained-graph"
+    needs = ("step.time", "graph.nodes")
+
+    def check(self, seen: Evidence) -> Finding | None:
+        """A finding where the nodes that are held grew over the watched step."""
+        nodes = seen.measurement("graph.nodes")
+        if nodes is None or len(nodes.samples) != 2:
+            return None
+        before, after = nodes.samples
+        if after <= before:
+            return None
+        title = f"the graph that your script holds grew from {before:.0f} to {after:.0f} nodes in one step: memory will run out"
+        return Finding(
+            self.code, self.slug, title, "", "hurts", "keep loss.detach() or loss.item(), not loss",
+            ("counted at the two ends of one step; nothing was switched",), effort=self.effort,
+        )

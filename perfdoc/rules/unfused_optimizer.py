@@ -1,0 +1,46 @@
+"""PD306: the optimizer updates parameter by parameter."""
+
+from __future__ import annotations
+
+from perfdoc.rule import Evidence, TreatmentRule
+
+
+class UnfusedOptimizer(TreatmentRule):
+    """An optimizer that is not computed in fused or horizontally batched kernels.
+
+    What it measures
+    ----------------
+    Your step with ``foreach=True`` and ``fused=True`` of torch's own optimizers, switched in your running loop.
+
+    Why it costs time
+    -----------------
+    An update reads every parameter, gradient and moment once, but a loop over parameters starts a dozen small kernels for each.
+    ``foreach`` starts them for all parameters together, ``fused`` does the whole update in one.
+
+    Example
+    -------
+    ::
+
+        optimizer = torch.optim.AdamW(model.parameters())
+
+    Use instead
+    -----------
+    ::
+
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+
+    When this is wrong
+    ------------------
+    Where the optimizer takes a few per cent of the step there is nothing to win: see the share above. ``foreach`` needs memory
+    for temporaries as large as the parameters.
+    """
+
+    code = "PD306"
+    slug = "unfused-optimizer"
+    needs = ("step.time", "step.optimizer", "optimizer_implementation.speedup")
+    treatment = "optimizer_implementation"
+
+    def evidence(self, seen: Evidence, arm: str) -> list[str]:
+        """The share of the step that the optimizer takes: the most there is to win."""
+        optimizer, step = seen.measurement("step.optimizer"), seen.measurement("step.time")
+        return [f"the optimizer takes {optimizer.mean / step.mean:.0%} of the step"] if optimizer and step else []

@@ -1,0 +1,54 @@
+"""PD401: larger batches would process more samples a second."""
+
+from __future__ import annotations
+
+from perfdoc.rule import Evidence, TreatmentRule
+
+
+class UnusedMemory(TreatmentRule):
+    """A batch size below what the hardware is busy with.
+
+    What it measures
+    ----------------
+    Your step with batches two and four times as large, made by your own loader in your running loop: samples a second, and the
+    most memory a step holds. A batch that does not fit is survived and said.
+
+    Why it costs time
+    -----------------
+    Small batches leave units idle and pay the fixed costs of a step (launches, optimizer, gradient traffic) per few samples.
+
+    Example
+    -------
+    ::
+
+        loader = DataLoader(dataset, batch_size=1)
+
+    Use instead
+    -----------
+    ::
+
+        loader = DataLoader(dataset, batch_size=4)
+
+    When this is wrong
+    ------------------
+    It changes the training: fewer steps an epoch with less noise each. Usual starting points are a learning rate times the
+    same factor (SGD, Goyal et al. 2017) or its square root (Adam, Malladi et al. 2022), with a warm-up. perfdoc never puts
+    it into a plan.
+    """
+
+    code = "PD401"
+    slug = "unused-memory"
+    needs = ("step.time", "memory.peak", "batch_size.speedup")
+    effort = "a change of design"
+    treatment = "batch_size"
+
+    def title(self, seen: Evidence, arm: str) -> str:
+        """Samples a second, not steps."""
+        effect, verdict = seen.effect(arm), seen.verdict(arm)
+        if effect is None or verdict not in ("helps", "hurts", "no difference"):
+            return super().title(seen, arm)
+        return f"{seen.change(arm)} processes {effect.speedup:.2f}x as many samples a second"
+
+    def evidence(self, seen: Evidence, arm: str) -> list[str]:
+        """Memory with and without, and what to do about the learning rate."""
+        return [*seen.memory_of(arm), "changes the training: adapt the learning rate, and check the result"]

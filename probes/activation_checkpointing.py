@@ -1,0 +1,96 @@
+"""Treatment: activations of repeated blocks are computed again in backward instead of being kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from perfdoc.treatment import Level, Loop, Offer, Treatment
+
+FEWEST_BLOCKS = 2
+"""Children of one kind from which a container is taken to be a stack of blocks."""
+
+
+class ActivationCheckpointing(Treatment):
+    """``torch.utils.checkpoint`` around the blocks of the model: less memory, one more forward pass of each.
+
+    Batch-norm statistics are updated twice a step under checkpointing: known, and said in the rule's documentation.
+    """
+
+    slug = "activation_checkpointing"
+    title = "activation checkpointing"
+    planned = False
+    phases = ("backward",)
+
+    def __init__(self) -> None:
+        self._wrapped: list[tuple[nn.Module, Any]] = []
+
+    def offer(self, loop: Loop) -> Offer:
+        """Offered where the model has repeated blocks (transformer layers, residual stages)."""
+        if loop.checkpointing_seen:
+            return Offer("already on", reason="the loop uses torch.utils.checkpoint")
+        blocks = [block for model in loop.models for block in repeated_blocks(model)]
+        if not blocks:
+            return Offer("not applicable", reason="no repeated blocks in the model")
+        names = ", ".join(f"{count} {name}" for name, count in Counter(type(b).__name__ for b in blocks).most_common(3))
+        return Offer("offered", (Level("blocks", f"checkpoint(block, x, use_reentrant=False) for {names}"),))
+
+    def apply(self, loop: Loop, level: str) -> None:
+        """Give every block a forward of its own that checkpoints the one it had."""
+        for model in loop.models:
+            for block in repeated_blocks(model):
+                had = block.__dict__.get("forward", MISSING)
+                self._wrapped.append((block, had))
+                block.__dict__["forward"] = _checkpointed(block, block.forward)
+
+    def restore(self, loop: Loop) -> None:
+        """Take the forwards off again."""
+        while self._wrapped:
+            block, had = self._wrapped.pop()
+            if had is MISSING:
+                block.__dict__.pop("forward", None)
+            else:
+                block.__dict__["forward"] = had
+
+
+MISSING = object()
+
+
+def _checkpointed(block: nn.Module, forward: Any) -> Any:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not (block.training and torch.is_grad_enabled()):
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    return run
+
+
+def repeated_blocks(model: Any) -> Iterator[nn.Module]:
+    """The outermost modules with parameters that stand beside others of their own class: layers, residual blocks.
+
+    A Sequential is a block only where Sequentials are strung together in one container; a stem and a stage that happen to
+    be Sequentials both are not. A bare layer (a convolution among others) is no block: a block has children of its own.
+    """
+    stack = [model]
+    while stack:
+        module = stack.pop()
+        children = list(module.children())
+        strung = isinstance(module, nn.ModuleList | nn.Sequential)
+        kinds = Counter(type(child) for child in children if _is_block(child, strung))
+        for child in children:
+            if kinds[type(child)] >= FEWEST_BLOCKS:
+                yield child
+            else:
+                stack.append(child)
+
+
+def _is_block(module: Any, strung: bool) -> bool:
+    has_parameters = next(module.parameters(), None) is not None
+    if isinstance(module, nn.ModuleList | nn.ModuleDict) or (isinstance(module, nn.Sequential) and not strung):
+        return False  # lists are never called themselves
+    return has_parameters and next(module.children(), None) is not None
