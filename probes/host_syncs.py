@@ -145,7 +145,7 @@ class _Watcher(TorchFunctionMode):  # type: ignore[misc]
         if name == "cuda":
             return self._device == "cuda"
         target = kwargs.get("device", args[1] if len(args) > 1 else None)
-        return torch.device(target).type == self._device
+        return bool(torch.device(target).type == self._device)
 
     def _needs_values(self, name: str, args: Any) -> str:
         if name in VALUES:

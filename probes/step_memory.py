@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class StepMemory(Probe):
     under = ("activation_checkpointing", "inplace_activation", "autocast", "batch_size")
 
     def __init__(self) -> None:
-        self._tracker: _Tracker | None = None
+        self._tracker: StorageTracker | None = None
 
     def prepare(self, loop: Loop) -> None:
         """Begin to count at a step's boundary."""
@@ -39,7 +40,7 @@ class StepMemory(Probe):
         if loop.device == "cuda":
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
-        tracker = _Tracker(loop)
+        tracker = StorageTracker(loop)
         tracker.__enter__()
         self._tracker = tracker
 
@@ -62,17 +63,19 @@ class StepMemory(Probe):
         ]
 
 
-class _Tracker(TorchDispatchMode):  # type: ignore[misc]
+class StorageTracker(TorchDispatchMode):  # type: ignore[misc]
     """Counts the storages that are alive, and remembers which were at the fullest moment."""
 
     def __init__(self, loop: Loop) -> None:
         super().__init__()
         self._device = loop.device
+        self._counter = itertools.count()
+        self._numbers: dict[int, int] = {}
         self._live: dict[int, int] = {}
         self._forward: set[int] = set()
         self._total = self._peak = self._noted = 0
         self._at_peak: dict[int, int] = {}
-        self._in_backward = False
+        self._gradients: set[int] = set()
         for kind in ("parameters", "gradients", "optimizer"):
             for tensor in _tensors(loop, kind):
                 self._see(tensor)
@@ -93,21 +96,37 @@ class _Tracker(TorchDispatchMode):  # type: ignore[misc]
             key, size = storage._cdata, storage.nbytes()
         except (RuntimeError, NotImplementedError):  # tensors without storage of their own
             return
-        known = self._live.get(key)
-        if known is None:
+        number = self._numbers.get(key)
+        if number is None:
+            # Addresses are used again: a storage is known by a number of its own.
+            number = self._numbers[key] = next(self._counter)
             weakref.finalize(storage, self._freed, key).atexit = False
             # Inside backward the engine runs nodes: what is made there is no activation.
             if torch._C._current_graph_task_id() == -1 and torch.is_grad_enabled():
-                self._forward.add(key)
-        self._live[key] = size
-        self._total += size - (known or 0)
+                self._forward.add(number)
+        self._total += size - self._live.get(number, 0)
+        self._live[number] = size
         self._peak = max(self._peak, self._total)
         # Taking note of all that lives costs time: at every new peak that is more than half a percent above the last.
         if self._total > 1.005 * self._noted:
             self._noted, self._at_peak = self._total, dict(self._live)
 
+    def count(self, tensors: Iterable[Any]) -> None:
+        """Count tensors that were made before (a batch); they are ``other``."""
+        for tensor in tensors:
+            if isinstance(tensor, torch.Tensor):
+                self._see(tensor)
+                self._forward.discard(self._number(tensor))
+
+    def _number(self, tensor: torch.Tensor) -> int:
+        return self._numbers.get(tensor.untyped_storage()._cdata, -1)
+
+    def note_gradients(self, loop: Loop) -> None:
+        """Remember which storages are gradients now, for steps that drop them before they end."""
+        self._gradients = {self._number(tensor) for tensor in _tensors(loop, "gradients")}
+
     def _freed(self, key: int) -> None:
-        self._total -= self._live.pop(key, 0)
+        self._total -= self._live.pop(self._numbers.pop(key, -1), 0)
 
     def parts(self, loop: Loop) -> dict[str, int]:
         """Bytes at the fullest moment by kind; what rose after the last note (below 0.5%) is ``other``."""
@@ -115,9 +134,10 @@ class _Tracker(TorchDispatchMode):  # type: ignore[misc]
         left = dict(self._at_peak)
         for kind in ("parameters", "gradients", "optimizer"):
             for tensor in _tensors(loop, kind):
-                found[kind] += left.pop(tensor.untyped_storage()._cdata, 0)
-        for key, size in left.items():
-            found["activations" if key in self._forward else "other"] += size
+                found[kind] += left.pop(self._number(tensor), 0)
+        found["gradients"] += sum(left.pop(number, 0) for number in self._gradients)
+        for number, size in left.items():
+            found["activations" if number in self._forward else "other"] += size
         found["other"] += self._peak - self._noted
         return found
 

@@ -1,0 +1,360 @@
+"""What a training step would need in memory, worked out on tensors without data: no GPU, no memory, a second or so a row."""
+
+from __future__ import annotations
+
+import copy
+import html
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from perfdoc.errors import PerfdocError
+
+if TYPE_CHECKING:
+    import torch
+
+HEADROOM = 0.95
+"""Share of a device's memory that a plan may fill: the context, cuDNN's workspaces and fragmentation are not in it."""
+LARGEST_BATCH = 2**20
+MOST_TRIALS = 16
+"""Where the search for the largest batch that fits ends: at this size, and after so many trials."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The most memory one kind of step holds at once, in bytes, and what it consists of."""
+
+    batch_size: int
+    checkpointing: bool
+    precision: str
+    """``float32`` or ``bf16`` (autocast)."""
+    optimizer: str
+    peak: int
+    parts: dict[str, int]
+    """parameters, gradients, optimizer, activations, other."""
+    fits: bool | None
+    """Whether it fits the device asked for; None where none was given."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Rows of a plan; in a notebook it shows itself as a table."""
+
+    rows: tuple[Planned, ...]
+    device_memory: int | None
+    largest: dict[tuple[bool, str, str], int]
+    """By (checkpointing, precision, optimizer), the largest batch that fits; empty where no device was given."""
+
+    def advice(self) -> list[str]:
+        """What checkpointing saves, and whether activations are what fills the memory; one sentence each."""
+        said = []
+        plain = {(r.batch_size, r.precision, r.optimizer): r for r in self.rows if not r.checkpointing}
+        for row in self.rows:
+            without = plain.get((row.batch_size, row.precision, row.optimizer))
+            if not row.checkpointing or without is None:
+                continue
+            saved = 1 - row.peak / without.peak
+            share = without.parts["activations"] / without.peak
+            if saved < WORTHWHILE:
+                said.append(
+                    f"batch {row.batch_size}, {row.precision}: checkpointing saves {max(0.0, saved):.0%}: at the fullest "
+                    f"moment activations are only {share:.0%} of the memory"
+                )
+            else:
+                said.append(f"batch {row.batch_size}, {row.precision}: checkpointing saves {saved:.0%} of the peak")
+        return said
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Head and rows as text; sizes in MiB."""
+        head = ("batch", "precision", "checkpointing", "optimizer", "peak MiB", *KINDS, "fits")
+        return head, [
+            (str(r.batch_size), r.precision, "yes" if r.checkpointing else "no", r.optimizer, _mib(r.peak),
+             *(_mib(r.parts[kind]) for kind in KINDS), "" if r.fits is None else ("yes" if r.fits else "no"))
+            for r in self.rows
+        ]
+
+    def __str__(self) -> str:
+        head, rows = self.table()
+        widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
+        lines += [
+            f"largest batch that fits: {size} ({precision}{', checkpointing' if checkpointing else ''}, {optimizer})"
+            for (checkpointing, precision, optimizer), size in self.largest.items()
+        ]
+        return "\n".join([*lines, *self.advice()])
+
+    def _repr_html_(self) -> str:
+        head, rows = self.table()
+        cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        said = "".join(f"<p>{html.escape(line)}</p>" for line in self.advice())
+        return f"<table><tr>{cells}</tr>{body}</table>{said}"
+
+
+KINDS = ("parameters", "gradients", "optimizer", "activations", "other")
+WORTHWHILE = 0.05
+"""Saving of the peak below which checkpointing is said to save nothing worth its time."""
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f}"
+
+
+def memory_plan(
+    model: torch.nn.Module,
+    batch: Any,
+    loss_fn: Callable[..., Any] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    batch_sizes: Sequence[int] = (),
+    device_memory: int | None = None,
+    checkpointing: Sequence[bool] = (False, True),
+    precisions: Sequence[str] = ("float32", "bf16"),
+    optimizers: Sequence[str] = (),
+) -> MemoryPlan:
+    """Plan the memory of a training step.
+
+    ``batch``: what a step gets, as tensors whose first dimension is the batch: ``(inputs, targets)``, for which the loss is
+    ``loss_fn(model(inputs), targets)``; or a mapping, for which it is ``loss_fn(model(**batch))``, and without ``loss_fn``
+    what the model returns as its loss. ``optimizer``: as it is (AdamW where it is left out); ``optimizers``: names in
+    ``torch.optim`` to plan besides. ``device_memory``: bytes; then also the largest batch that fits. The model, its weights
+    and the optimizer are not touched. A lower bound: workspaces of kernels and the device's context are not in it.
+
+    Raises PerfdocError where the step cannot be run on tensors without data.
+    """
+    sizes = sorted(set(batch_sizes)) or [_size(batch)]
+    names = ["as given" if optimizer is not None else "AdamW", *optimizers]
+    rows, largest = [], {}
+    for name, precision, checkpoint in itertools.product(names, precisions, checkpointing):
+        label = type(optimizer).__name__ if name == "as given" else name
+        with _rehearsal(model, batch, loss_fn, optimizer, name, precision, checkpoint) as parts_of:
+            for size in sizes:
+                parts = parts_of(size)
+                total = sum(parts.values())
+                fits = None if device_memory is None else total <= HEADROOM * device_memory
+                rows.append(Planned(size, checkpoint, precision, label, total, parts, fits))
+            if device_memory is not None:
+                largest[(checkpoint, precision, label)] = _largest(
+                    lambda size: sum(parts_of(size).values()), HEADROOM * device_memory
+                )
+    return MemoryPlan(tuple(rows), device_memory, largest)
+
+
+def _largest(peak: Callable[[int], int], limit: float) -> int:
+    """The largest batch whose step fits, to 2%; 0 where not even one sample does. Peaks are taken to grow with the batch.
+
+    A peak is nearly a straight line in the batch, so a line through the two last sizes leads to the neighbourhood in a few
+    evaluations; the bracket around it is then closed from both sides.
+    """
+    if peak(1) > limit:
+        return 0
+    known = {1: peak(1)}
+    fits, over, guess, halve = 1, LARGEST_BATCH, 8, False
+    for _ in range(MOST_TRIALS):
+        known[guess] = peak(guess)
+        width = over - fits
+        if known[guess] <= limit:
+            fits = guess
+        else:
+            over = guess
+        if over - fits <= max(1, fits // 50):
+            break
+        # Where the line did not halve the bracket (small batches lie on a flat part), the middle is tried next.
+        halve = not halve and over - fits > width / 2 and over < LARGEST_BATCH
+        first, second = sorted(known, key=lambda size: abs(known[size] - limit))[:2]
+        slope = (known[first] - known[second]) / (first - second)
+        line = round(first + (limit - known[first]) / slope) if slope > 0 else 4 * fits
+        guess = (fits + over) // 2 if halve else min(max(line, fits + 1), over - 1, 16 * fits)
+        if guess in known:
+            guess = (fits + over) // 2
+    return fits
+
+
+def _size(batch: Any) -> int:
+    import torch
+
+    for value in _leaves(batch):
+        if isinstance(value, torch.Tensor) and value.dim():
+            return int(value.shape[0])
+    raise PerfdocError("the batch holds no tensor with a first dimension to plan with.")
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        for part in value.values():
+            yield from _leaves(part)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _leaves(part)
+    else:
+        yield value
+
+
+def _resized(value: Any, now: int, size: int) -> Any:
+    """A batch of ``size`` samples like ``value``, without data; to be called where tensors are fake."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        shape = (size, *value.shape[1:]) if value.dim() and value.shape[0] == now else tuple(value.shape)
+        return torch.empty(shape, dtype=value.dtype)
+    if isinstance(value, dict):
+        return {key: _resized(part, now, size) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_resized(part, now, size) for part in value)
+    return value
+
+
+class _Planned:
+    """As much of a loop as the tracker and the checkpointing treatment look at."""
+
+    device, ranks = "cpu", 1
+
+    def __init__(self, model: Any, optimizer: Any) -> None:
+        self.models, self.optimizers = [model], [optimizer]
+
+
+@contextmanager
+def _rehearsal(
+    model: Any, batch: Any, loss_fn: Callable[..., Any] | None, optimizer: Any, name: str, precision: str, checkpoint: bool
+) -> Iterator[Callable[[int], dict[str, int]]]:
+    """Yields a function from a batch size to the bytes by kind at the fullest moment of a step.
+
+    Of two steps the second is looked at: the first makes the optimizer's state.
+    """
+    import torch
+    from perfdoc_probes.activation_checkpointing import ActivationCheckpointing
+    from perfdoc_probes.step_memory import StorageTracker
+
+    with _fake() as copied:
+        fake = copied(model)
+        made = _optimizer(optimizer, name, model, fake)
+        loop: Any = _Planned(fake, made)
+        treatment = ActivationCheckpointing()
+        if checkpoint:
+            treatment.apply(loop, "blocks")
+
+        def step(given: Any, tracker: StorageTracker | None = None) -> None:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
+                loss = _loss(fake, given, loss_fn)
+            loss.backward()
+            if tracker is not None:
+                tracker.note_gradients(loop)
+            made.step()
+            made.zero_grad(set_to_none=True)
+
+        def parts_of(size: int) -> dict[str, int]:
+            given = _resized(batch, _size(batch), size)
+            if not made.state:
+                step(given)
+            tracker = StorageTracker(loop)
+            with tracker:
+                tracker.count(_leaves(given))
+                step(given, tracker)
+            parts: dict[str, int] = tracker.parts(loop)
+            return parts
+
+        try:
+            yield parts_of
+        except PerfdocError:
+            raise
+        except Exception as error:
+            raise PerfdocError(
+                f"this step cannot be planned without data: {type(error).__name__}: {str(error).splitlines()[0][:200]}. "
+                "Steps that look at values (a Python `if` on a tensor) need a real run: perfdoc scan."
+            ) from error
+        finally:
+            treatment.restore(loop)
+
+
+def _loss(model: Any, batch: Any, loss_fn: Callable[..., Any] | None) -> Any:
+    if isinstance(batch, dict):
+        out = model(**batch)
+        return loss_fn(out) if loss_fn else _own_loss(out)
+    if not isinstance(batch, tuple | list):
+        out = model(batch)
+        return loss_fn(out) if loss_fn else _own_loss(out)
+    if loss_fn is None:
+        return _own_loss(model(*batch))
+    *inputs, target = batch
+    return loss_fn(model(*inputs), target)
+
+
+def _own_loss(out: Any) -> Any:
+    """The loss that a model computes itself: ``out.loss``, ``out["loss"]``, or the scalar among what it returns."""
+    import torch
+
+    found = getattr(out, "loss", None)
+    if found is None and isinstance(out, dict):
+        found = out.get("loss")
+    if found is None:
+        parts = out if isinstance(out, tuple | list) else (out,)
+        found = next((v for v in parts if isinstance(v, torch.Tensor) and v.dim() == 0 and v.requires_grad), None)
+    if found is None:
+        raise PerfdocError("the model returns no loss: give memory_plan a loss_fn.")
+    return found
+
+
+def _optimizer(optimizer: Any, name: str, model: Any, fake: Any) -> Any:
+    """The user's kind of optimizer with its settings, or another of torch's, over the fake parameters.
+
+    On CUDA torch's optimizers work on all parameters at once (foreach), which needs memory for temporaries: so it is here.
+    """
+    import torch
+
+    if name != "as given":
+        kind = getattr(torch.optim, name, None)
+        if kind is None:
+            raise PerfdocError(f"torch.optim has no {name!r}.")
+        made = kind(fake.parameters(), lr=1e-3)
+        _all_at_once(made.param_groups)
+        return made
+    of = {id(p): f for p, f in zip(model.parameters(), fake.parameters(), strict=True)}
+    groups = [
+        {**{k: v for k, v in group.items() if k != "params"}, "params": [of[id(p)] for p in group["params"] if id(p) in of]}
+        for group in optimizer.param_groups
+    ]
+    _all_at_once(groups)
+    made = copy.copy(optimizer)
+    made.state, made.param_groups = type(optimizer.state)(optimizer.state.default_factory), groups
+    return made
+
+
+def _all_at_once(groups: list[dict[str, Any]]) -> None:
+    for group in groups:
+        if group.get("foreach", 0) is None and not group.get("fused"):
+            group["foreach"] = True
+
+
+@contextmanager
+def _fake() -> Iterator[Callable[[Any], Any]]:
+    """Tensors have shapes and no data; what asks for a value is told 1. Yields a function that copies a module."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Values(TorchDispatchMode):  # type: ignore[misc]
+        """Scalars that are asked for (a gradient norm, a loss that is printed) are 1."""
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten._local_scalar_dense.default:
+                return 1.0 if args[0].is_floating_point() else (True if args[0].dtype is torch.bool else 1)
+            return func(*args, **(kwargs or {}))
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def copied(model: Any) -> Any:
+        memo: dict[int, Any] = {}
+        for tensor in (*model.parameters(), *model.buffers()):
+            made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
+            is_parameter = isinstance(tensor, torch.nn.Parameter)
+            memo[id(tensor)] = torch.nn.Parameter(made, tensor.requires_grad) if is_parameter else made
+        fake = copy.deepcopy(model, memo)
+        fake.train()
+        return fake
+
+    with ExitStack() as stack:
+        stack.enter_context(mode)
+        stack.enter_context(Values())
+        yield copied
