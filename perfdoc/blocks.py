@@ -29,9 +29,37 @@ CONFIRM_PHASE = "confirm"
 """Blocks of this phase were run after the plan was chosen: only they say how fast the plan is, free of selection bias."""
 
 
+STALL = 1.5
+RARE = 25
+FEWEST_STEPS = 8
+"""See :func:`without_stalls`: how far above the others a step must be, one in how many may be, and from how many on."""
+
+
 def log_seconds(block: Block) -> float:
     """Log of the block's mean duration of the work of one of the user's own steps, in seconds."""
     return math.log(block["seconds"] / (block["count"] * block.get("work", 1.0)))
+
+
+def without_stalls(blocks: Iterable[Block]) -> list[Block]:
+    """The blocks with single stalled steps cut down, so that one of them does not spoil a block of two or three steps.
+
+    Of all steps of an arm the slowest 4% are set aside; what is above 1.5 times the slowest of the others is cut to that.
+    Steps that are slow again and again (a burst of workers that has run dry) are not that rare, and stay as they are.
+    """
+    kept = [block for block in blocks if block["count"]]
+    steps: dict[str, list[float]] = {}
+    for block in kept:
+        steps.setdefault(block["arm"], []).extend(block.get("steps", ()))
+    caps = {
+        arm: STALL * sorted(found)[-1 - max(1, len(found) // RARE)]
+        for arm, found in steps.items() if len(found) >= FEWEST_STEPS
+    }
+    cut = []
+    for block in kept:
+        cap = caps.get(block["arm"], math.inf)
+        over = math.fsum(max(0.0, step - cap) for step in block.get("steps", ()))
+        cut.append({**block, "seconds": block["seconds"] - over} if over > 0 else block)
+    return cut
 
 
 def log_speedups(blocks: Iterable[Block]) -> dict[tuple[str, str], list[tuple[int, float]]]:
@@ -42,9 +70,8 @@ def log_speedups(blocks: Iterable[Block]) -> dict[tuple[str, str], list[tuple[in
     first order. With a control on one side only, that one is taken; without any in its lap the block has no pair.
     """
     laps: dict[int, list[Block]] = {}
-    for block in blocks:
-        if block["count"]:
-            laps.setdefault(block["lap"], []).append(block)
+    for block in without_stalls(blocks):
+        laps.setdefault(block["lap"], []).append(block)
     pairs: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for lap in laps.values():
         lap.sort(key=lambda block: int(block["i"]))
@@ -72,8 +99,8 @@ def log_speedups(blocks: Iterable[Block]) -> dict[tuple[str, str], list[tuple[in
 def control_noise(blocks: Iterable[Block]) -> float | None:
     """Variance between neighbouring control blocks (see :func:`perfdoc.stats.control_noise`), the worst lap's."""
     laps: dict[int, list[tuple[int, float]]] = {}
-    for block in blocks:
-        if block["arm"] == CONTROL_ARM and block["count"]:
+    for block in without_stalls(blocks):
+        if block["arm"] == CONTROL_ARM:
             laps.setdefault(block["lap"], []).append((int(block["i"]), log_seconds(block)))
     noises = [stats.control_noise([seconds for _, seconds in sorted(lap)]) for lap in laps.values()]
     return max((noise for noise in noises if noise is not None), default=None)

@@ -14,9 +14,9 @@ import torch
 from perfdoc.measurement import Measurement, Unavailable
 from perfdoc.treatment import Level, Loop, Offer, Treatment
 
-SECONDS_A_MODULE = {"cpu": 0.55, "cuda": 0.35}
+SECONDS_A_MODULE = {"cpu": 1.2, "cuda": 0.5}
 """Rule of thumb for inductor without a cache, forward and backward, per module with parameters."""
-SECONDS_TO_START = {"cpu": 14.0, "cuda": 8.0}
+SECONDS_TO_START = {"cpu": 18.0, "cuda": 10.0}
 """Rule of thumb for what the first compilation in a process takes at least."""
 CXX = ("g++", "clang++", "c++", "cl")
 

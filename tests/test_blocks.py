@@ -101,3 +101,28 @@ def test_noise_is_that_of_the_worst_lap():
 def test_noise_of_few_controls_is_unknown():
     """Where no lap has enough control blocks there is no figure for the noise."""
     assert blocks.control_noise([block(i, "control", 0.1, lap=i // 4) for i in range(8)]) is None
+
+
+def stepped(arm, *steps):
+    """A block made of these steps."""
+    return {"lap": 0, "i": 0, "arm": arm, "phase": "screen", "count": len(steps), "seconds": sum(steps), "steps": list(steps)}
+
+
+def test_a_single_stalled_step_is_cut_down():
+    """One step of three times its like counts as one and a half times the slowest of the others."""
+    found = blocks.without_stalls(
+        [stepped("a", 1.0, 1.1), stepped("a", 1.0, 3.0), stepped("a", 1.0, 1.0), stepped("a", 1.0, 1.0)]
+    )
+    assert [round(block["seconds"], 6) for block in found] == [2.1, 1.0 + 1.65, 2.0, 2.0]
+
+
+def test_bursts_are_no_stalls():
+    """Every eighth step waits for a burst of workers: that is how this arm is, and nothing is cut."""
+    bursts = [stepped("a", *(1.0 if place else 5.0 for place in range(8))) for _ in range(4)]
+    assert blocks.without_stalls(bursts) == bursts
+
+
+def test_few_steps_are_left_alone():
+    """From seven steps nobody can tell which is the stall."""
+    few = [stepped("a", 1.0, 1.0, 9.0), stepped("a", 1.0, 1.0), stepped("a", 1.0, 1.0)]
+    assert blocks.without_stalls(few) == few

@@ -142,6 +142,27 @@ def test_what_trades_something_else_for_time_is_never_in_the_plan():
     assert experiment.plan == {"b": "on"}
 
 
+def slow_to_start(slug, seconds):
+    """A treatment whose first switch is expected to take this long."""
+    return Factor(slug, (Level("on", slug, seconds),))
+
+
+def test_what_takes_long_to_switch_to_waits_for_the_others():
+    """Compilation comes after the quick questions, and is planned when it wins."""
+    loop = SimulatedLoop(alone(a=1.2, z=1.5))
+    experiment = loop.run([factor("a"), slow_to_start("z", 8.0)], budget=90.0)
+    assert loop.arms.index("z=on") > loop.arms.index("a=on")
+    assert loop.arms[: loop.arms.index("z=on")].count("a=on") >= 4
+    assert experiment.plan["z"] == "on"
+
+
+def test_what_takes_too_long_to_switch_to_is_not_begun():
+    """Where the budget left is less than the switch needs, the arm stays open instead of eating all that is left."""
+    loop = SimulatedLoop(alone(a=1.2, z=1.5), noise=0.05)
+    loop.run([factor("a"), factor("b"), factor("c"), slow_to_start("z", 30.0)], budget=60.0)
+    assert "z=on" not in loop.arms
+
+
 def test_one_stalled_block_does_not_keep_a_change_out_of_the_plan():
     """A stack that is a fifth faster in all blocks but one, which stalled, is still preferred to its better half."""
     loop = SimulatedLoop(alone(a=1.3, b=1.2), stalls=0.0)

@@ -36,6 +36,8 @@ BLOCK_SECONDS = 0.2
 that alternate quickly know a ratio about twice as well as blocks of 0.4 s (``benchmarks/block_length.py``)."""
 SLOW_STEP = 0.25
 """Seconds a step from which blocks are kept to two counted steps (or a burst of workers) and one of warm-up."""
+WATCH_SHARE = 0.05
+"""Share of the budget after which no further treatment has a step of it watched by probes."""
 LOOKAHEAD = 2
 """Steps between announcing a switch and making it, with several ranks: none can be further ahead than one step."""
 
@@ -146,26 +148,31 @@ class Conductor:
         self._measure(request)
         if self._schedule is not None:
             return  # with several ranks no step may differ between them
-        for probe in self.probes:
-            if probe.each_round != request.each_round or type(probe).prepare is Probe.prepare:
+        watching = [p for p in self.probes if p.each_round == request.each_round and type(p).prepare is not Probe.prepare]
+        if not watching:
+            return
+        arms: dict[str, Config] = {config_id(CONTROL): CONTROL}
+        for factor in self.experiment.factors:
+            if any(factor.slug in probe.under for probe in watching):
+                arms |= {config_id({factor.slug: level.name}): {factor.slug: level.name} for level in factor.levels}
+        start = perf_counter()
+        for name, arm in arms.items():
+            if name in self.experiment.failed:
                 continue
-            arms: list[Config] = [
-                {factor.slug: level.name} for factor in self.experiment.factors if factor.slug in probe.under
-                for level in factor.levels
-            ]
-            for arm in [CONTROL, *arms]:
-                if config_id(arm) in self.experiment.failed:
-                    continue
-                self._failure = None
-                self._switch(arm)
-                yield  # one step to settle in: a batch that was fetched already, states made at first use
-                found = None
+            if arm and perf_counter() - start > WATCH_SHARE * self.experiment.budget:
+                break
+            self._failure = None
+            self._switch(arm)
+            yield  # one step to settle in: a batch that was fetched already, states made at first use
+            if self._failure is not None:
+                continue
+            wanted = [probe for probe in watching if not arm or set(arm) <= set(probe.under)]
+            broken = {probe.slug: self._prepared(probe) for probe in wanted}
+            yield
+            for probe in reversed(wanted):  # what was entered last is left first
+                found = broken[probe.slug] or self._asked(probe, arm)
                 if self._failure is None:
-                    found = self._prepared(probe)
-                    yield
-                    found = found or self._asked(probe, arm)
-                if self._failure is None:
-                    self._record(found or [])
+                    self._record(found)
         self._failure = None
         self._switch(CONTROL)
 

@@ -33,6 +33,10 @@ PARITY_SHARE = 0.12
 """Share of the budget for comparing numbers."""
 MOST_COMPARED = 6
 """Treatments whose numbers are compared, the most promising first."""
+LATE_SECONDS = 5.0
+"""Expected duration of a first switch from which an arm waits until the others are known."""
+LATE_RESERVE = 1.5
+"""Times its expected duration that must be left for such a switch: rules of thumb about compilation are often short."""
 ENTRY_SHARE = 0.5
 """A stack whose first block would take longer than this share of the time left to get going (compilation) is not tried."""
 STACK_PAIRS = 5
@@ -195,6 +199,7 @@ class Experiment:
         """The whole experiment, from the first control block to the confirmed plan."""
         yield from self._control("screen")
         yield from self._screen()
+        yield from self._screen_late()
         if self.verdicts.get(AA_ARM) in ("helps", "hurts"):
             return
         yield from self._compare_numbers()
@@ -213,7 +218,7 @@ class Experiment:
 
     def _screen(self) -> Steps:
         floor = (1 - SCREEN_SHARE) * self.budget
-        named = {AA_ARM: CONTROL, **{config_id(arm): arm for arm in self._arms}}
+        named = {AA_ARM: CONTROL, **{config_id(arm): arm for arm in self._arms if not self._late_seconds(arm)}}
         live = self._affordable(named, floor)
         while live and self.remaining() > floor:
             yield ProbeRequest(True, {})
@@ -222,6 +227,29 @@ class Experiment:
             live = {a: c for a, c in live.items() if a not in self.verdicts and a not in self.failed}
             if set(live) <= {AA_ARM} and len(self.values(AA_ARM)) >= 12:
                 return
+
+    def _late_seconds(self, arm: Config) -> float:
+        """About how long the first switch to ``arm`` takes, where that is long; 0 where it is not."""
+        seconds = max((
+            level.expected_seconds for factor in self.factors for level in factor.levels if arm.get(factor.slug) == level.name
+        ), default=0.0)
+        return seconds if seconds >= LATE_SECONDS else 0.0
+
+    def _screen_late(self) -> Steps:
+        """Arms whose first switch takes long (compilation) wait until the others are known, and need the time to be there."""
+        floor = (1 - STACK_SHARE) * self.budget
+        late = sorted((arm for arm in self._arms if self._late_seconds(arm)), key=self._late_seconds)
+        for arm in late:
+            name = config_id(arm)
+            while (
+                name not in self.verdicts and name not in self.failed and len(self.values(name)) < 2 * stats.LOOKS[0]
+                and self.remaining() > floor + (0 if self._entered(name) else LATE_RESERVE * self._late_seconds(arm))
+            ):
+                yield from self._round({name: arm}, "screen", floor)
+                self._settle([name])
+
+    def _entered(self, name: str) -> bool:
+        return any(block["arm"] == name for block in self.blocks)
 
     def _promising(self, arm: str) -> float:
         values = self.values(arm)
@@ -286,7 +314,7 @@ class Experiment:
         arms = [arm for name, arm in parts.items() if name not in self.failed][:MOST_COMPARED]
         if not arms:
             return
-        result = yield ParityRequest(arms, PARITY_SHARE * self.budget)
+        result = yield ParityRequest(arms, min(PARITY_SHARE * self.budget, self.remaining() / 2))
         if isinstance(result, ParityResult):
             self.numerics = {record["arm"]: parity.judge(record) for record in result.records}
 
@@ -358,7 +386,10 @@ class Experiment:
             return math.inf if more is None else float(more)
 
         while self.remaining() > 0:
-            live = {a: c for a, c in named.items() if a not in self.verdicts and a not in self.failed}
+            live = {
+                a: c for a, c in named.items()
+                if a not in self.verdicts and a not in self.failed and (self._entered(a) or not self._late_seconds(c))
+            }
             # Those that need least first, and no more than can get there.
             live = self._affordable({a: live[a] for a in sorted(live, key=wanting)}, 0.0)
             if not live:

@@ -140,10 +140,12 @@ class ParityRuns:
     def __init__(self, session: Session, arms: Sequence[Config], seconds: float) -> None:
         self.session = session
         self.arms = arms
-        runs = 2 + OTHER_RUNS + len(arms)
-        affordable = int(seconds / max(1e-6, session.loop.step_seconds) / runs)
+        steps = seconds / max(1e-6, session.loop.step_seconds)
+        affordable = int(steps / (2 + OTHER_RUNS + len(arms))) - 1  # a step to settle in goes with every run
         self.steps = min(LONGEST, affordable) if affordable >= SHORTEST else 1
         self.others = OTHER_RUNS if self.steps > 1 else 0
+        if self.steps == 1:
+            self.arms = arms[: max(1, int(steps / 2) - 2)]
         self.records: list[dict[str, Any]] = []
 
     def run(self) -> Generator[Config, None, None]:

@@ -75,12 +75,13 @@ def _anatomy(diagnosis: Diagnosis) -> str:
                     colalign=("left", "right", "right", "left"))
 
 
+EFFORTS = {"one line": "one line", "a few lines": "few lines", "a change of design": "design"}
 _COLOURS = {"helps": "green", "hurts": "red"}
 
 
 def _arms(diagnosis: Diagnosis, width: int) -> str:
     codes = {arm: finding.code for finding in diagnosis.findings for arm in finding.arms}
-    effort = {arm: finding.effort for finding in diagnosis.findings for arm in finding.arms}
+    effort = {arm: EFFORTS[finding.effort] for finding in diagnosis.findings for arm in finding.arms}
     lines = []
     for arm in summary.arms(diagnosis):
         if arm.verdict == "untestable here":
