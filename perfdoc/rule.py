@@ -24,8 +24,9 @@ from perfdoc.treatment import config_from_id, config_id
 SECTIONS = ("What it measures", "Why it costs time", "Example", "Use instead", "When this is wrong")
 """Sections that the docstring of every rule has, in this order; ``perfdoc explain`` and the docs show them."""
 
-WORST_RESOLUTION = 0.10
-"""A/A interval (as a share) beyond which this machine cannot tell changes apart: all verdicts are withheld."""
+WORST_RESOLUTION = 0.25
+"""A/A interval (as a share) beyond which this machine cannot tell changes apart: all verdicts are withheld. Below it, only
+effects larger than the interval are claimed."""
 
 
 class Evidence:

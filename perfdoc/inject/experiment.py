@@ -27,6 +27,8 @@ CEILING_PAIRS = 6
 """Pairs after which a ceiling is known well enough: it explains, it is not advised."""
 CONFIRM_PAIRS = 8
 """Pairs of the confirm phase: the plan's effect is estimated from these alone."""
+ARMS_AN_AA = 5
+"""Arms of a round for which there is one A/A block."""
 ARMS_A_CONTROL = 2
 """Arms between two control blocks: one control serves two arms on either side, which is a quarter of the time saved."""
 PARITY_SHARE = 0.12
@@ -169,6 +171,9 @@ class Experiment:
         """
         self.phase = phase
         order = list(arms)
+        if AA_ARM in arms:
+            # How far A/A is known bounds every verdict: in rounds of many arms it has several places.
+            order += [AA_ARM] * (len(order) // ARMS_AN_AA - 1)
         self._random.shuffle(order)
         for place, arm in enumerate(order):
             if self.remaining() <= floor:
