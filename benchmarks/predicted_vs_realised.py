@@ -29,6 +29,9 @@ OPTIONS = {
     "cpu_threads": lambda level: ["--threads", level],
     "autocast": lambda level: ["--bf16"],
     "channels_last": lambda level: ["--channels-last"],
+    "matmul_precision": lambda level: ["--matmul-precision", level],
+    "optimizer_implementation": lambda level: ["--optimizer", level],
+    "compiled_model": lambda level: ["--compile"],
 }
 
 
@@ -75,7 +78,9 @@ def main() -> None:
             checks = []
             if found["plan"] and found["plan"]["effect"]:
                 checks.append(("plan", found["plan"]["arm"], found["plan"]["epoch_effect"] or found["plan"]["effect"]))
-            singles = [a for a in found["arms"] if a["verdict"] in ("helps", "hurts") and "+" not in a["arm"]]
+            # What trades something else for time (larger batches) is no change that a script can be compared with itself by.
+            singles = [a for a in found["arms"] if a["verdict"] in ("helps", "hurts") and "+" not in a["arm"]
+                       and set(config_from_id(a["arm"])) <= set(OPTIONS)]
             singles.sort(key=lambda a: -abs(math.log(a["effect"]["speedup"])))
             plan_arm = (found["plan"] or {}).get("arm")
             checks += [(a["verdict"], a["arm"], a["effect"]) for a in singles[: args.singles] if a["arm"] != plan_arm]

@@ -23,6 +23,8 @@ class Plan:
     epoch: Effect | None = None
     """The effect on a whole epoch where workers must be filled anew at its turn; None where that costs nothing."""
     epoch_steps: int = 0
+    numerics: str = ""
+    """What it does to loss and gradients, the worst of its parts; empty where no part touches them."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def _plan(seen: Evidence) -> Plan | None:
         return Plan(arm, changes, None, "chosen, but the budget did not reach its confirmation: raise --budget")
     if effect.low <= 1.0:
         return Plan(arm, changes, effect, "the confirmation could not settle it: raise --budget before relying on it")
-    return Plan(arm, changes, effect, "", *_epoch(seen, config, effect))
+    return Plan(arm, changes, effect, "", *_epoch(seen, config, effect), seen.numerics(arm))
 
 
 def _epoch(seen: Evidence, config: Mapping[str, str], effect: Effect) -> tuple[Effect | None, int]:

@@ -130,3 +130,34 @@ for x in DataLoader(Data(), batch_size=2):
     steps = next(m["samples"] for m in scanned.capture["measurements"] if m["metric"] == "step.time")
     assert sum(anatomy.values()) == pytest.approx(sum(steps) / len(steps), rel=0.01)
     assert scanned.capture["blocks"] == []
+
+
+def test_a_batch_that_does_not_fit_is_survived(scan: Scan) -> None:
+    """Twice the batch fits, four times runs out of memory: that arm is given up with the reason, the others are measured."""
+    scanned = scan(
+        "train.py", budget=12, options=("--json", "--only", "batch_size"),
+        text="""
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+class Net(nn.Linear):
+    def forward(self, x):
+        if len(x) > 16:
+            raise torch.OutOfMemoryError("tried to allocate 20.00 GiB")
+        return super().forward(x)
+model = Net(16, 4)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+loader = DataLoader(TensorDataset(torch.randn(640, 16), torch.randint(0, 4, (640,))), batch_size=8)
+for epoch in range(100000):
+    for x, y in loader:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+""",
+    )
+    assert scanned.code == 0, scanned.err
+    arms = {arm["arm"]: arm for arm in scanned.found["arms"]}
+    assert arms["batch_size=x4"]["verdict"] == "untestable here"
+    assert "20.00 GiB" in arms["batch_size=x4"]["note"]
+    assert arms["batch_size=x2"]["effect"]["speedup"] > 1
+    assert scanned.found["plan"] is None

@@ -18,15 +18,21 @@ def arguments(*names):
     parser.add_argument("--threads", type=int)
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--matmul-precision", default="highest")
+    parser.add_argument("--optimizer", choices=["foreach", "fused"])
+    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
+    torch.set_float32_matmul_precision(args.matmul_precision)
+    args.implementation = {args.optimizer: True} if args.optimizer else {}
     if args.threads:
         torch.set_num_threads(args.threads)
     return args
 
 
 def on_cpu(model, args):
-    """The model in the memory format that was asked for."""
-    return model.to(memory_format=torch.channels_last) if args.channels_last else model
+    """The model in the memory format that was asked for, compiled if that was."""
+    model = model.to(memory_format=torch.channels_last) if args.channels_last else model
+    return torch.compile(model) if args.compile else model
 
 
 class run_for:

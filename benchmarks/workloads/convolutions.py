@@ -12,7 +12,7 @@ layers = []
 for before, after in ((3, 64), (64, 128), (128, 128)):
     layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
 model = on_cpu(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10)), args)
-optimizer = torch.optim.AdamW(model.parameters())
+optimizer = torch.optim.AdamW(model.parameters(), **args.implementation)
 clock = run_for(args.seconds)
 while clock.running():
     for x, y in loader:

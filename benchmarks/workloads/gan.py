@@ -23,7 +23,7 @@ D = on_cpu(
     args,
 )
 bce = nn.BCEWithLogitsLoss()
-optD, optG = torch.optim.Adam(D.parameters(), 2e-4), torch.optim.Adam(G.parameters(), 2e-4)
+optD, optG = (torch.optim.Adam(m.parameters(), 2e-4, **args.implementation) for m in (D, G))
 clock = run_for(args.seconds)
 
 

@@ -19,7 +19,7 @@ model = on_cpu(
     ),
     args,
 )
-optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, **args.implementation)
 clock = run_for(args.seconds)
 while clock.running():
     for x, y in loader:

@@ -1,7 +1,7 @@
 """A small transformer without any DataLoader, batches cut by hand."""
 
 import torch
-from common import arguments, finish, run_for
+from common import arguments, finish, on_cpu, run_for
 from torch import nn
 
 args = arguments()
@@ -34,8 +34,8 @@ class Model(nn.Module):
         return self.head(self.blocks(self.embed(idx) + self.place.weight[: idx.shape[1]]))
 
 
-model = Model()
-optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+model = on_cpu(Model(), args)
+optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, **args.implementation)
 clock = run_for(args.seconds)
 while clock.running():
     at = torch.randint(len(data) - 97, (8,))

@@ -155,14 +155,15 @@ class Conductor:
         for factor in self.experiment.factors:
             if any(factor.slug in probe.under for probe in watching):
                 arms |= {config_id({factor.slug: level.name}): {factor.slug: level.name} for level in factor.levels}
+        ran = {block["arm"] for block in self.experiment.blocks} - {*self.experiment.failed, *self.experiment.excluded}
         start = perf_counter()
         for name, arm in arms.items():
-            if name in self.experiment.failed:
+            if arm and name not in ran:
                 continue
             if arm and perf_counter() - start > WATCH_SHARE * self.experiment.budget:
                 break
             self._failure = None
-            self._switch(arm)
+            self._announced(arm)
             yield  # one step to settle in: a batch that was fetched already, states made at first use
             if self._failure is not None:
                 continue
@@ -174,7 +175,7 @@ class Conductor:
                 if self._failure is None:
                     self._record(found)
         self._failure = None
-        self._switch(CONTROL)
+        self._announced(CONTROL)
 
     def _watched(self) -> bool:
         """Go on with what is done beside the blocks; whether it is at its end."""
@@ -193,7 +194,7 @@ class Conductor:
         self._failure = None
         try:
             for config in steps:
-                self._switch(config)
+                self._announced(config)
                 yield
                 if self._failure is not None:
                     break
@@ -202,7 +203,7 @@ class Conductor:
         finally:
             self._failure = None
             steps.close()
-            self._switch(CONTROL)
+            self._announced(CONTROL)
         for record in runs.records:
             self.session.recorder.write("parity", **record)
         self._compared = ParityResult(runs.records)
@@ -267,6 +268,12 @@ class Conductor:
             applied = {}
         self.config = applied
         self.active = tuple(self.treatments[slug] for slug in applied)
+
+    def _announced(self, config: Config) -> None:
+        """Switch beside the blocks; the parent is told, so that it knows what was on if the script dies."""
+        if config != self.config:
+            self.session.recorder.write("switch", arm=config_id(config), config=config_id(config))
+        self._switch(config)
 
     def _undo(self, slug: str) -> None:
         try:

@@ -35,7 +35,7 @@ def render(diagnosis: Diagnosis) -> str:
         command=figures.command_line(capture.run["command"]),
         headline=summary.headline(diagnosis), step=summary.step_sentence(diagnosis), time=summary.step_time(diagnosis),
         anatomy=summary.anatomy(diagnosis), ceilings=summary.ceilings(diagnosis), plan=diagnosis.plan,
-        epoch=summary.epoch_sentence(diagnosis),
+        epoch=summary.epoch_sentence(diagnosis), numbers=summary.numbers_sentence(diagnosis),
         forest=forest(diagnosis), timeline=timeline(diagnosis), groups=summary.grouped(diagnosis),
         untestable=summary.untestable(diagnosis), already=summary.already_on(diagnosis), notes=summary.notes(diagnosis),
         withheld=diagnosis.seen.withheld, docs={rule.code: rule.sections() for rule in discover_rules()},

@@ -203,6 +203,20 @@ def headline(diagnosis: Diagnosis) -> str:
     return f"None of the {len(tried)} changes tried makes your step faster on this machine. Leave it as it is."
 
 
+NUMBERS = {
+    "same numbers": "it computes the same numbers",
+    "rounding": "the numbers differ by rounding only: the loss stays within what other seeds do",
+    "changes training": "it changes the numbers of the training, which was allowed",
+    "not checked": "whether it changes the numbers of the training was not checked in this budget",
+}
+
+
+def numbers_sentence(diagnosis: Diagnosis) -> str:
+    """What the plan does to the training's numbers; empty where it does not touch them."""
+    plan = diagnosis.plan
+    return NUMBERS.get(plan.numerics, "") if plan is not None else ""
+
+
 def epoch_sentence(diagnosis: Diagnosis) -> str:
     """What the plan gives over a whole epoch, where its turn takes a share that matters; else an empty string."""
     plan = diagnosis.plan

@@ -42,6 +42,7 @@ def render(diagnosis: Diagnosis, width: int = 100) -> str:
         effect = speedup(plan.effect) if plan.effect else "not confirmed"
         text = f"PLAN  {' + '.join(plan.changes)}: {effect} together" + (f" ({plan.note})" if plan.note else "")
         out += ["", *(click.style(line, bold=True) for line in textwrap.wrap(text, width, subsequent_indent="      "))]
+        out += textwrap.wrap(summary.numbers_sentence(diagnosis), width, initial_indent="      ", subsequent_indent="      ")
         out += textwrap.wrap(summary.epoch_sentence(diagnosis), width, initial_indent="      ", subsequent_indent="      ")
     out += ["", _arms(diagnosis, width)]
     beside = [
@@ -146,6 +147,7 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
         "plan": None if plan is None else {
             "changes": list(plan.changes), "arm": plan.arm, "note": plan.note,
             "effect": plan.effect.to_json() if plan.effect else None,
+            "numerics": plan.numerics,
             "epoch_effect": plan.epoch.to_json() if plan.epoch else None,
         },
         "untestable": [{"what": what, "why": why} for what, why in summary.untestable(diagnosis)],
