@@ -200,7 +200,8 @@ class Scan:
                 if self.interrupted or lap.ended_by_scan or not self.options.experiment:
                     break
                 left = self.options.budget - self._spent
-                if lap.active and lap.exit_code != 0 and left > 5:
+                # Also where the budget is spent: without the change it shows whether the script fails by itself.
+                if lap.active and lap.exit_code != 0:
                     excluded.append(lap.active)
                     error = (self.watch.this_lap("failure") or [{}])[-1]
                     self._note_failed_arm(lap.active, error, lap.exit_code)

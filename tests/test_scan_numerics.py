@@ -25,7 +25,7 @@ while True:
 
 def test_a_debugging_aid_is_found_and_its_removal_computes_the_same(scan: Scan) -> None:
     """Anomaly detection left on costs much of the step: PD312 says so, and that without it the numbers are the same."""
-    scanned = scan("train.py", text=ANOMALY, budget=20, options=("--json", "--only", "anomaly_detection"))
+    scanned = scan("train.py", text=ANOMALY, budget=14, options=("--json", "--only", "anomaly_detection"))
     assert scanned.code == 0, scanned.err
     finding = next(f for f in scanned.found["findings"] if f["code"] == "PD312")
     assert finding["verdict"] == "helps"
