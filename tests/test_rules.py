@@ -370,3 +370,94 @@ def test_a_plan_is_only_as_good_as_its_confirmation():
     confirmed = diagnose(make({"autocast=bf16": 1.4}, plan={"autocast": "bf16"}))
     confirmed.capture.blocks.extend(more)
     assert diagnose(confirmed.capture).plan.effect.speedup == pytest.approx(1.2, rel=0.01)
+
+
+def memory(peak, activations, arm="control"):
+    """A watched step's peak in bytes, and how much of it are activations."""
+    return [Measurement("memory.peak", "B", (float(peak),), {"arm": arm}),
+            Measurement("memory.activations", "B", (float(activations),), {"arm": arm})]
+
+
+@pytest.mark.parametrize(("after", "words"), [(600, "0.60x as large"), (990, "saves nothing of its peak memory, of which")])
+def test_checkpointing_is_a_trade(after, words):
+    """PD402 says what the step pays and what the peak gains, and says so where it gains nothing."""
+    arm = "activation_checkpointing=blocks"
+    found = findings(make({arm: 0.8}, measurements=[*memory(1000, 900), *memory(after, 500, arm)]))["PD402"]
+    assert found.verdict == "hurts"
+    assert words in found.title
+    assert "1.25x as long" in found.title
+
+
+def test_a_first_switch_that_takes_long_is_repaid_later():
+    """PD305 says how long compilation took and after how many steps it is repaid, and counts graph breaks."""
+    capture = make({"compiled_model=default": 1.25}, measurements=[
+        Measurement("compile.graphs", "count", (3.0,)), Measurement("compile.graph_breaks", "count", (2.0,)),
+    ])
+    first = next(block for block in capture.blocks if block["arm"] == "compiled_model=default")
+    first.update(warmup=[30.0, 0.08], switch=0.0)
+    found = findings(capture)["PD305"]
+    assert found.verdict == "helps"
+    assert any("2 graph breaks" in line for line in found.evidence)
+    (line,) = [line for line in found.evidence if "repaid after" in line]
+    steps = int(line.split("repaid after ")[1].split()[0])
+    assert 30 / 0.02 * 0.9 < steps < 30 / 0.02 * 1.1
+
+
+def numbers(arm, factor):
+    """A comparison of losses in which the arm's are ``factor`` times the control's."""
+    control = [1.0 - 0.02 * step for step in range(10)]
+    return {"arm": arm, "losses": [factor * loss for loss in control], "control": control, "again": control,
+            "others": [[loss + 0.03 for loss in control]], "gradient_error": abs(factor - 1), "gradient_cosine": 0.9999,
+            "gradient_noise": 0.0}
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.0, "same numbers"), (1.004, "rounding"), (1.4, "changes training")])
+def test_a_finding_says_what_it_does_to_the_numbers(factor, said):
+    """What helps carries the verdict on its numbers, with the figures among its evidence."""
+    capture = make({"autocast=bf16": 1.4})
+    capture.offers[0]["numerics"] = True
+    capture.parity.append(numbers("autocast=bf16", factor))
+    found = findings(capture)["PD301"]
+    assert found.numerics == said
+    assert any(line.startswith(f"numbers: {said}") for line in found.evidence)
+
+
+def test_numbers_that_were_not_compared_are_said_to_be_unchecked():
+    """A treatment that touches the numbers and was not compared is 'not checked'; one that does not is not spoken of."""
+    capture = make({"autocast=bf16": 1.4, "dataloader_workers=2": 1.3})
+    capture.offers[0]["numerics"] = True
+    found = findings(capture)
+    assert found["PD301"].numerics == "not checked"
+    assert found["PD101"].numerics == ""
+
+
+def syncs(device, **places):
+    return [Measurement("sync.places", "count", (float(times),), {"site": f"train.py:{line[1:]}", "call": ".item()",
+                                                                   "device": device}) for line, times in places.items()]
+
+
+def test_syncs_are_untestable_on_a_cpu_and_unmeasured_on_a_gpu():
+    """PD201 names the places, most frequent first; it never claims an effect that was not measured."""
+    on_cpu = findings(make(measurements=syncs("cpu", _20=1, _30=3)))["PD201"]
+    assert (on_cpu.verdict, on_cpu.where) == ("untestable here", "train.py:30")
+    assert "4 times a step, at 2 places" in on_cpu.title
+    on_gpu = findings(make(measurements=syncs("cuda", _20=1)))["PD201"]
+    assert (on_gpu.verdict, on_gpu.effect) == ("undecided", None)
+    assert "PD201" not in findings(make(measurements=[Measurement("sync.places", "count", (0.0,))]))
+
+
+def test_larger_batches_speak_of_samples():
+    """PD401 is about samples a second, is never planned, and tells to adapt the learning rate."""
+    capture = make({"batch_size=x2": 1.3})
+    capture.offers[0]["planned"] = False
+    diagnosis = diagnose(capture)
+    (found,) = [f for f in diagnosis.findings if f.code == "PD401"]
+    assert "1.30x as many samples a second" in found.title
+    assert any("learning rate" in line for line in found.evidence)
+    assert diagnosis.plan is None
+
+
+def test_a_graph_that_does_not_grow_is_no_finding():
+    """PD404 needs growth from one end of the step to the other."""
+    assert "PD404" not in findings(make(measurements=[Measurement("graph.nodes", "count", (40.0, 40.0))]))
+    assert findings(make(measurements=[Measurement("graph.nodes", "count", (40.0, 52.0))]))["PD404"].verdict == "hurts"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from perfdoc.rule import Evidence, TreatmentRule
 
+WORTHWHILE = 0.05
+"""Share of the peak that must be saved for checkpointing to be worth a word about memory."""
+
 
 class NoCheckpointing(TreatmentRule):
     """What activation checkpointing would save in memory and cost in time.
@@ -53,6 +56,13 @@ class NoCheckpointing(TreatmentRule):
         before, after = seen.measurement("memory.peak", arm="control"), seen.measurement("memory.peak", arm=arm)
         if effect is None or before is None or after is None:
             return super().title(seen, arm)
+        saved, activations = 1 - after.median / before.median, seen.measurement("memory.activations", arm="control")
+        if saved < WORTHWHILE:
+            share = f", of which activations are {activations.median / before.median:.0%}" if activations else ""
+            return (
+                f"checkpointing the blocks makes the step take {1 / effect.speedup:.2f}x as long and saves nothing of its "
+                f"peak memory{share}: do not"
+            )
         return (
             f"checkpointing the blocks makes the step take {1 / effect.speedup:.2f}x as long and its peak memory "
             f"{after.median / before.median:.2f}x as large"
