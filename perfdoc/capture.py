@@ -12,6 +12,7 @@ from typing import Any
 
 from perfdoc import step_log
 from perfdoc.errors import PerfdocError
+from perfdoc.gpus import METRICS
 from perfdoc.measurement import Measurement, Unavailable, Unit, from_json
 
 FORMAT = "perfdoc-capture"
@@ -29,6 +30,7 @@ DERIVED: Mapping[str, Unit] = {
     "machine.other_cpu": "1",
     "machine.steal": "1",
     "machine.cores": "1",
+    **METRICS,
 }
 """Metrics that come with every capture, from the step clock and from the parent's look at the machine; with their units.
 ``machine.other_cpu`` and ``machine.steal`` are in cores, ``step.<phase>`` in seconds a step."""

@@ -23,7 +23,8 @@ import psutil
 import perfdoc
 from perfdoc import capture as captures
 from perfdoc.errors import PerfdocError
-from perfdoc.measurement import Measurement
+from perfdoc.gpus import Gpus
+from perfdoc.measurement import Measurement, Unavailable
 from perfdoc.probe import packages
 
 MOST_LAPS = 4
@@ -421,6 +422,7 @@ class Machine:
         self._next = 0.0
         self.other: list[float] = []
         self.steal: list[float] = []
+        self.gpus = Gpus()
 
     def sample(self, pid: int) -> None:
         """Take a sample if a second has passed since the last one."""
@@ -428,6 +430,7 @@ class Machine:
         if now < self._next:
             return
         self._next = now + 1.0
+        self.gpus.sample()
         times = psutil.cpu_times()
         steal = float(getattr(times, "steal", 0.0))
         busy = float(times.user + times.nice + times.system + getattr(times, "irq", 0.0) + getattr(times, "softirq", 0.0))
@@ -447,12 +450,15 @@ class Machine:
             self.steal.append(round(max(0.0, steal - last_steal) / seconds, 4))
         self._last = (now, busy, steal, ours)
 
-    def measurements(self) -> list[Measurement]:
-        """What was sampled; nothing where the run was over before the second sample."""
+    def measurements(self) -> list[Measurement | Unavailable]:
+        """What was sampled; of the CPU nothing where the run was over before the second sample."""
+        self.gpus.close()
+        gpus = self.gpus.measurements()
         if not self.other:
-            return []
+            return gpus
         cores = psutil.cpu_count() or 1
         return [
+            *gpus,
             Measurement("machine.other_cpu", "1", tuple(self.other), {}, "measured in isolation"),
             Measurement("machine.steal", "1", tuple(self.steal), {}, "measured in isolation"),
             Measurement("machine.cores", "1", (float(cores),), {}, "measured in isolation"),

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Unit = Literal["s", "B", "1", "count", "1/s"]
+Unit = Literal["s", "B", "1", "count", "1/s", "W"]
 How = Literal["measured in your loop", "measured in isolation", "estimated from a trace", "rule of thumb"]
 
-UNITS: frozenset[str] = frozenset({"s", "B", "1", "count", "1/s"})
+UNITS: frozenset[str] = frozenset({"s", "B", "1", "count", "1/s", "W"})
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Measurement:
     """One metric with its raw samples. Statistics are derived when read, never stored.
 
     ``metric``: dotted id such as ``step.time``. ``unit``: ``s`` seconds, ``B`` bytes, ``1`` a ratio, ``count``,
-    ``1/s`` a rate. ``conditions``: what held while it was measured (arm, worker count...).
+    ``1/s`` a rate, ``W`` watts. ``conditions``: what held while it was measured (arm, worker count...).
     """
 
     metric: str

@@ -24,7 +24,8 @@ from perfdoc.treatment import Treatment
 TREATMENTS = discover(Treatment, packages())
 WATCHING = [probe for probe in discover(Probe, packages()) if type(probe).prepare is not Probe.prepare]
 NEED_A_GPU = {"PD202", "PD304"}
-COMMANDS = {"PD703": "its example is a command line; what it says is tested in test_rules.py"}
+COMMANDS = {"PD701", "PD703"}
+"""Rules whose examples are command lines; what they say is tested in test_rules.py."""
 LOADER_RULES = {"PD101", "PD102", "PD103", "PD105"}
 RULES = [rule for rule in discover_rules() if rule.code not in COMMANDS]
 TURNS = [

@@ -461,3 +461,21 @@ def test_a_graph_that_does_not_grow_is_no_finding():
     """PD404 needs growth from one end of the step to the other."""
     assert "PD404" not in findings(make(measurements=[Measurement("graph.nodes", "count", (40.0, 40.0))]))
     assert findings(make(measurements=[Measurement("graph.nodes", "count", (40.0, 52.0))]))["PD404"].verdict == "hurts"
+
+
+def throttled(*samples):
+    return [Measurement("gpu.throttled", "1", samples, {"gpu": 0, "name": "H100", "reasons": "heat (hardware)"}),
+            Measurement("gpu.clock", "1/s", (1.4e9, 1.1e9), {"gpu": 0, "name": "H100"})]
+
+
+def test_a_throttled_gpu_is_said():
+    """PD701 names the GPU, how often and why, where the loop is on a GPU; one sample in many is no finding."""
+    capture = make(measurements=throttled(1.0, 1.0, 0.0, 0.0))
+    assert "PD701" not in findings(capture)
+    capture.loop["device"] = "cuda"
+    found = findings(capture)["PD701"]
+    assert "GPU 0 was slowed down in 50% of the samples: heat (hardware)" in found.title
+    assert "clock: 1100 to 1400 MHz" in found.evidence
+    rare = make(measurements=throttled(*[0.0] * 19, 1.0))
+    rare.loop["device"] = "cuda"
+    assert "PD701" not in findings(rare)

@@ -1,0 +1,67 @@
+"""PD701: the GPU slows itself down."""
+
+from __future__ import annotations
+
+from perfdoc.finding import Finding
+from perfdoc.rule import Evidence, Rule
+
+OFTEN = 0.1
+"""Share of the samples with a reason to throttle from which it is worth a word."""
+
+
+class Throttling(Rule):
+    """The GPU runs below its clock for want of power or cooling while your training runs.
+
+    What it measures
+    ----------------
+    NVML's clocks-event reasons, once a second while the scan runs, beside utilisation, power and clock.
+
+    Why it costs time
+    -----------------
+    At its power limit, or when it is too hot, a GPU lowers its clock; everything that computes takes longer in proportion.
+    A power limit that is reached for moments is normal for a well-fed GPU; heat and the power brake are not.
+
+    Example
+    -------
+    ::
+
+        # eight GPUs in a closed case, fans at their default
+        python train.py
+
+    Use instead
+    -----------
+    ::
+
+        # look at the reasons, then see to the air, the fans, or the power limit
+        nvidia-smi -q -d PERFORMANCE,POWER,TEMPERATURE
+
+    When this is wrong
+    ------------------
+    Where a power limit was set on purpose. Measured effects stay valid: both arms ran on the same throttled GPU.
+    """
+
+    code = "PD701"
+    slug = "throttling"
+    needs = ("gpu.throttled", "gpu.utilization")
+    effort = "a change of design"
+
+    def check(self, seen: Evidence) -> Finding | None:
+        """A finding for the GPU that throttles most, where the loop computes on a GPU."""
+        if seen.capture.loop is None or seen.capture.loop["device"] != "cuda":
+            return None
+        found = [m for m in seen.measurements("gpu.throttled") if m.mean >= OFTEN]
+        if not found:
+            return None
+        worst = max(found, key=lambda m: m.mean)
+        gpu, reasons = worst.conditions["gpu"], worst.conditions.get("reasons", "")
+        evidence = []
+        for metric, words, scale in (("gpu.clock", "MHz", 1e-6), ("gpu.power", "W", 1.0), ("gpu.utilization", "%", 100.0)):
+            of = next((m for m in seen.measurements(metric) if m.conditions["gpu"] == gpu), None)
+            if of is not None:
+                low, high = min(of.samples) * scale, max(of.samples) * scale
+                evidence.append(f"{metric.split('.')[1]}: {low:.0f} to {high:.0f} {words}")
+        return Finding(
+            self.code, self.slug, f"GPU {gpu} was slowed down in {worst.mean:.0%} of the samples: {reasons}", "", "undecided",
+            "nvidia-smi -q -d PERFORMANCE,POWER,TEMPERATURE shows what it lacks; its effect was not measured",
+            tuple(evidence), effort=self.effort,
+        )
