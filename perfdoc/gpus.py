@@ -77,10 +77,10 @@ class Gpus:
         """What was sampled, a measurement for each GPU and metric; else why there is nothing."""
         if not self._samples:
             return [Unavailable(metric, self.reason or "no GPU was found") for metric in METRICS]
+        names = {number: name for number, name, _ in self._handles}
         found: list[Measurement | Unavailable] = []
         for (number, metric), values in self._samples.items():
-PLACEHOLDER
-                (place, name) for place, name, _ in self._handles)[number]}
+            conditions: dict[str, str | int | float] = {"gpu": number, "name": names[number]}
             if metric == "gpu.throttled" and self._reasons.get(number):
                 conditions["reasons"] = ", ".join(sorted(self._reasons[number]))
             found.append(Measurement(metric, METRICS[metric], tuple(values), conditions, "measured in isolation"))

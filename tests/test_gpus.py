@@ -104,8 +104,10 @@ def test_a_gpu_that_is_lost_keeps_what_it_said(nvml):
     assert "GPU is lost" in gpus.reason
 
 
-@pytest.mark.parametrize(("module", "words"), [(None, "nvidia-ml-py"), (Nvml(SAMPLES, refuses=True), "Insufficient Permissions")],
-                         ids=["no library", "no permission"])
+@pytest.mark.parametrize(
+    ("module", "words"), [(None, "nvidia-ml-py"), (Nvml(SAMPLES, refuses=True), "Insufficient Permissions")],
+    ids=["no library", "no permission"],
+)
 def test_where_nvml_cannot_be_asked_the_reason_is_said(nvml, module, words):
     """Without library or permission every metric is unavailable with the reason, never zero."""
     nvml(module)
