@@ -19,6 +19,8 @@ LONGEST = 30
 """Steps of a trajectory."""
 SHORTEST = 6
 """Below this many affordable steps only the first is compared."""
+MOST_BYTES = 2**30
+"""Batches that are kept for the runs together; fewer steps are compared where they are larger."""
 OTHER_RUNS = 2
 """Runs of the control with other seeds: the spread that a treatment may stay within."""
 
@@ -95,6 +97,17 @@ def _set_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
+def _bytes(batch: Any) -> int:
+    """Bytes of the tensors in a batch."""
+    if isinstance(batch, torch.Tensor):
+        return batch.numel() * batch.element_size()
+    if isinstance(batch, dict):
+        return sum(_bytes(part) for part in batch.values())
+    if isinstance(batch, tuple | list):
+        return sum(_bytes(part) for part in batch)
+    return 0
+
+
 def _seed(seed: int) -> None:
     random.seed(seed)
     torch.manual_seed(seed)
@@ -153,8 +166,12 @@ class ParityRuns:
         handles = list(self.session.loop.loaders)
         yield CONTROL  # a whole step, so that what another arm began is not compared
         snapshot = Snapshot(self.session.loop.models, self.session.loop.optimizers)
-        needed = [self.steps * handle.batches_a_step for handle in handles]
-        batches = [[handle.draw() for _ in range(count)] for handle, count in zip(handles, needed, strict=True)]
+        batches = [[handle.draw() for _ in range(handle.batches_a_step)] for handle in handles]
+        size = sum(_bytes(batch) for found in batches for batch in found)
+        if self.steps * size > MOST_BYTES:
+            self.steps = max(1, MOST_BYTES // size)
+        for handle, found in zip(handles, batches, strict=True):
+            found += [handle.draw() for _ in range((self.steps - 1) * handle.batches_a_step)]
         try:
             control = yield from self._one(snapshot, CONTROL, batches, 0)
             again = yield from self._one(snapshot, CONTROL, batches, 0)

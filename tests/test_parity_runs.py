@@ -1,0 +1,133 @@
+"""The runs behind loss parity: weights and state put back exactly, losses and first gradients heard."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from torch import nn
+
+from perfdoc.inject.parity import Listener, ParityRuns, Snapshot, compare
+from perfdoc.treatment import CONTROL
+
+
+def trained(kind=torch.optim.AdamW, **options):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.Linear(64, 2))
+    return model, kind(model.parameters(), lr=0.1, **options)
+
+
+def step(model, optimizer, x=None):
+    loss = model(torch.ones(4, 3, 6, 6) if x is None else x).pow(2).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
+
+
+@pytest.mark.parametrize(("kind", "options"), [(torch.optim.AdamW, {}), (torch.optim.SGD, {"momentum": 0.9})])
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_a_snapshot_is_put_back_exactly(kind, options, steps_before):
+    """After steps and a restore, the same steps give the same losses: weights, buffers, moments and dropout are back."""
+    model, optimizer = trained(kind, **options)
+    for _ in range(steps_before):
+        step(model, optimizer)
+    identity = [id(p) for p in model.parameters()]
+    snapshot = Snapshot([model], [optimizer])
+    first = [step(model, optimizer) for _ in range(3)]
+    random.random()
+    snapshot.restore()
+    assert [step(model, optimizer) for _ in range(3)] == first
+    assert [id(p) for p in model.parameters()] == identity
+
+
+def test_moments_keep_their_memory_format():
+    """State that was converted to channels_last in the meantime gets its values back and keeps its strides."""
+    model, optimizer = trained()
+    step(model, optimizer)
+    snapshot = Snapshot([model], [optimizer])
+    state = optimizer.state[model[0].weight]
+    before = state["exp_avg"].clone()
+    state["exp_avg"].data = state["exp_avg"].data.contiguous(memory_format=torch.channels_last)
+    step(model, optimizer)
+    snapshot.restore()
+    assert state["exp_avg"].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(state["exp_avg"], before)
+
+
+def test_gradients_are_compared_by_error_and_cosine():
+    """Equal gradients: no error, cosine one; doubled: error one; turned round: cosine minus one; missing: nothing said."""
+    one = [torch.tensor([3.0, 4.0]), torch.tensor([1.0])]
+    assert compare(one, one) == (0.0, pytest.approx(1.0))
+    assert compare([2 * g for g in one], one) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert compare([-g for g in one], one)[1] == pytest.approx(-1.0)
+    assert compare(None, one) == (None, None)
+    assert compare([one[0] * float("nan"), one[1]], one) == (None, None)
+
+
+def test_a_listener_sums_the_losses_of_a_step():
+    """With accumulation a step has several backwards: their losses are summed; a loss that is no number is None."""
+    model, optimizer = trained()
+    listener = Listener()
+    for value in (1.0, 2.5):
+        listener.on_backward(torch.tensor(value))
+    listener.step_ended()
+    listener.on_backward((torch.tensor(float("inf")),))
+    listener.step_ended()
+    assert listener.losses == [3.5, None]
+    model[4].weight.grad = torch.ones_like(model[4].weight)
+    fresh = Listener()
+    fresh.on_optimizer(optimizer)
+    assert [tuple(g.shape) for g in fresh.gradients] == [(2, 64)]
+
+
+class Session:
+    """As much of a session as the runs look at; its loop feeds ones or what is replayed."""
+
+    def __init__(self, seconds):
+        self.model, self.optimizer = trained()
+        self.listener = None
+        self.loop = self
+        self.step_seconds, self.loaders = seconds, []
+        self.models, self.optimizers = [self.model], [self.optimizer]
+
+    def run(self):
+        loss = self.model(torch.randn(4, 3, 6, 6)).pow(2).mean()
+        self.optimizer.zero_grad()
+        if self.listener is not None:
+            self.listener.on_backward(loss)
+        loss.backward()
+        if self.listener is not None:
+            self.listener.on_optimizer(self.optimizer)
+        self.optimizer.step()
+
+
+def test_runs_of_the_control_repeat_and_other_seeds_do_not():
+    """The control twice gives the same losses, other seeds give others, and the weights are put back in the end."""
+    session = Session(0.001)
+    runs = ParityRuns(session, [{"x": "on"}], seconds=0.1)
+    configs = []
+    before = None
+    for config in runs.run():
+        configs.append(config)
+        if before is None:
+            session.run()
+            before = [p.detach().clone() for p in session.model.parameters()]
+            continue
+        session.run()
+    (record,) = runs.records
+    assert record["losses"] == record["control"] == record["again"]
+    assert record["others"][0] != record["control"] != record["others"][1]
+    assert record["gradient_error"] == 0.0
+    assert all(torch.equal(p, b) for p, b in zip(session.model.parameters(), before, strict=True))
+    assert configs[0] == CONTROL
+    assert configs.count({"x": "on"}) == runs.steps + 1
+
+
+def test_slow_steps_are_compared_once():
+    """Where the time allows no trajectory, only the first step is compared, without other seeds."""
+    runs = ParityRuns(Session(1.0), [{"x": "on"}, {"y": "on"}, {"z": "on"}], seconds=10.0)
+    assert (runs.steps, runs.others) == (1, 0)
+    assert len(runs.arms) == 3
+    assert len(ParityRuns(Session(1.0), [{"x": "on"}, {"y": "on"}, {"z": "on"}], seconds=6.0).arms) == 1
