@@ -100,7 +100,7 @@ def _set_random_state(state: Mapping[str, Any]) -> None:
 def _bytes(batch: Any) -> int:
     """Bytes of the tensors in a batch."""
     if isinstance(batch, torch.Tensor):
-        return batch.numel() * batch.element_size()
+        return int(batch.numel() * batch.element_size())
     if isinstance(batch, dict):
         return sum(_bytes(part) for part in batch.values())
     if isinstance(batch, tuple | list):
