@@ -27,6 +27,8 @@ class Partial(NamedTuple):
     """Batches fetched, by the loader's key."""
     forwards: int
     backwards: int
+    optimizer_calls: int = 1
+    """More than one where several partials were put together to a step."""
 
 
 class Clock:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,15 +85,15 @@ class OutermostCalls:
         original = getattr(cls, name, None)
         if cls in self._wrapped or original is None or getattr(original, "_perfdoc", False):
             return
-        calls = self
+        calls, is_compiling = self, torch.compiler.is_compiling
         own = name in cls.__dict__
 
         def forward(module: Any, *args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling() or calls._depth or not calls._mine():
+            if is_compiling() or calls._depth or not calls._mine():
                 return original(module, *args, **kwargs)
             calls._depth += 1
             try:
-                return calls._entry(module, lambda *a, **k: original(module, *a, **k), args, kwargs)
+                return calls._entry(module, partial(original, module), args, kwargs)
             finally:
                 calls._depth -= 1
 

@@ -344,9 +344,10 @@ class Session:
             self.seen("forward", module=type(module).__name__)
         if self._observing:
             self.loop.saw_call(args, kwargs)
-        self.clock.push(FORWARD if self._has_parameters(module) else LOSS)
+        trained = self._with_parameters.get(id(module))
+        self.clock.push(FORWARD if (self._has_parameters(module) if trained is None else trained) else LOSS)
         try:
-            active = self._active()
+            active = () if self.conductor is None and self.follower is None else self._active()
             if not active:
                 return forward(*args, **kwargs)
             try:
@@ -663,7 +664,9 @@ class Session:
         assert self.finder.shape is not None
         regular = self.finder.shape.regular(step)
         if self.conductor is None:
-            self._write_step(step, CLOCK_STEP if regular else IRREGULAR_STEP)
+            self.steps_written += 1
+            if self.steps_written <= KEPT_STEPS or not self.settings["experiment"]:
+                self.recorder.steps.add(CLOCK_STEP if regular else IRREGULAR_STEP, step.seconds, step.phases)
             if self.steps_written % 16 == 0 and not self.settings["experiment"] and self.remaining() <= 0:
                 self.end("budget spent")
             return
@@ -673,7 +676,7 @@ class Session:
 
     def _write_step(self, step: Step, kind: int) -> None:
         self.steps_written += 1
-        if self.steps_written <= KEPT_STEPS or self.conductor is None:
+        if self.steps_written <= KEPT_STEPS:
             self.recorder.steps.add(kind, step.seconds, step.phases)
 
     def restart_observation(self) -> None:

@@ -11,7 +11,6 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from perfdoc.inject.clock import Partial
 
@@ -22,15 +21,8 @@ RARELY = 16
 """An optimizer called less than 1/16 as often as the busiest does not end the step (say, one of a lazy regulariser)."""
 
 
-class Step(NamedTuple):
-    """One optimizer cycle: seconds in all and by phase, and what happened in it."""
-
-    seconds: float
-    phases: tuple[float, ...]
-    fetches: dict[int, int]
-    forwards: int
-    backwards: int
-    optimizer_calls: int
+Step = Partial
+"""One optimizer cycle: seconds in all and by phase, and what happened in it. Mostly a single partial is a step already."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +46,6 @@ class Shape:
 
 def merge(partials: Sequence[Partial]) -> Step:
     """Several partials as one step."""
-    if len(partials) == 1:  # the usual case, on the path of every step
-        seconds, phases, fetched, forwards, backwards = partials[0]
-        return Step(seconds, phases, fetched, forwards, backwards, 1)
     fetches: Counter[int] = Counter()
     for partial in partials:
         fetches.update(partial.fetches)
@@ -141,7 +130,7 @@ class StepFinder:
             self._open.append(partial)
             return None
         if not self._open:
-            return merge((partial,))
+            return partial
         step = merge([*self._open, partial])
         self._open = []
         return step
