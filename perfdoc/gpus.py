@@ -28,16 +28,19 @@ class Gpus:
         self._handles: list[tuple[int, str, Any]] = []
         self._samples: dict[tuple[int, str], list[float]] = {}
         self._reasons: dict[int, set[str]] = {}
+        self._stopped: dict[tuple[int, str], str] = {}
         try:
             self._nvml: Any = importlib.import_module("pynvml")
+        except ImportError:
+            self.reason = "pynvml is not installed (pip install nvidia-ml-py)"
+            return
+        try:
             self._nvml.nvmlInit()
             for number in range(self._nvml.nvmlDeviceGetCount()):
                 handle = self._nvml.nvmlDeviceGetHandleByIndex(number)
                 name = self._nvml.nvmlDeviceGetName(handle)
                 self._handles.append((number, name.decode() if isinstance(name, bytes) else str(name), handle))
-        except ImportError:
-            self.reason = "pynvml is not installed (pip install nvidia-ml-py)"
-        except Exception as error:  # NVMLError has no common base that can be named without the library
+        except self._nvml.NVMLError as error:  # no driver, no permission
             self.reason = f"NVML: {error}"
 
     @property
@@ -51,8 +54,8 @@ class Gpus:
             for metric, ask in self._questions(handle).items():
                 try:
                     value = ask()
-                except Exception as error:  # not supported by this GPU, or the GPU is lost
-                    self.reason = f"NVML, GPU {number}, {metric}: {error}"
+                except self._nvml.NVMLError as error:  # not supported by this GPU, or the GPU is lost
+                    self._stopped[number, metric] = f"NVML, GPU {number}: {error}"
                     continue
                 if metric == "gpu.throttled":
                     said = {words for bit, words in THROTTLES.items() if int(value) & bit}
@@ -62,9 +65,12 @@ class Gpus:
 
     def _questions(self, handle: Any) -> dict[str, Callable[[], float]]:
         nvml = self._nvml
-        reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None) or (
-            nvml.nvmlDeviceGetCurrentClocksThrottleReasons  # its name before driver 535
-        )
+
+        def reasons(gpu: Any) -> int:
+            ask = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
+            # Its name before driver 535, and in bindings of that time.
+            return int(ask(gpu) if ask is not None else nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu))
+
         return {
             "gpu.utilization": lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
             "gpu.memory": lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used,
@@ -75,14 +81,18 @@ class Gpus:
 
     def measurements(self) -> list[Measurement | Unavailable]:
         """What was sampled, a measurement for each GPU and metric; else why there is nothing."""
-        if not self._samples:
+        if not self._handles:
             return [Unavailable(metric, self.reason or "no GPU was found") for metric in METRICS]
         names = {number: name for number, name, _ in self._handles}
-        found: list[Measurement | Unavailable] = []
+        found: list[Measurement | Unavailable] = [
+            Unavailable(metric, why) for (number, metric), why in self._stopped.items() if (number, metric) not in self._samples
+        ]
         for (number, metric), values in self._samples.items():
             conditions: dict[str, str | int | float] = {"gpu": number, "name": names[number]}
             if metric == "gpu.throttled" and self._reasons.get(number):
                 conditions["reasons"] = ", ".join(sorted(self._reasons[number]))
+            if (number, metric) in self._stopped:
+                conditions["stopped"] = self._stopped[number, metric]
             found.append(Measurement(metric, METRICS[metric], tuple(values), conditions, "measured in isolation"))
         return found
 
@@ -91,5 +101,5 @@ class Gpus:
         if self._handles:
             try:
                 self._nvml.nvmlShutdown()
-            except Exception:  # the driver is gone: nothing is left to give back
-                pass
+            except self._nvml.NVMLError as error:  # the driver went away: nothing is left to give back
+                self.reason = f"NVML: {error}"

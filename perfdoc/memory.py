@@ -246,24 +246,26 @@ def _rehearsal(
 
         def parts_of(size: int) -> dict[str, int]:
             given = _resized(batch, _size(batch), size)
-            if not made.state:
-                step(given)
-            tracker = StorageTracker(loop)
-            with tracker:
-                tracker.count(_leaves(given))
-                step(given, tracker)
+            try:
+                if not made.state:
+                    step(given)
+                tracker = StorageTracker(loop)  # what the first step made for the optimizer is there from the beginning
+                with tracker:
+                    tracker.count(_leaves(given))
+                    step(given, tracker)
+            except PerfdocError:
+                raise
+            except Exception as error:  # the user's model and loss may raise anything; it stays as the cause
+                what = next(iter(str(error).splitlines()), "")[:200]
+                raise PerfdocError(
+                    f"this step cannot be planned without data: {type(error).__name__}: {what}. "
+                    "Steps that look at values (a Python `if` on a tensor) need a real run: perfdoc scan."
+                ) from error
             parts: dict[str, int] = tracker.parts(loop)
             return parts
 
         try:
             yield parts_of
-        except PerfdocError:
-            raise
-        except Exception as error:
-            raise PerfdocError(
-                f"this step cannot be planned without data: {type(error).__name__}: {str(error).splitlines()[0][:200]}. "
-                "Steps that look at values (a Python `if` on a tensor) need a real run: perfdoc scan."
-            ) from error
         finally:
             treatment.restore(loop)
 

@@ -16,12 +16,15 @@ class Nvml:
 
     NVML_CLOCK_SM = 1
 
+    class NVMLError(Exception):
+        """The base of all that NVML refuses, as in pynvml."""
+
     def __init__(self, samples, lost_at=None, refuses=False):
         self.samples, self.lost_at, self.refuses, self.asked, self.open = samples, lost_at, refuses, 0, False
 
     def nvmlInit(self):
         if self.refuses:
-            raise RuntimeError("Insufficient Permissions")
+            raise self.NVMLError("Insufficient Permissions")
         self.open = True
 
     def nvmlShutdown(self):
@@ -38,7 +41,7 @@ class Nvml:
 
     def _now(self):
         if self.lost_at is not None and self.asked > self.lost_at:
-            raise RuntimeError("GPU is lost")
+            raise self.NVMLError("GPU is lost")
         return self.samples[min(self.asked, len(self.samples)) - 1]
 
     def nvmlDeviceGetUtilizationRates(self, handle):
@@ -100,8 +103,33 @@ def test_a_gpu_that_is_lost_keeps_what_it_said(nvml):
     gpus = Gpus()
     for _ in range(5):
         gpus.sample()
-    assert by_metric(gpus.measurements())["gpu.power"].samples == (300.0, 310.0)
-    assert "GPU is lost" in gpus.reason
+    power = by_metric(gpus.measurements())["gpu.power"]
+    assert power.samples == (300.0, 310.0)
+    assert "GPU is lost" in power.conditions["stopped"]
+
+
+def test_what_one_metric_lacks_is_said_beside_the_others(nvml):
+    """A GPU that does not tell its power is sampled for the rest, and the power is unavailable with the reason."""
+    module = nvml(Nvml(SAMPLES))
+
+    def refuse(handle):
+        raise module.NVMLError("Not Supported")
+
+    module.nvmlDeviceGetPowerUsage = refuse
+    gpus = Gpus()
+    gpus.sample()
+    found = gpus.measurements()
+    assert by_metric(found)["gpu.utilization"].samples == (0.9,)
+    (power,) = [m for m in found if isinstance(m, Unavailable)]
+    assert (power.metric, "Not Supported" in power.reason) == ("gpu.power", True)
+
+
+def test_a_mistake_of_ours_is_not_taken_for_nvml(nvml):
+    """Only what NVML itself refuses is survived: a bug in the sampling is raised, not filed as a lost GPU."""
+    module = nvml(Nvml(SAMPLES))
+    module.nvmlDeviceGetPowerUsage = None
+    with pytest.raises(TypeError):
+        Gpus().sample()
 
 
 @pytest.mark.parametrize(

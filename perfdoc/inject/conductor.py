@@ -166,14 +166,19 @@ class Conductor:
             self._announced(arm)
             yield  # one step to settle in: a batch that was fetched already, states made at first use
             if self._failure is not None:
+                self._record([
+                    Unavailable(metric, f"under {name}: {self._failure}")
+                    for probe in watching if set(arm) <= set(probe.under) for metric in probe.provides
+                ])
                 continue
             wanted = [probe for probe in watching if not arm or set(arm) <= set(probe.under)]
             broken = {probe.slug: self._prepared(probe) for probe in wanted}
             yield
             for probe in reversed(wanted):  # what was entered last is left first
                 found = broken[probe.slug] or self._asked(probe, arm)
-                if self._failure is None:
-                    self._record(found)
+                if self._failure is not None:
+                    found = [Unavailable(metric, f"under {name}: {self._failure}") for metric in probe.provides]
+                self._record(found)
         self._failure = None
         self._announced(CONTROL)
 
@@ -197,9 +202,11 @@ class Conductor:
                 self._announced(config)
                 yield
                 if self._failure is not None:
+                    self._record([Unavailable("parity", f"{config_id(config)}: {self._failure}")])
                     break
-        except Exception as error:  # state that cannot be copied: the numbers were not checked, which is what is said then
-            self.session.recorder.write("parity_failed", error=f"{type(error).__name__}: {error}")
+        except Exception as error:  # users' state and batches of any kind: what cannot be copied is said in the report
+            self.session.recorder.write("parity_failed", error=traceback.format_exc(limit=5))
+            self._record([Unavailable("parity", f"{type(error).__name__}: {error}")])
         finally:
             self._failure = None
             steps.close()
@@ -212,7 +219,7 @@ class Conductor:
         """Let a probe make ready; what it cannot measure where that fails."""
         try:
             probe.prepare(self.loop)
-        except Exception as error:
+        except Exception as error:  # probes may come from third parties; recorded with its traceback
             return self._broken(probe, error)
         return None
 
@@ -227,7 +234,7 @@ class Conductor:
     def _asked(self, probe: Probe, plan: Config) -> list[Measurement | Unavailable]:
         try:
             return probe.measure(self.loop, plan)
-        except Exception as error:
+        except Exception as error:  # probes may come from third parties; recorded with its traceback
             return self._broken(probe, error)
 
     def _broken(self, probe: Probe, error: Exception) -> list[Measurement | Unavailable]:
@@ -246,7 +253,8 @@ class Conductor:
                 continue
             try:
                 self._record(treatment.measurements(self.loop))
-            except Exception as error:
+            except Exception as error:  # treatments may come from third parties; the experiment is over and must be written
+                self.session.recorder.write("notes_failed", treatment=slug, error=traceback.format_exc(limit=5))
                 self._record([Unavailable(metric, f"{type(error).__name__}: {error}") for metric in treatment.provides])
 
     # -- switching

@@ -207,7 +207,7 @@ NUMBERS = {
     "same numbers": "it computes the same numbers",
     "rounding": "the numbers differ by rounding only: the loss stays within what other seeds do",
     "changes training": "it changes the numbers of the training, which was allowed",
-    "not checked": "whether it changes the numbers of the training was not checked in this budget",
+    "not checked": "whether it changes the numbers of the training was not checked",
 }
 
 
@@ -237,6 +237,10 @@ def notes(diagnosis: Diagnosis) -> list[str]:
         if seen.smallest_effect > seen.asked_effect:
             said += f", so effects below {seen.smallest_effect:.1%} count as no difference here"
         found.append(said)
+    found += [
+        f"the numbers were not all compared: {m.reason}"
+        for m in diagnosis.capture.measurements if isinstance(m, Unavailable) and m.metric == "parity"
+    ]
     if run.get("reason"):
         found.append(str(run["reason"]))
     count = len({entry["path"] for entry in guard.get("redirected", [])} | set(guard.get("moved", [])))
