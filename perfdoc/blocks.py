@@ -3,7 +3,7 @@
 A block is stored as a plain mapping (a line of the event file) with these keys, all durations in seconds:
 
 ``lap`` launch of the user's command it belongs to · ``i`` position in the lap · ``arm`` (``control``, ``A/A`` or a
-config id) · ``phase`` of the experiment (``screen``, ``stack``, ``confirm``, ``settle``) · ``count`` number of counted
+config id) · ``phase`` of the experiment (``screen``, ``search``, ``confirm``, ``settle``) · ``count`` number of counted
 steps · ``seconds`` their duration together, the device synchronised at both ends · ``steps`` their single durations
 (empty where the device works asynchronously: the host's clock does not see single steps there) · ``warmup`` durations of
 the uncounted steps after the switch · ``switch`` duration of the switch itself, batches thrown away included ·
@@ -25,6 +25,7 @@ Block = Mapping[str, Any]
 CONTROL_ARM = "control"
 AA_ARM = "A/A"
 
+SEARCH_PHASE = "search"
 CONFIRM_PHASE = "confirm"
 """Blocks of this phase were run after the plan was chosen: only they say how fast the plan is, free of selection bias."""
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from perfdoc import blocks as pairing
 from perfdoc import parity, stats
-from perfdoc.blocks import AA_ARM, CONTROL_ARM
+from perfdoc.blocks import AA_ARM, CONFIRM_PHASE, CONTROL_ARM, SEARCH_PHASE
 from perfdoc.capture import Capture
 from perfdoc.finding import Effect, Effort, Finding, Verdict
 from perfdoc.measurement import Measurement
@@ -95,7 +95,10 @@ class Evidence:
     @cached_property
     def arms(self) -> list[str]:
         """Ids of all arms that were to be tried, without control, A/A and ceilings."""
-        names = dict.fromkeys(str(block["arm"]) for block in self.capture.blocks)
+        # Stacks that the search came by on its way to the plan are no answers to anybody's question.
+        names = dict.fromkeys(
+            str(block["arm"]) for block in self.capture.blocks if block["phase"] not in (SEARCH_PHASE, CONFIRM_PHASE)
+        )
         for offer in self.capture.offers:
             for level, _ in offer["levels"]:
                 names.setdefault(config_id({offer["slug"]: level}))
@@ -197,6 +200,12 @@ class Evidence:
             lines.append(f"memory {what}: {peak.median / 2**20:.4g} MiB at the fullest moment ({', '.join(parts)})")
         return lines
 
+    def in_plan(self, arm: str) -> bool:
+        """Whether the arm is a part of a plan that was confirmed as faster."""
+        plan = self.capture.experiment.get("plan") or {}
+        effect = self.effect(config_id(plan), confirm=True) if plan else None
+        return effect is not None and effect.low > 1.0 and config_from_id(arm).items() <= plan.items()
+
     def planned(self, arm: str) -> bool:
         """Whether the arm may be part of a plan: none of its parts trades something else for time."""
         return all((self.offer(slug) or {}).get("planned", True) for slug in config_from_id(arm))
@@ -232,6 +241,9 @@ class Evidence:
         return max(0.0, float(first.get("switch", 0.0) + math.fsum(warmup) - usual * len(warmup)))
 
 
+IN_PLAN = "it is part of the plan, whose changes were measured together"
+
+
 class Rule(ABC):
     """A pure function from evidence to a finding. The class docstring is the rule's documentation (see ``SECTIONS``)."""
 
@@ -258,6 +270,8 @@ class Rule(ABC):
     def finding(self, seen: Evidence, arm: str, title: str, where: str, fix: str, evidence: Sequence[str]) -> Finding:
         """A finding about one arm of the experiment, its figures taken from the blocks."""
         verdict = seen.verdict(arm)
+        if verdict == "undecided" and seen.in_plan(arm):
+            evidence = [*evidence, IN_PLAN]
         return Finding(
             self.code,
             self.slug,

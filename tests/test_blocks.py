@@ -81,7 +81,7 @@ def test_blocks_without_a_counted_step_are_left_out():
 def test_the_confirm_phase_is_kept_apart():
     """Values of the confirm phase are those of that phase alone, all others are the rest."""
     found = [
-        block(0, "control", 0.1), block(1, "x=1", 0.05), block(2, "control", 0.1), block(3, "x=1", 0.05, phase="stack"),
+        block(0, "control", 0.1), block(1, "x=1", 0.05), block(2, "control", 0.1), block(3, "x=1", 0.05, phase="search"),
         block(4, "control", 0.1), block(5, "x=1", 0.1, phase="confirm"), block(6, "control", 0.1),
     ]
     pairs = blocks.log_speedups(found)

@@ -12,7 +12,7 @@ LINE_SECONDS = 10.0
 
 _PHASES = {
     "screen": "trying each change alone and in pairs",
-    "stack": "stacking what helped",
+    "search": "looking for the best stack",
     "confirm": "confirming the plan",
     "settle": "settling what is still open",
 }

@@ -59,14 +59,3 @@ def without(arms: Iterable[Config], excluded: Iterable[str]) -> list[Config]:
     """Those of ``arms`` that contain none of the ``excluded`` config ids."""
     banned = [set(name.split("+")) for name in excluded]
     return [arm for arm in arms if not any(parts <= set(config_id(arm).split("+")) for parts in banned)]
-
-
-def extensions(base: Config, factors: Iterable[Factor], excluded: Iterable[str] = ()) -> list[Config]:
-    """Every arm that adds one level of one treatment that ``base`` leaves at the user's own setting."""
-    arms = [
-        {**base, factor.slug: level.name}
-        for factor in factors
-        if not factor.ceiling and factor.planned and factor.slug not in base
-        for level in factor.levels
-    ]
-    return without(arms, excluded)

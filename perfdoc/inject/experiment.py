@@ -15,14 +15,25 @@ from typing import Any
 
 from perfdoc import blocks as pairing
 from perfdoc import parity, stats
-from perfdoc.blocks import AA_ARM, CONFIRM_PHASE, CONTROL_ARM
-from perfdoc.inject.design import Factor, extensions, screening_arms
-from perfdoc.treatment import CONTROL, Config, config_id
+from perfdoc.blocks import AA_ARM, CONFIRM_PHASE, CONTROL_ARM, SEARCH_PHASE
+from perfdoc.inject.design import Factor, screening_arms
+from perfdoc.inject.surrogate import Surrogate
+from perfdoc.treatment import CONTROL, Config, config_from_id, config_id
 
-SCREEN_SHARE = 0.6
-"""Share of the budget after which screening makes way for stacking."""
-STACK_SHARE = 0.8
-"""Share of the budget after which stacking makes way for confirming the plan."""
+SCREEN_SHARE = 0.35
+"""Share of the budget after which screening makes way for the search for the best stack."""
+SEARCH_SHARE = 0.75
+"""Share of the budget after which the search makes way for confirming the plan."""
+FIRST_ROUND_SHARE = 0.5
+"""Share of the screening time that its first round may take: where arms are slow, the less promising wait for the end."""
+ROUNDS_AHEAD = 3
+"""Further rounds that every arm kept in screening should be able to get; the less promising make way for the others."""
+SURE_PAIRS = 8
+"""Pairs at which screening leaves an open arm: the search and the rest of the budget go on with it."""
+DRAWN = 2
+"""Stacks drawn in every round of the search, beside the best so far."""
+MEMBER = 0.8
+"""Probability of helping from which a change stays in the plan."""
 CEILING_PAIRS = 6
 """Pairs after which a ceiling is known well enough: it explains, it is not advised."""
 CONFIRM_PAIRS = 8
@@ -34,15 +45,20 @@ ARMS_A_CONTROL = 2
 PARITY_SHARE = 0.12
 """Share of the budget for comparing numbers."""
 MOST_COMPARED = 6
-"""Treatments whose numbers are compared, the most promising first."""
+"""Treatments whose numbers are compared at a time."""
 LATE_SECONDS = 5.0
 """Expected duration of a first switch from which an arm waits until the others are known."""
 LATE_RESERVE = 1.5
 """Times its expected duration that must be left for such a switch: rules of thumb about compilation are often short."""
 ENTRY_SHARE = 0.5
 """A stack whose first block would take longer than this share of the time left to get going (compilation) is not tried."""
-STACK_PAIRS = 5
-"""Pairs after which a stack of two changes is compared with the better one alone."""
+DECIDING_PAIRS = 5
+"""Pairs after which what takes long to switch to is compared with the plan that does without it."""
+UNKNOWN_NOISE = 0.1**2
+LEAST_NOISE = 0.01**2
+"""Variance of a pair taken for the surrogate before enough control blocks have run, and the least one."""
+DRAWS = 50
+"""Draws from the surrogate for a probability."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +140,7 @@ class Experiment:
         ceilings = {factor.slug for factor in self.factors if factor.ceiling}
         self._arms = screening_arms(self.factors, self.excluded)
         self._ceiling_ids = {config_id(arm) for arm in self._arms if ceilings & set(arm)}
+        self._named = {config_id(arm) for arm in self._arms}
         self._comparisons = max(1, len(self._arms) - len(self._ceiling_ids))
 
     # -- reading the blocks so far
@@ -207,31 +224,65 @@ class Experiment:
         yield from self._screen_late()
         if self.verdicts.get(AA_ARM) in ("helps", "hurts"):
             return
-        yield from self._compare_numbers()
-        yield from self._stack()
+        yield from self._search((1 - SEARCH_SHARE) * self.budget)
+        yield from self._add_late()
+        yield from self._compare_numbers([self.plan])
+        if self._changes_training(self.plan):
+            self.plan = {}
+            yield from self._search(max(self.remaining() / 2, self.remaining() - SCREEN_SHARE / 2 * self.budget))
+            yield from self._compare_numbers([self.plan])
+            if self._changes_training(self.plan):
+                self.plan = self._chosen()
         yield ProbeRequest(False, dict(self.plan))
         yield from self._confirm()
+        yield from self._compare_numbers([arm for arm in self._arms if self.verdicts.get(config_id(arm)) == "helps"])
         yield from self._settle_rest()
 
-    def _affordable(self, arms: dict[str, Config], floor: float) -> dict[str, Config]:
-        """As many arms, in order, as can get enough pairs for a verdict before ``floor``; at least two."""
+    def _seconds_an_arm(self) -> float:
+        """About how long one more block of an arm takes, its share of the control blocks included; 0 before the first."""
         # A later block of the same arm has one or two steps of warm-up instead of the first one's many.
         seconds = [b["seconds"] * (1 + 1.5 / b["count"]) for b in self.blocks]
-        each = (1 + 1 / ARMS_A_CONTROL) * statistics.fmean(seconds) if seconds else 0.0
-        able = int((self.remaining() - floor) / (each * stats.LOOKS[0])) if each else len(arms)
+        return (1 + 1 / ARMS_A_CONTROL) * statistics.fmean(seconds) if seconds else 0.0
+
+    def _affordable(self, arms: dict[str, Config], floor: float, pairs: int) -> dict[str, Config]:
+        """As many arms, in order, as can get that many more pairs before ``floor``; at least three."""
+        each = self._seconds_an_arm()
+        able = int((self.remaining() - floor) / (each * pairs)) if each else len(arms)
         return dict(list(arms.items())[: max(3, able)])
 
     def _screen(self) -> Steps:
+        """Every arm alone, and small designs of those that interact; the less promising make way where time is short."""
         floor = (1 - SCREEN_SHARE) * self.budget
-        named = {AA_ARM: CONTROL, **{config_id(arm): arm for arm in self._arms if not self._late_seconds(arm)}}
-        live = self._affordable(named, floor)
-        while live and self.remaining() > floor:
+        quick = {config_id(arm): arm for arm in self._arms if not self._late_seconds(arm)}
+        open_ones = self._affordable(quick, floor, SURE_PAIRS)
+        if len(open_ones) < len(quick):
+            # What trades something else for time waits for what is left at the end.
+            can = {name: arm for name, arm in quick.items() if self._plannable(arm) or name in self._ceiling_ids}
+            first = self.remaining() - FIRST_ROUND_SHARE * (self.remaining() - floor)
+            open_ones = self._affordable(can, first, 1)
+        while self.remaining() > floor:
+            live = {AA_ARM: CONTROL, **self._affordable(self._by_promise(open_ones), floor, ROUNDS_AHEAD)}
             yield ProbeRequest(True, {})
             yield from self._round(live, "screen", floor)
             self._settle(live)
-            live = {a: c for a, c in live.items() if a not in self.verdicts and a not in self.failed}
-            if set(live) <= {AA_ARM} and len(self.values(AA_ARM)) >= 12:
+            open_ones = {
+                name: arm for name, arm in open_ones.items()
+                if name not in self.verdicts and name not in self.failed and len(self.values(name)) < SURE_PAIRS
+            }
+            if not open_ones and len(self.values(AA_ARM)) >= SURE_PAIRS:
                 return
+
+    def _plannable(self, arm: Config) -> bool:
+        planned = {factor.slug for factor in self.factors if factor.planned and not factor.ceiling}
+        return set(arm) <= planned and not self._changes_training(arm)
+
+    def _by_promise(self, arms: dict[str, Config]) -> dict[str, Config]:
+        """The arms with the highest hopes first: what the surrogate expects, and one standard deviation more."""
+        if not self._seen():
+            return arms
+        model = self._surrogate()
+        hopes = {name: math.inf if name in self._ceiling_ids else model.hope(arm) for name, arm in arms.items()}
+        return dict(sorted(arms.items(), key=lambda entry: -hopes[entry[0]]))
 
     def _late_seconds(self, arm: Config) -> float:
         """About how long the first switch to ``arm`` takes, where that is long; 0 where it is not."""
@@ -242,7 +293,7 @@ class Experiment:
 
     def _screen_late(self) -> Steps:
         """Arms whose first switch takes long (compilation) wait until the others are known, and need the time to be there."""
-        floor = (1 - STACK_SHARE) * self.budget
+        floor = (1 - SEARCH_SHARE) * self.budget
         late = sorted((arm for arm in self._arms if self._late_seconds(arm)), key=self._late_seconds)
         for arm in late:
             name = config_id(arm)
@@ -262,33 +313,95 @@ class Experiment:
             return -math.inf
         return stats.trimmed_mean(values)
 
-    def _stack(self) -> Steps:
-        """Forward selection from the best arm: add the change that helps most on top, until none does."""
-        planned = {factor.slug for factor in self.factors if factor.planned and not factor.ceiling}
-        candidates = [arm for arm in self._arms if set(arm) <= planned and not self._changes_training(arm)]
-        best = max(candidates, key=lambda arm: self._promising(config_id(arm)), default=None)
-        noise = pairing.control_noise(self.blocks)
-        if best is None or self._promising(config_id(best)) < math.log1p(self.smallest_effect):
+    # -- the search for the best stack
+
+    def _seen(self) -> list[tuple[Config, list[float]]]:
+        """What may be planned, with its pairs so far."""
+        arms = {block["arm"]: config_from_id(block["arm"]) for block in self.blocks if "=" in block["arm"]}
+        found = [(arm, self.values(name)) for name, arm in arms.items() if self._plannable(arm)]
+        return [(arm, values) for arm, values in found if values]
+
+    def _surrogate(self) -> Surrogate:
+        """What all blocks so far say together about stacks of what can be switched to quickly."""
+        quick = [
+            factor for factor in self.factors if factor.planned and not factor.ceiling
+            and max(level.expected_seconds for level in factor.levels) < LATE_SECONDS
+        ]
+        noise = max(pairing.control_noise(self.blocks) or UNKNOWN_NOISE, LEAST_NOISE)
+        banned = [*self.excluded, *self.failed, *(arm for arm, said in self.numerics.items() if said == "changes training")]
+        seen = [(arm, values) for arm, values in self._seen() if not self._late_seconds(arm)]
+        return Surrogate(quick, seen, noise, math.log1p(self.smallest_effect), () if self.allow_numerics else banned)
+
+    def _search(self, floor: float) -> Steps:
+        """Draw stacks that may be the best, measure them beside the best so far, until none is likely to beat it."""
+        bound = math.log1p(self.smallest_effect)
+        known = False
+        while self._seen() and self.remaining() > floor:
+            model = self._surrogate()
+            best = model.best(model.mean)
+            draws = [model.draw(self._random) for _ in range(DRAWS // 3)]
+            stacks = [model.best(weights) for weights in draws]
+            regret = statistics.fmean(
+                model.value(stack, weights) - model.value(best, weights)
+                for stack, weights in zip(stacks, draws, strict=True)
+            )
+            if regret < bound / 2 and (not best or len(self.values(config_id(best))) >= stats.LOOKS[0]):
+                break
+            live = {config_id(stack): stack for stack in [best] if stack}
+            for stack in stacks:
+                if stack and len(live) < DRAWN + 1:
+                    live.setdefault(config_id(stack), stack)
+            if not live:
+                break
+            before, known = len(self.blocks), not known
+            if known and AA_ARM not in self.verdicts:
+                live[AA_ARM] = CONTROL
+            yield from self._round(live, SEARCH_PHASE, floor)
+            self._settle(name for name in live if name in self._named or name == AA_ARM)
+            if len(self.blocks) == before:
+                break
+        self.plan = self._chosen()
+
+    def _chosen(self) -> Config:
+        """The best stack as far as known, of the changes that are likely to help it; empty where it is not faster for sure."""
+        if not self._seen():
+            return {}
+        model = self._surrogate()
+        plan = dict(model.best(model.mean))
+        draws = [model.draw(self._random) for _ in range(DRAWS)]
+
+        def sure(config: Config, without: Config) -> float:
+            return statistics.fmean(
+                model.speedup(config, weights) > model.speedup(without, weights) for weights in draws
+            )
+
+        while plan:
+            less = {slug: {s: level for s, level in plan.items() if s != slug} for slug in plan}
+            weakest = min(plan, key=lambda slug: sure(plan, less[slug]))
+            if sure(plan, less[weakest]) >= MEMBER:
+                break
+            plan = less[weakest]
+        return plan
+
+    def _add_late(self) -> Steps:
+        """What takes long to switch to, alone or on top of the plan, where it did better alone than nothing."""
+        floor = (1 - SEARCH_SHARE) * self.budget
+        late = [
+            arm for arm in self._arms
+            if self._late_seconds(arm) and self._plannable(arm) and len(self.values(config_id(arm))) >= stats.LOOKS[0]
+            and self._promising(config_id(arm)) >= math.log1p(self.smallest_effect)
+        ]
+        if not late:
             return
-        shown = stats.interval(self.values(config_id(best)), noise)
-        if shown.low <= 0:
+        best = max(late, key=lambda arm: self._promising(config_id(arm)))
+        if not self.plan:
+            if stats.interval(self.values(config_id(best)), pairing.control_noise(self.blocks)).low > 0:
+                self.plan = best
             return
-        self.plan = dict(best)
-        floor = (1 - STACK_SHARE) * self.budget
-        while self.remaining() > floor:
-            offered = [
-                arm for arm in extensions(self.plan, self.factors, [*self.excluded, *self.failed])
-                if self.verdicts.get(config_id(self._added(arm))) != "hurts" and not self._changes_training(arm)
-                and self._entry_seconds(arm) < ENTRY_SHARE * (self.remaining() - floor)
-                # Measured in the screen already as part of a joint design, and not better: no need to ask again.
-                and not (len(self.values(config_id(arm))) >= STACK_PAIRS
-                         and self._promising(config_id(arm)) < self._promising(config_id(self.plan)))
-            ]
-            # Those that did best alone first, and no more than three at a time, so that the rounds stay short.
-            offered.sort(key=lambda arm: -self._promising(config_id(self._added(arm))))
-            better = yield from self._better_than(self.plan, offered[:3], floor)
-            if better is None:
-                return
+        stack = {**self.plan, **best}
+        offered = [best] if self._entry_seconds(stack) > ENTRY_SHARE * self.remaining() else [best, stack]
+        better = yield from self._better_than(self.plan, offered, min(floor, self.remaining() / 2))
+        if better is not None:
             self.plan = better
 
     def _entry_seconds(self, arm: Config) -> float:
@@ -303,34 +416,24 @@ class Experiment:
                 cost = max(cost, first.get("switch", 0.0) + sum(first.get("warmup", ())))
         return cost
 
-    def _compare_numbers(self) -> Steps:
-        """Compare the numbers of whatever may be advised with the control's; what changes the training is not stacked."""
+    def _compare_numbers(self, arms: Iterable[Config]) -> Steps:
+        """Compare the numbers of what may be advised with the control's, where that was not done before."""
         touching = {factor.slug for factor in self.factors if factor.numerics and not factor.ceiling}
-        promising = [
-            arm for arm in self._arms
-            if self._promising(config_id(arm)) > 0 and self.verdicts.get(config_id(arm)) not in ("hurts", "no difference")
-        ]
-        promising.sort(key=lambda arm: -self._promising(config_id(arm)))
         # Part by part: what two changes do to the numbers together is no worse than what the worse one does.
-        parts: dict[str, Config] = {}
-        for arm in promising:
-            for slug in touching & set(arm):
-                parts.setdefault(config_id({slug: arm[slug]}), {slug: arm[slug]})
-        arms = [arm for name, arm in parts.items() if name not in self.failed][:MOST_COMPARED]
-        if not arms:
+        parts = {config_id({slug: arm[slug]}): {slug: arm[slug]} for arm in arms for slug in sorted(touching & set(arm))}
+        parts = {name: part for name, part in parts.items() if name not in self.failed and name not in self.numerics}
+        if not parts:
             return
-        result = yield ParityRequest(arms, min(PARITY_SHARE * self.budget, self.remaining() / 2))
+        seconds = min(PARITY_SHARE * self.budget, self.remaining() / 2)
+        result = yield ParityRequest(list(parts.values())[:MOST_COMPARED], seconds)
         if isinstance(result, ParityResult):
-            self.numerics = {record["arm"]: parity.judge(record) for record in result.records}
+            self.numerics |= {record["arm"]: parity.judge(record) for record in result.records}
 
     def _changes_training(self, arm: Config) -> bool:
         """Whether a part of ``arm`` was seen to change the training; never, where the user allows that."""
         if self.allow_numerics:
             return False
         return any(self.numerics.get(config_id({slug: level})) == "changes training" for slug, level in arm.items())
-
-    def _added(self, arm: Config) -> Config:
-        return {slug: level for slug, level in arm.items() if slug not in self.plan}
 
     def _better_than(
         self, base: Config, stacks: Sequence[Config], floor: float
@@ -339,11 +442,11 @@ class Experiment:
         live = {config_id(arm): arm for arm in stacks}
         base_id = config_id(base)
         gains: dict[str, list[float]] = {arm: [] for arm in live}
-        for _ in range(2 * STACK_PAIRS):
+        for _ in range(2 * DECIDING_PAIRS):
             if not live or self.remaining() <= floor:
                 break
             start = len(self.blocks)
-            yield from self._round({base_id: base, **live}, "stack", floor)
+            yield from self._round({base_id: base, **live}, SEARCH_PHASE, floor)
             # Blocks of this round with the control block before it, so that every arm finds its neighbours.
             now = pairing.log_speedups(self.blocks[max(0, start - 1):])
             here = {arm: pairs[-1][1] for (arm, _), pairs in now.items()}
@@ -353,7 +456,7 @@ class Experiment:
             for arm in list(live):
                 if arm in self.failed:
                     del live[arm]
-                elif len(gains[arm]) >= STACK_PAIRS:
+                elif len(gains[arm]) >= DECIDING_PAIRS:
                     shown = stats.interval(gains[arm], None, 0.05)
                     if shown.low > 0 or shown.high < math.log1p(self.smallest_effect):
                         del live[arm]
@@ -396,7 +499,7 @@ class Experiment:
                 if a not in self.verdicts and a not in self.failed and (self._entered(a) or not self._late_seconds(c))
             }
             # Those that need least first, and no more than can get there.
-            live = self._affordable({a: live[a] for a in sorted(live, key=wanting)}, 0.0)
+            live = self._affordable({a: live[a] for a in sorted(live, key=wanting)}, 0.0, stats.LOOKS[0])
             if not live:
                 return
             before = len(self.blocks)

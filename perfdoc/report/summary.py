@@ -139,6 +139,8 @@ def arms(diagnosis: Diagnosis) -> list[Arm]:
                 note = "the budget did not reach it"
             else:
                 note = f"about {more} more blocks would settle it" if more else "too close to the smallest effect to settle"
+            if seen.in_plan(arm):
+                note = "part of the plan"
         elif verdict == "helps":
             note = seen.numerics(arm)
         if "batch_size" in config_from_id(arm):
