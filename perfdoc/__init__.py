@@ -7,10 +7,13 @@ whose environment need not have any of perfdoc's dependencies.
 __version__ = "0.1.0"
 
 
+_LIBRARY = {"memory_plan": "perfdoc.memory", "bench_step": "perfdoc.step_bench"}
+
+
 def __getattr__(name: str) -> object:
     """The library's functions, imported when they are asked for: the command line must not wait for torch."""
-    if name == "memory_plan":
+    if name in _LIBRARY:
         from importlib import import_module
 
-        return import_module("perfdoc.memory").memory_plan
+        return getattr(import_module(_LIBRARY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -51,6 +51,9 @@ class Options:
     experiment: bool = True
     allow: tuple[str, ...] = ()
     """What the plan may do besides: ``numerics``, change the training's numbers."""
+    errand: str = ""
+    """Module whose ``Errand`` is run in the loop in place of an experiment."""
+    errand_settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -236,6 +239,7 @@ class Scan:
             "protect": [os.getcwd()], "experiment": self.options.experiment, "only": list(self.options.only),
             "packages": packages(), "smallest_effect": self.options.smallest_effect, "seed": seed, "history": history,
             "excluded": list(excluded), "allow_numerics": "numerics" in self.options.allow,
+            "errand": self.options.errand, **self.options.errand_settings,
         }
         (self.folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
 

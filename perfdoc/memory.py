@@ -124,12 +124,28 @@ def memory_plan(
 
     Raises PerfdocError where the step cannot be run on tensors without data.
     """
+    return plan_step(
+        model, batch, lambda fake, given, grown: loss_of_batch(fake, given, loss_fn), optimizer, batch_sizes=batch_sizes,
+        device_memory=device_memory, checkpointing=checkpointing, precisions=precisions, optimizers=optimizers,
+    )
+
+
+LossOf = Callable[[Any, Any, float], Any]
+"""``loss_of(model, batch, grown)``: the loss of a model on a batch that is ``grown`` times the given one."""
+
+
+def plan_step(
+    model: torch.nn.Module, batch: Any, loss_of: LossOf, optimizer: torch.optim.Optimizer | None, *,
+    batch_sizes: Sequence[int] = (), device_memory: int | None = None, checkpointing: Sequence[bool] = (False, True),
+    precisions: Sequence[str] = ("float32", "bf16"), optimizers: Sequence[str] = (),
+) -> MemoryPlan:
+    """As :func:`memory_plan`, for a step whose loss comes about as ``loss_of`` says."""
     sizes = sorted(set(batch_sizes)) or [_size(batch)]
     names = ["as given" if optimizer is not None else "AdamW", *optimizers]
     rows, largest = [], {}
     for name, precision, checkpoint in itertools.product(names, precisions, checkpointing):
         label = type(optimizer).__name__ if name == "as given" else name
-        with _rehearsal(model, batch, loss_fn, optimizer, name, precision, checkpoint) as parts_of:
+        with _rehearsal(model, batch, loss_of, optimizer, name, precision, checkpoint) as parts_of:
             for size in sizes:
                 parts = parts_of(size)
                 total = sum(parts.values())
@@ -143,15 +159,19 @@ def memory_plan(
 
 
 def _largest(peak: Callable[[int], int], limit: float) -> int:
-    """The largest batch whose step fits, to 2%; 0 where not even one sample does. Peaks are taken to grow with the batch.
+    """The largest batch whose step fits, to 2%; 0 where not even the smallest does. Peaks are taken to grow with the batch.
 
     A peak is nearly a straight line in the batch, so a line through the two last sizes leads to the neighbourhood in a few
     evaluations; the bracket around it is then closed from both sides.
     """
-    if peak(1) > limit:
+    least = 1
+    try:
+        known = {1: peak(1)}
+    except PerfdocError:  # BatchNorm refuses a single value a channel
+        least, known = 2, {2: peak(2)}
+    if known[least] > limit:
         return 0
-    known = {1: peak(1)}
-    fits, over, guess, halve = 1, LARGEST_BATCH, 8, False
+    fits, over, guess, halve = least, LARGEST_BATCH, 8, False
     for _ in range(MOST_TRIALS):
         known[guess] = peak(guess)
         width = over - fits
@@ -217,7 +237,7 @@ class _Planned:
 
 @contextmanager
 def _rehearsal(
-    model: Any, batch: Any, loss_fn: Callable[..., Any] | None, optimizer: Any, name: str, precision: str, checkpoint: bool
+    model: Any, batch: Any, loss_of: LossOf, optimizer: Any, name: str, precision: str, checkpoint: bool
 ) -> Iterator[Callable[[int], dict[str, int]]]:
     """Yields a function from a batch size to the bytes by kind at the fullest moment of a step.
 
@@ -235,9 +255,9 @@ def _rehearsal(
         if checkpoint:
             treatment.apply(loop, "blocks")
 
-        def step(given: Any, tracker: StorageTracker | None = None) -> None:
+        def step(given: Any, size: int, tracker: StorageTracker | None = None) -> None:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-                loss = _loss(fake, given, loss_fn)
+                loss = loss_of(fake, given, size / _size(batch))
             loss.backward()
             if tracker is not None:
                 tracker.note_gradients(loop)
@@ -248,11 +268,11 @@ def _rehearsal(
             given = _resized(batch, _size(batch), size)
             try:
                 if not made.state:
-                    step(given)
+                    step(given, size)
                 tracker = StorageTracker(loop)  # what the first step made for the optimizer is there from the beginning
                 with tracker:
                     tracker.count(_leaves(given))
-                    step(given, tracker)
+                    step(given, size, tracker)
             except PerfdocError:
                 raise
             except Exception as error:  # the user's model and loss may raise anything; it stays as the cause
@@ -270,7 +290,8 @@ def _rehearsal(
             treatment.restore(loop)
 
 
-def _loss(model: Any, batch: Any, loss_fn: Callable[..., Any] | None) -> Any:
+def loss_of_batch(model: Any, batch: Any, loss_fn: Callable[..., Any] | None) -> Any:
+    """The loss of a step on ``(inputs..., target)``, a mapping of keyword arguments, or one tensor."""
     if isinstance(batch, dict):
         out = model(**batch)
         return loss_fn(out) if loss_fn else _own_loss(out)

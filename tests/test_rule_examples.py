@@ -13,6 +13,7 @@ import torch
 import torch.utils.checkpoint
 from test_rules import findings, make
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from perfdoc.inject.loaders import Handle
@@ -82,6 +83,9 @@ def run(code, watched=False):
         (torch.optim.Optimizer, "zero_grad", lambda optimizer, set_to_none=True: set_to_none or seen.add("zeroing")),
         (torch.utils.checkpoint, "_get_autocast_kwargs", lambda *args, **kwargs: seen.add("checkpointing")),
     ]
+    calls = {"backward": 0, "step": 0}
+    wrapped.append((torch.Tensor, "backward", lambda *args, **kwargs: calls.update(backward=calls["backward"] + 1)))
+    stepped = register_optimizer_step_post_hook(lambda *args: calls.update(step=calls["step"] + 1))
     originals = [getattr(place, name) for place, name, _ in wrapped]
     for (place, name, note), original in zip(wrapped, originals, strict=True):
         setattr(place, name, lambda *a, _note=note, _original=original, **k: (_note(*a, **k), _original(*a, **k))[1])
@@ -92,8 +96,10 @@ def run(code, watched=False):
             if torch.is_anomaly_enabled():
                 seen.add("anomaly")
             loop = ExampleLoop(names, seen)
+            loop.loaders[0].batches_a_step = max(1, calls["backward"] // max(1, calls["step"]))
             measurements = watch(loop, lambda: exec(compiled, names), names) if watched else []
     finally:
+        stepped.remove()
         for (place, name, _), original in zip(wrapped, originals, strict=True):
             setattr(place, name, original)
     return loop, measurements

@@ -343,6 +343,17 @@ class Conductor:
         self._failure = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
         self._switch(CONTROL)
 
+    def give_up(self) -> None:
+        """Undo what is applied and do nothing more, after the loop was left at any place."""
+        if not self.done:
+            self.done = True
+            if self._watching is not None:
+                self._watching.close()
+                for probe in self.probes:
+                    if type(probe).prepare is not Probe.prepare:
+                        self._asked(probe, CONTROL)  # takes back what it wrapped
+            self._switch(CONTROL)
+
     # -- steps
 
     def on_step(self, step: Step, regular: bool) -> None:

@@ -40,6 +40,8 @@ CONFIRM_PAIRS = 8
 """Pairs of the confirm phase: the plan's effect is estimated from these alone."""
 ARMS_AN_AA = 5
 """Arms of a round for which there is one A/A block."""
+VAGUE = 0.1
+"""Half-width of the A/A arm's interval, in log units, above which every round has one more block of it."""
 ARMS_A_CONTROL = 2
 """Arms between two control blocks: one control serves two arms on either side, which is a quarter of the time saved."""
 PARITY_SHARE = 0.12
@@ -190,7 +192,7 @@ class Experiment:
         order = list(arms)
         if AA_ARM in arms:
             # How far A/A is known bounds every verdict: in rounds of many arms it has several places.
-            order += [AA_ARM] * (len(order) // ARMS_AN_AA - 1)
+            order += [AA_ARM] * (len(order) // ARMS_AN_AA - 1 + self._aa_is_vague())
         self._random.shuffle(order)
         for place, arm in enumerate(order):
             if self.remaining() <= floor:
@@ -207,6 +209,13 @@ class Experiment:
                 self._keep(result)
         if not self._last_was_control:
             yield from self._control(phase)
+
+    def _aa_is_vague(self) -> bool:
+        values = self.values(AA_ARM)
+        if len(values) < stats.LOOKS[0]:
+            return False
+        shown = stats.interval(values, pairing.control_noise(self.blocks))
+        return max(abs(shown.low), abs(shown.high)) > VAGUE
 
     def _fail(self, arm: str, config: Config, reason: str) -> None:
         parts = set(config_id(config).split("+"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib
 import json
 import math
 import os
@@ -107,6 +108,8 @@ class Session:
         self.loop = LoopView(self)
         self.conductor: Conductor | None = None
         self.follower: Follower | None = None
+        self.errand: Any = None
+        """What is done with the loop in place of an experiment: an object with ``active`` hooks and ``on_step()``."""
         self.ending: ending.Ending | None = None
         self.listener: Listener | None = None
         self._handles: dict[int, loaders.Handle] = {}
@@ -121,6 +124,8 @@ class Session:
         self._optimizers: set[int] = set()
         self._observing = True
         self._calls = OutermostCalls(self._forward, self.clock.mine)
+        self._replaced: list[tuple[Any, str, Any, Any]] = []
+        self._hooks: list[Any] = []
 
     # -- wrapping torch
 
@@ -158,17 +163,45 @@ class Session:
                 return loaders.original_next(iterator)
             return session._fetch(iterator)
 
-        torch_dataloader.DataLoader.__init__ = made  # type: ignore[method-assign]
-        base.__init__ = iterated
-        loaders._MultiIter.__init__ = workers_started
-        base.__next__ = __next__
+        self._replace(torch_dataloader.DataLoader, "__init__", made)
+        self._replace(base, "__init__", iterated)
+        self._replace(loaders._MultiIter, "__init__", workers_started)
+        self._replace(base, "__next__", __next__)
         self._wrap_backward()
-        torch_optimizer.register_optimizer_step_pre_hook(self._before_step)
-        torch_optimizer.register_optimizer_step_post_hook(self._after_step)
+        self._hooks = [
+            torch_optimizer.register_optimizer_step_pre_hook(self._before_step),
+            torch_optimizer.register_optimizer_step_post_hook(self._after_step),
+        ]
         self._calls.observe()
         self._watch_settings()
         self._wrap_schedulers()
         os.register_at_fork(after_in_child=self._forked)
+
+    def _replace(self, place: Any, name: str, new: Any) -> None:
+        self._replaced.append((place, name, place.__dict__.get(name), getattr(place, name)))
+        setattr(place, name, new)
+
+    def uninstall(self) -> None:
+        """Give torch back as it was, for loops that go on in this process (``perfdoc.bench_step``)."""
+        self.enabled = False
+        if self.conductor is not None:
+            self.conductor.give_up()
+        self._close()
+        if self._observing:
+            self._release_observers()
+        self._calls.release()
+        for hook in self._hooks:
+            hook.remove()
+        for handle in self._handles.values():
+            for holder in (handle.loader, getattr(handle.loader, "_iterator", None)):
+                for name in [n for n in getattr(holder, "__dict__", ()) if n.startswith("_perfdoc_")]:
+                    del holder.__dict__[name]
+        while self._replaced:
+            place, name, own, original = self._replaced.pop()
+            if own is None and isinstance(place, type):
+                delattr(place, name)
+            else:
+                setattr(place, name, original if own is None else own)
 
     def _watch_settings(self) -> None:
         """While the loop is observed: does its own code enter autocast with gradients, does it write zeros to gradients?"""
@@ -238,8 +271,8 @@ class Session:
             finally:
                 session.clock.pop()
 
-        torch.autograd.backward = timed_backward  # type: ignore[assignment]
-        torch.autograd.grad = timed_grad
+        self._replace(torch.autograd, "backward", timed_backward)
+        self._replace(torch.autograd, "grad", timed_grad)
 
     def _wrap_schedulers(self) -> None:
         """While the loop is held, learning-rate schedules stand still: they must not be driven past their end."""
@@ -257,7 +290,7 @@ class Session:
                     return None
                 return step(scheduler, *args, **kwargs)
 
-            cls.step = stepped  # type: ignore[attr-defined]
+            session._replace(cls, "step", stepped)
 
         for member in {c for c in vars(lr_scheduler).values() if isinstance(c, type)}:
             if issubclass(member, lr_scheduler.LRScheduler):
@@ -298,9 +331,8 @@ class Session:
             clock.pop()
         fetches, key = clock.fetches, handle.key
         fetches[key] = fetches.get(key, 0) + 1
-        if self.conductor is not None or self.follower is not None:
-            for treatment in self._active():
-                treatment.on_fetch()
+        for treatment in self._active():
+            treatment.on_fetch()
         return batch
 
     def _handle_of(self, loader: Any, iterator: Any) -> loaders.Handle:
@@ -332,6 +364,8 @@ class Session:
     def _active(self) -> tuple[Treatment, ...]:
         if self.conductor is not None:
             return self.conductor.active
+        if self.errand is not None:
+            return tuple(self.errand.active)
         return self.follower.active if self.follower is not None else ()
 
     def _forward(self, module: Any, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -347,7 +381,7 @@ class Session:
         trained = self._with_parameters.get(id(module))
         self.clock.push(FORWARD if (self._has_parameters(module) if trained is None else trained) else LOSS)
         try:
-            active = () if self.conductor is None and self.follower is None else self._active()
+            active = self._active()
             if not active:
                 return forward(*args, **kwargs)
             try:
@@ -423,7 +457,7 @@ class Session:
         self._stepping += 1
         self._has_optimizer = True
         self.clock.push(OPTIMIZER)
-        if self._stepping == 1 and (self.conductor is not None or self.follower is not None):
+        if self._stepping == 1:
             for treatment in self._active():
                 treatment.on_optimizer(optimizer)
             if self.listener is not None:
@@ -538,7 +572,7 @@ class Session:
                 finally:
                     session.clock.pop()
 
-            setattr(torch.Tensor, name, functools.wraps(original)(moved))
+            self._replace(torch.Tensor, name, functools.wraps(original)(moved))
 
     def _describe(self, rank: int) -> None:
         shape = self.finder.shape
@@ -584,6 +618,9 @@ class Session:
         return {treatment.slug: treatment for treatment in found}
 
     def _begin(self) -> None:
+        if self.settings.get("errand"):
+            self.errand = importlib.import_module(self.settings["errand"]).Errand(self)
+            return
         if not self.settings["experiment"]:
             return
         treatments, factors = self._treatments(), []
@@ -663,6 +700,8 @@ class Session:
     def _step(self, step: Step) -> None:
         assert self.finder.shape is not None
         regular = self.finder.shape.regular(step)
+        if self.errand is not None:
+            self.errand.on_step()
         if self.conductor is None:
             self.steps_written += 1
             if self.steps_written <= KEPT_STEPS or not self.settings["experiment"]:
@@ -706,6 +745,8 @@ class Session:
     def end(self, reason: str) -> NoReturn:
         """End the user's script now, cleanly: nothing of it is needed any more."""
         self.recorder.write("end", reason=reason)
+        if self.settings.get("library"):  # the process goes on: the caller of the loop waits for this
+            raise ending.ScanComplete(0)
         self.ending = ending.Ending(self.recorder, self._close)
         self.ending.raise_first()
 

@@ -1,0 +1,214 @@
+"""How close is the plan of a scan to the best that trying everything would have found?
+
+    python benchmarks/regret.py                        three workloads: a scan, then all combinations as processes of their own
+    python benchmarks/regret.py --simulated 60         only made-up loops whose best stack is known
+
+Real: every combination of the hand-made changes runs once as an ordinary process; the best six and the plan's run twice
+more; the best of these and the plan then alternate, and their ratio with its interval is the regret, free of the luck by
+which the best was chosen. Simulated: the experiment's own code against made-up loops of the given step time and noise, sixteen
+arms, some of which interact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from predicted_vs_realised import HERE, OPTIONS, paired, seconds_a_step
+from tabulate import tabulate
+
+from perfdoc import blocks as pairing
+from perfdoc import stats
+from perfdoc.demo.make_images import make
+from perfdoc.inject.conductor import BLOCK_SECONDS, SLOW_STEP
+from perfdoc.inject.design import Factor
+from perfdoc.inject.experiment import BlockRequest, BlockResult, Experiment, ParityRequest, ProbeRequest
+from perfdoc.treatment import Config, Level, config_id
+
+FACTORS = {
+    "images": {"cpu_threads": ["1"], "dataloader_workers": ["1", "2"], "autocast": ["bf16"], "channels_last": ["on"]},
+    "convolutions": {"cpu_threads": ["1"], "autocast": ["bf16"], "channels_last": ["on"],
+                     "optimizer_implementation": ["foreach", "fused"]},
+    "language_model": {"cpu_threads": ["1"], "autocast": ["bf16"], "matmul_precision": ["medium"],
+                       "optimizer_implementation": ["foreach", "fused"]},
+}
+FINALISTS = 6
+
+
+def cells(factors: dict[str, list[str]]) -> list[Config]:
+    """Every combination of the levels, the original among them."""
+    choices = [[None, *levels] for levels in factors.values()]
+    return [
+        {slug: level for slug, level in zip(factors, chosen, strict=True) if level is not None}
+        for chosen in itertools.product(*choices)
+    ]
+
+
+def options(cell: Config) -> list[str]:
+    return [option for slug, level in cell.items() for option in OPTIONS[slug](level)]
+
+
+def real(budget: str, seconds: float, pairs: int) -> None:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, factors in FACTORS.items():
+            script, base = HERE / f"{name}.py", []
+            if name == "images":
+                images = Path(folder) / "images"
+                make(images, each=100)
+                base = ["--data", str(images)]
+            scan = subprocess.run(
+                [sys.executable, "-m", "perfdoc", "scan", "--json", "--budget", budget, "--only", ",".join(factors), "--output",
+                 folder, str(script), *base], capture_output=True, text=True, check=True,
+            )
+            found = json.loads(scan.stdout)
+            plan: Config = {}
+            if found["plan"]:
+                plan = dict(part.split("=", 1) for part in found["plan"]["arm"].split("+"))
+            every = {config_id(cell): cell for cell in cells(factors)}
+            times: dict[str, list[float]] = {arm: [] for arm in every}
+
+            def measure(arms: list[str]) -> None:
+                for arm in random.sample(arms, len(arms)):
+                    times[arm].append(seconds_a_step(script, [*base, *options(every[arm])], seconds))  # noqa: B023
+
+            measure(list(every))
+            finalists = {*sorted(every, key=lambda arm: times[arm][0])[:FINALISTS], config_id(plan)}
+            for _ in range(2):
+                measure(list(finalists))
+            best = min(finalists, key=lambda arm: statistics.fmean(times[arm]))
+            original = statistics.fmean(times["control"])
+            if best == config_id(plan):
+                said = "the plan is the best found"
+            else:
+                mine, other = ([*base, *options(cell)] for cell in (plan, every[best]))
+                ratio, low, high = paired(script, mine, other, pairs, seconds).speedup
+                said = f"{1 / ratio:.1%} [{1 / high:.1%}, {1 / low:.1%}] of the best"
+            effect = found["plan"]["effect"] if found["plan"] else None
+            rows.append((name, len(every), config_id(plan), f"{effect['speedup']:.2f}" if effect else "", best,
+                         f"{original / statistics.fmean(times[best]):.2f}", said))
+            print(rows[-1], file=sys.stderr, flush=True)
+    print(tabulate(rows, headers=["workload", "cells", "plan", "predicted", "best found", "its speed-up", "the plan's speed"]))
+
+
+def made_up() -> list[Factor]:
+    def factor(slug: str, *levels: str, **more: object) -> Factor:
+        return Factor(slug, tuple(Level(name, name) for name in levels), **more)  # type: ignore[arg-type]
+
+    return [
+        factor("autocast", "bf16", interacts=("channels_last",), numerics=True, share=0.6),
+        factor("batch_size", "x2", "x4", planned=False),
+        factor("channels_last", "on", numerics=True, share=0.6),
+        factor("checkpointing", "on", planned=False, share=0.6),
+        factor("compute_ceiling", "on", ceiling=True, share=0.35),
+        factor("cpu_threads", "1", interacts=("dataloader_workers",), numerics=True, share=0.6),
+        factor("dataloader_workers", "1", "2", share=0.35),
+        factor("inplace_activation", "on", numerics=True, share=0.2),
+        factor("matmul_precision", "medium", numerics=True, share=0.6),
+        factor("optimizer", "foreach", "fused", numerics=True, share=0.03),
+    ]
+
+
+def drawn_truth(rng: random.Random) -> dict[frozenset[str], float]:
+    """Log speed-ups: a third of the changes matter, some only together."""
+    def effect() -> float:
+        return rng.gauss(0.0, 0.02) if rng.random() < 0.65 else rng.gauss(0.1, 0.25)
+
+    truth = {
+        frozenset([arm]): effect()
+        for arm in ("autocast=bf16", "channels_last=on", "cpu_threads=1", "dataloader_workers=1", "dataloader_workers=2",
+                    "matmul_precision=medium")
+    }
+    truth |= {
+        frozenset([arm]): rng.gauss(0.01, 0.02) for arm in ("inplace_activation=on", "optimizer=foreach", "optimizer=fused")
+    }
+    truth |= {frozenset(["checkpointing=on"]): -0.2, frozenset(["compute_ceiling=on"]): 0.4}
+    if rng.random() < 0.4:
+        for workers in "12":
+            truth[frozenset(["cpu_threads=1", f"dataloader_workers={workers}"])] = rng.gauss(0.2, 0.15)
+    if rng.random() < 0.3:
+        truth[frozenset(["autocast=bf16", "channels_last=on"])] = rng.gauss(0.1, 0.1)
+    return truth
+
+
+def speedup(truth: dict[frozenset[str], float], config: Config) -> float:
+    parts = set(config_id(config).split("+"))
+    return math.fsum(gain for needed, gain in truth.items() if needed <= parts)
+
+
+def simulate(step: float, noise: float, budget: float, seed: int) -> tuple[float, float, bool | None]:
+    """Log speed-up of the best stack, of the plan, and whether the plan's interval holds the truth."""
+    rng = random.Random(seed)
+    truth, factors = drawn_truth(rng), made_up()
+    left, level, index = budget, 0.0, 0
+    entered: set[str] = set()
+    experiment = Experiment(factors, budget, lambda: left, seed=seed)
+    steps, answer = experiment.run(), None
+    while True:
+        try:
+            request = steps.send(answer)
+        except StopIteration:
+            break
+        answer = None
+        if isinstance(request, ProbeRequest):
+            left -= min(1.0, 8 * step) if request.each_round else 3 * step
+        elif isinstance(request, ParityRequest):
+            left -= request.seconds
+        elif isinstance(request, BlockRequest):
+            level = 0.95 * level + rng.gauss(0, 0.02)
+            slow = rng.uniform(0.1, 0.5) if rng.random() < 0.03 else 0.0
+            seconds = step * math.exp(level + rng.gauss(0, noise) + slow - speedup(truth, request.config))
+            first = request.arm not in entered
+            entered.add(request.arm)
+            count = 2 if step > SLOW_STEP else max(3, math.ceil(BLOCK_SECONDS / step))
+            warmup = 1 + first if step > SLOW_STEP else max(3 if first else 1, math.ceil((0.2 if first else 0.03) / step))
+            left -= (count + warmup) * seconds
+            answer = BlockResult({"lap": 0, "i": index, "arm": request.arm, "phase": request.phase, "count": count,
+                                  "seconds": count * seconds, "steps": [], "warmup": [seconds] * warmup, "switch": 0.0})
+            index += 1
+    best = max(speedup(truth, cell) for cell in cells(
+        {f.slug: [level.name for level in f.levels] for f in factors if f.planned and not f.ceiling}))
+    values = experiment.values(config_id(experiment.plan), confirm=True) if experiment.plan else []
+    gained = speedup(truth, experiment.plan)
+    if len(values) < 2:
+        return best, gained, None
+    shown = stats.interval(values, pairing.control_noise(experiment.blocks))
+    return best, gained, shown.low <= gained <= shown.high
+
+
+def simulated(repeats: int) -> None:
+    rows = []
+    for step, noise, budget in ((0.02, 0.05, 120), (0.16, 0.03, 120), (0.16, 0.09, 120), (0.16, 0.09, 60), (0.4, 0.06, 120),
+                                (1.0, 0.05, 120)):
+        found = [simulate(step, noise, budget, seed) for seed in range(repeats)]
+        worth = [entry for entry in found if entry[0] > 0.1]
+        held = [entry[2] for entry in found if entry[2] is not None]
+        rows.append((
+            f"{1000 * step:.0f} ms", f"{noise:.0%}", f"{budget} s", len(worth),
+            *(f"{math.exp(statistics.fmean(entry[place] for entry in worth)):.2f}" for place in (0, 1)),
+            f"{statistics.median(math.exp(g - b) for b, g, _ in worth):.1%}",
+            f"{statistics.fmean(math.exp(g - b) >= 0.95 for b, g, _ in worth):.0%}", f"{sum(held)}/{len(held)}",
+        ))
+    print(tabulate(rows, headers=["step", "noise of a block", "budget", "loops with more than 1.1x to find", "best (mean)",
+                                  "plan (mean)", "plan of best (median)", "plans >= 95% of best", "interval holds"]))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--simulated", type=int, default=0, metavar="LOOPS")
+    parser.add_argument("--budget", default="120")
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--pairs", type=int, default=4)
+    args = parser.parse_args()
+    if args.simulated:
+        simulated(args.simulated)
+    else:
+        real(args.budget, args.seconds, args.pairs)

@@ -1,0 +1,103 @@
+"""``perfdoc.bench_step``: the experiment as a function, which gives everything back."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import perfdoc
+from perfdoc.errors import PerfdocError
+
+
+def step(width=192):
+    """A small model with its batch, loss and optimizer."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10))
+    batch = torch.randn(64, width), torch.randint(0, 10, (64,))
+    return model, batch, nn.functional.cross_entropy, torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+
+def torchs_own():
+    """What a session replaces in torch, as it is now."""
+    iterator = torch.utils.data.dataloader._BaseDataLoaderIter
+    return [
+        torch.autograd.backward, torch.autograd.grad, DataLoader.__init__, iterator.__next__, iterator.__init__,
+        nn.Module.__call__, nn.Sequential.forward, torch.autocast.__enter__, torch.optim.Optimizer.zero_grad,
+        torch.optim.lr_scheduler.StepLR.step, torch.get_num_threads(), torch.get_float32_matmul_precision(),
+        "forward" in nn.Sequential.__dict__, "step" in torch.optim.lr_scheduler.StepLR.__dict__,
+    ]
+
+
+def test_a_step_is_benched_and_everything_is_as_before():
+    """Arms get verdicts with intervals; weights, optimizer state, random numbers and torch itself are as they were."""
+    model, batch, loss_fn, optimizer = step()
+    loss_fn(model(batch[0]), batch[1]).backward()
+    optimizer.step()
+    weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    gradients = [p.grad.clone() for p in model.parameters()]
+    model.eval()
+    own, seed = torchs_own(), torch.get_rng_state()
+    found = perfdoc.bench_step(model, batch, loss_fn, optimizer, budget=4.0, only=("autocast", "optimizer_implementation"))
+    assert {"autocast=bf16", "optimizer_implementation=foreach"} <= set(found.verdicts())
+    assert found.capture.loop["step"]["optimizer_calls"] == 1
+    assert len([block for block in found.capture.blocks if block["arm"] == "control"]) >= 4
+    assert "tried in your loop" in str(found)
+    assert "<iframe" in found._repr_html_()
+    assert torchs_own() == own
+    assert torch.equal(torch.get_rng_state(), seed)
+    assert not model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights[name])
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        assert torch.equal(parameter.grad, gradient)
+    now = optimizer.state_dict()
+    assert now["param_groups"] == state["param_groups"]
+    for place, values in state["state"].items():
+        assert all(torch.equal(now["state"][place][name], value) for name, value in values.items())
+
+
+def test_a_loader_is_benched_with_its_settings():
+    """A DataLoader as the batch: its workers are among what is tried, and nothing is left on it."""
+    model, (x, y), loss_fn, optimizer = step()
+    loader = DataLoader(TensorDataset(x, y), batch_size=8)
+    before = set(vars(loader))
+    found = perfdoc.bench_step(model, loader, loss_fn, optimizer, budget=4.0, only=("dataloader_workers",))
+    assert any("dataloader_workers" in arm for arm in found.verdicts())
+    assert set(vars(loader)) == before
+
+
+def test_the_steps_own_error_comes_through_and_torch_is_given_back():
+    """A loss that raises is the caller's: its error, and no wrapper left behind."""
+    model, batch, _, optimizer = step()
+    own = torchs_own()
+
+    def broken(out, target):
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        perfdoc.bench_step(model, batch, broken, optimizer, budget=4.0)
+    assert torchs_own() == own
+
+
+def test_a_change_that_breaks_the_step_is_dropped():
+    """What fails only under a treatment is reported as failing in this loop; the others go on."""
+    model, batch, loss_fn, optimizer = step()
+
+    def strict(out, target):
+        if out.dtype != torch.float32:
+            raise TypeError("float32 only")
+        return loss_fn(out, target)
+
+    found = perfdoc.bench_step(model, batch, strict, optimizer, budget=8.0, only=("autocast", "optimizer_implementation"))
+    assert found.verdicts()["autocast=bf16"] == "untestable here"
+    assert len(found.diagnosis.seen.values("optimizer_implementation=foreach")) >= 2
+
+
+def test_a_model_without_parameters_is_refused():
+    """There is nothing to train: one clear line."""
+    with pytest.raises(PerfdocError, match="no parameters"):
+        perfdoc.bench_step(nn.ReLU(), (torch.ones(2), torch.ones(2)), nn.functional.mse_loss)
