@@ -97,7 +97,7 @@ class _Watcher(TorchFunctionMode):  # type: ignore[misc]
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         device = any(self._belongs(tensor) for tensor in _tensors((args, kwargs)))
-        said = self._needs_values(name, args) if device else self._copies(name, args, kwargs)
+        said = (self._needs_values(name, args) if device else "") or self._copies(name, args, kwargs)
         if said:
             site = _users_line()
             if site:

@@ -16,8 +16,10 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import FrameType
 from typing import Any, NoReturn
 
 import torch
@@ -26,6 +28,7 @@ import torch.utils.checkpoint
 from torch.utils.data import dataloader as torch_dataloader
 
 from perfdoc import step_log
+from perfdoc.device_reads import Place, place_of, wrap_reads
 from perfdoc.inject import ending, frameworks, loaders
 from perfdoc.inject.clock import BACKWARD, DATA, FORWARD, LOSS, OPTIMIZER, PHASES, TRANSFER, Clock
 from perfdoc.inject.conductor import Conductor, Follower, median_step
@@ -72,6 +75,7 @@ class LoopView:
         self.anomaly_seen = False
         self.checkpointing_seen = False
         self.zeroing_seen = False
+        self.device_reads: Counter[Place] = Counter()
         self.input_shapes: dict[tuple[tuple[int, ...], ...], int] = {}
         self.models: list[Any] = []
         self.optimizers: list[Any] = []
@@ -241,7 +245,17 @@ class Session:
 
             checkpointing._get_autocast_kwargs = asked
 
+        def read(method: str, tensor: Any, really: Callable[[], Any], frame: FrameType) -> Any:
+            if tensor.is_cuda and session._training and session.clock.mine():
+                place = place_of(method, frame)
+                if place is not None:
+                    session.loop.device_reads[place] += 1
+            return really()
+
+        release_reads = wrap_reads(read)
+
         def release() -> None:
+            release_reads()
             if ask is not None:
                 checkpointing._get_autocast_kwargs = ask
             torch.autocast.__enter__ = enter  # type: ignore[method-assign]
