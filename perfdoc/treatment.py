@@ -100,9 +100,6 @@ class Loop(Protocol):
     """Whether the loop uses ``torch.utils.checkpoint`` itself."""
     zeroing_seen: bool
     """Whether gradients were set to zero instead of to None (``zero_grad(set_to_none=False)``)."""
-    device_reads: Mapping[Any, int]
-    """Places of the user's code (``perfdoc.device_reads.Place``) that read values from the device in the observed steps,
-    with the number of times; empty on a CPU."""
     ranks: int
     """Processes training together (world size); 1 for ordinary scripts."""
 
@@ -117,6 +114,11 @@ class Loop(Protocol):
     @property
     def input_shapes(self) -> Mapping[tuple[tuple[int, ...], ...], int]:
         """Shapes of the tensors that outermost modules were called with, and how often, as far as was observed."""
+
+    @property
+    def device_reads(self) -> Mapping[Any, int]:
+        """Places of the user's code (``perfdoc.device_reads.Place``) that read values from the device in the observed steps,
+        with the number of times; empty on a CPU."""
 
     @property
     def optimizers(self) -> Sequence[Any]:

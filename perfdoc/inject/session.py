@@ -16,7 +16,6 @@ import os
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import FrameType
@@ -28,7 +27,7 @@ import torch.utils.checkpoint
 from torch.utils.data import dataloader as torch_dataloader
 
 from perfdoc import step_log
-from perfdoc.device_reads import Place, place_of, wrap_reads
+from perfdoc.device_reads import place_of, wrap_reads
 from perfdoc.inject import ending, frameworks, loaders
 from perfdoc.inject.clock import BACKWARD, DATA, FORWARD, LOSS, OPTIMIZER, PHASES, TRANSFER, Clock
 from perfdoc.inject.conductor import Conductor, Follower, median_step
@@ -75,7 +74,7 @@ class LoopView:
         self.anomaly_seen = False
         self.checkpointing_seen = False
         self.zeroing_seen = False
-        self.device_reads: Counter[Place] = Counter()
+        self.device_reads: dict[Any, int] = {}
         self.input_shapes: dict[tuple[tuple[int, ...], ...], int] = {}
         self.models: list[Any] = []
         self.optimizers: list[Any] = []
@@ -249,7 +248,7 @@ class Session:
             if tensor.is_cuda and session._training and session.clock.mine():
                 place = place_of(method, frame)
                 if place is not None:
-                    session.loop.device_reads[place] += 1
+                    session.loop.device_reads[place] = session.loop.device_reads.get(place, 0) + 1
             return really()
 
         release_reads = wrap_reads(read)

@@ -14,7 +14,9 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).parent
-FAMILIES = re.compile(r"^(cuda[A-Z]|cu[A-Z]|cublas|cudnn|cusparse|cusolver|cufft|curand|__cuda(GetKernel|InitModule|LaunchKernel))")
+FAMILIES = re.compile(
+    r"^(cuda[A-Z]|cu[A-Z]|cublas|cudnn|cusparse|cusolver|cufft|curand|__cuda(GetKernel|InitModule|LaunchKernel))"
+)
 """Functions of NVIDIA's libraries."""
 REAL = re.compile(
     r"^(cudaGetErrorName|cudaGetErrorString|cudaRuntimeGetVersion|cudnnGet(Version|CudartVersion|ErrorString|LastErrorString"
