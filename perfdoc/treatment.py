@@ -42,6 +42,19 @@ class Offer:
     """Why it is not offered; for ``untestable here`` also where it could be tested."""
 
 
+@dataclass(frozen=True)
+class EvalCall:
+    """A call of a trained module in eval mode, as the script made it."""
+
+    module: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    mode: str
+    """``gradients``, ``no_grad`` or ``inference_mode``."""
+    site: str
+    """``file:line`` of the user's code."""
+
+
 class LoaderHandle(Protocol):
     """A DataLoader that the loop takes its batches from, and the means to feed the loop from elsewhere."""
 
@@ -119,6 +132,10 @@ class Loop(Protocol):
     def device_reads(self) -> Mapping[Any, int]:
         """Places of the user's code (``perfdoc.device_reads.Place``) that read values from the device in the observed steps,
         with the number of times; empty on a CPU."""
+
+    @property
+    def eval_call(self) -> EvalCall | None:
+        """The first call of a trained module in eval mode, with gradients if there was one; None where none was seen."""
 
     @property
     def optimizers(self) -> Sequence[Any]:

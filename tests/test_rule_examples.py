@@ -11,6 +11,7 @@ import warnings
 import pytest
 import torch
 import torch.utils.checkpoint
+from perfdoc_probes.validation_modes import ValidationModes
 from test_rules import findings, make
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -20,7 +21,7 @@ from perfdoc.inject.loaders import Handle
 from perfdoc.measurement import Measurement
 from perfdoc.probe import Probe, discover, packages
 from perfdoc.rule import TreatmentRule, discover_rules
-from perfdoc.treatment import Treatment
+from perfdoc.treatment import EvalCall, Treatment
 
 TREATMENTS = discover(Treatment, packages())
 WATCHING = [probe for probe in discover(Probe, packages()) if type(probe).prepare is not Probe.prepare]
@@ -52,6 +53,7 @@ class ExampleLoop:
     """A loop made of what an example left in its namespace."""
 
     device, cores, ranks, step_seconds = "cpu", 2.0, 1, 0.1
+    eval_call = None
 
     def __init__(self, names, seen):
         self.autocast_seen, self.zeroing_seen = "autocast" in seen, "zeroing" in seen
@@ -78,14 +80,21 @@ def run(code, watched=False):
     }
     seen = set()
     compiled = compile(textwrap.dedent(code), "/example/train.py", "exec")
+    calls = []
+
+    def note(module, args, kwargs):
+        if not module.training:
+            calls.append(EvalCall(module, args, kwargs, "gradients" if torch.is_grad_enabled() else "no_grad", "train.py:2"))
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
     wrapped = [
         (torch.autocast, "__enter__", lambda context: seen.add("autocast") if context._enabled else None),
         (torch.optim.Optimizer, "zero_grad", lambda optimizer, set_to_none=True: set_to_none or seen.add("zeroing")),
         (torch.utils.checkpoint, "_get_autocast_kwargs", lambda *args, **kwargs: seen.add("checkpointing")),
     ]
-    calls = {"backward": 0, "step": 0}
-    wrapped.append((torch.Tensor, "backward", lambda *args, **kwargs: calls.update(backward=calls["backward"] + 1)))
-    stepped = register_optimizer_step_post_hook(lambda *args: calls.update(step=calls["step"] + 1))
+    counts = {"backward": 0, "step": 0}
+    wrapped.append((torch.Tensor, "backward", lambda *args, **kwargs: counts.update(backward=counts["backward"] + 1)))
+    stepped = register_optimizer_step_post_hook(lambda *args: counts.update(step=counts["step"] + 1))
     originals = [getattr(place, name) for place, name, _ in wrapped]
     for (place, name, note), original in zip(wrapped, originals, strict=True):
         setattr(place, name, lambda *a, _note=note, _original=original, **k: (_note(*a, **k), _original(*a, **k))[1])
@@ -96,7 +105,8 @@ def run(code, watched=False):
             if torch.is_anomaly_enabled():
                 seen.add("anomaly")
             loop = ExampleLoop(names, seen)
-            loop.loaders[0].batches_a_step = max(1, calls["backward"] // max(1, calls["step"]))
+            loop.loaders[0].batches_a_step = max(1, counts["backward"] // max(1, counts["step"]))
+            loop.eval_call = calls[0] if calls else None
             measurements = watch(loop, lambda: exec(compiled, names), names) if watched else []
     finally:
         stepped.remove()
@@ -114,7 +124,7 @@ def watch(loop, again, names):
         names["total"] = names["total"] + 0  # a script's own variables go on living
         loop.models[0](names["x"]).sum().backward()
         found += probe.measure(loop, {})
-    return found
+    return found + (ValidationModes().measure(loop, {}) if loop.eval_call else [])
 
 
 def defaults():

@@ -40,7 +40,7 @@ from perfdoc.inject.parity import Listener
 from perfdoc.inject.recorder import Recorder
 from perfdoc.inject.step_finder import BACKWARD_ONLY, Step, StepFinder
 from perfdoc.probe import Probe, discover
-from perfdoc.treatment import Offer, Treatment
+from perfdoc.treatment import EvalCall, Offer, Treatment
 from perfdoc.user_code import calling_site
 
 OBSERVE_SECONDS = 1.0
@@ -75,6 +75,7 @@ class LoopView:
         self.checkpointing_seen = False
         self.zeroing_seen = False
         self.device_reads: dict[Any, int] = {}
+        self.eval_call: EvalCall | None = None
         self.input_shapes: dict[tuple[tuple[int, ...], ...], int] = {}
         self.models: list[Any] = []
         self.optimizers: list[Any] = []
@@ -113,6 +114,8 @@ class Session:
         self.follower: Follower | None = None
         self.errand: Any = None
         """What is done with the loop in place of an experiment: an object with ``active`` hooks and ``on_step()``."""
+        self._knows_validation = False
+        self._maybe_validation: EvalCall | None = None
         self.ending: ending.Ending | None = None
         self.listener: Listener | None = None
         self._handles: dict[int, loaders.Handle] = {}
@@ -392,7 +395,11 @@ class Session:
         if self._observing:
             self.loop.saw_call(args, kwargs)
         trained = self._with_parameters.get(id(module))
-        self.clock.push(FORWARD if (self._has_parameters(module) if trained is None else trained) else LOSS)
+        if trained is None:
+            trained = self._has_parameters(module)
+        if trained and not self._knows_validation:
+            self._validates(module, args, kwargs)
+        self.clock.push(FORWARD if trained else LOSS)
         try:
             active = self._active()
             if not active:
@@ -412,6 +419,21 @@ class Session:
                 return forward(*_in_full(args), **_in_full(kwargs))
         finally:
             self.clock.pop()
+
+    def _validates(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep a call in eval mode; one with gradients rather than one without.
+
+        It is validation only if the same module is called in training mode later: frozen parts and teachers never are.
+        """
+        seen = self._maybe_validation
+        if module.training:
+            if seen is not None and seen.module is module:
+                self.loop.eval_call, self._maybe_validation = seen, None
+                self._knows_validation = seen.mode == "gradients"
+        elif seen is None or (seen.mode != "gradients" and torch.is_grad_enabled()):
+            mode = "gradients" if torch.is_grad_enabled() else "no_grad"
+            mode = "inference_mode" if torch.is_inference_mode_enabled() else mode
+            self._maybe_validation = EvalCall(module, args, kwargs, mode, calling_site(4))
 
     def _has_parameters(self, module: Any) -> bool:
         """Whether the module can be trained; asked once a module, its parameters do not come and go."""

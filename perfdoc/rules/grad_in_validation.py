@@ -1,0 +1,82 @@
+"""PD309: validation keeps what backward would need."""
+
+from __future__ import annotations
+
+import math
+
+from perfdoc import stats
+from perfdoc.finding import Effect, Finding, Verdict
+from perfdoc.rule import Evidence, Rule
+
+
+class GradInValidation(Rule):
+    """A model in eval mode that is called with gradients enabled.
+
+    What it measures
+    ----------------
+    A forward pass that your script made in eval mode is repeated, with the same arguments, with gradients, under
+    ``torch.no_grad()`` and under ``torch.inference_mode()``, in alternating order. The effect is on that forward pass, in
+    isolation; training steps stay as they are. Validation that comes after the held epoch is not seen.
+
+    Why it costs time
+    -----------------
+    With gradients enabled every operator records what its backward needs and keeps its inputs alive, in memory that
+    validation could use for larger batches. Inference mode also skips the bookkeeping of versions and views.
+
+    Example
+    -------
+    ::
+
+        model.eval()
+        predictions = model(x)
+        model.train()
+
+    Use instead
+    -----------
+    ::
+
+        model.eval()
+        with torch.inference_mode():
+            predictions = model(x)
+        model.train()
+
+    When this is wrong
+    ------------------
+    Where validation itself differentiates (adversarial examples, physics losses). Tensors made under ``inference_mode`` cannot
+    be used in a later backward; ``no_grad`` has no such limit and saves nearly as much.
+    """
+
+    code = "PD309"
+    slug = "grad-in-validation"
+    needs = ("validation.seconds",)
+    effort = "a few lines"
+
+    def check(self, seen: Evidence) -> Finding | None:
+        """A finding where the script validates with gradients."""
+        times = {str(m.conditions["mode"]): m for m in seen.measurements("validation.seconds")}
+        if len(times) < 3 or times["gradients"].conditions.get("script") != "gradients":
+            return None
+        logs = {
+            mode: [math.log(a / b) for a, b in zip(times["gradients"].samples, times[mode].samples, strict=True)]
+            for mode in ("no_grad", "inference_mode")
+        }
+        shown = {mode: stats.interval(values) for mode, values in logs.items() if len(values) >= 2}
+        if len(shown) < 2:
+            return None
+        best = shown["inference_mode"]
+        effect = Effect(*best.speedup, best.pairs, "measured in isolation")
+        verdict: Verdict = "undecided"
+        if effect.low > 1 and effect.speedup > 1 + seen.asked_effect:
+            verdict = "helps"
+        elif max(abs(best.low), abs(best.high)) < seen.asked_effect:
+            verdict = "no difference"
+        evidence = [
+            f"under {mode}: {math.exp(found.center):.2f}x [{math.exp(found.low):.2f}, {math.exp(found.high):.2f}], "
+            f"{found.pairs} pairs in isolation"
+            for mode, found in shown.items()
+        ]
+        title = f"validation runs with gradients: under inference_mode its forward pass is {effect.speedup:.2f}x as fast"
+        return Finding(
+            self.code, self.slug, title, str(times["gradients"].conditions.get("site", "")), verdict,
+            "with torch.inference_mode(): around validation", tuple(evidence), effect, self.effort,
+        )
