@@ -617,6 +617,7 @@ class Session:
             rank=rank,
             ranks=self.ranks,
             device=self.loop.device,
+            **({"device_name": torch.cuda.get_device_name()} if self.loop.device == "cuda" else {}),
             cores=self.loop.cores,
             threads=torch.get_num_threads(),
             step={

@@ -67,6 +67,12 @@ def _plural(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
+def device(diagnosis: Diagnosis) -> str:
+    """What the loop trains on: ``cpu``, or ``cuda (NVIDIA H100)``."""
+    loop = diagnosis.capture.loop or {"device": ""}
+    return f"{loop['device']} ({loop['device_name']})" if loop.get("device_name") else str(loop["device"])
+
+
 def step_time(diagnosis: Diagnosis) -> tuple[float, float, float] | None:
     """Seconds a step under the user's own settings over control blocks, with 95% interval; None if not measured."""
     logs = [

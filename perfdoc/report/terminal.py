@@ -64,7 +64,7 @@ def _about(diagnosis: Diagnosis) -> str:
     spent = f"{seconds(time[0])} a step [{seconds(time[1])}, {seconds(time[2])}]" if time else "step time not measured"
     ranks = f", {loop['ranks']} ranks" if loop["ranks"] > 1 else ""
     return (
-        f"{summary.step_sentence(diagnosis)}; {spent} on {loop['device']}, {loop['cores']:g} cores, "
+        f"{summary.step_sentence(diagnosis)}; {spent} on {summary.device(diagnosis)}, {loop['cores']:g} cores, "
         f"{loop['threads']} threads{ranks}"
     )
 
