@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import torch
+
 from perfdoc.treatment import Level, Loop, Offer, Treatment
 
 FACTORS = (2, 4)
 """How many of the user's batches are joined to one."""
+MORE_FACTORS = (8, 16)
+"""Further ones on a GPU, as far as its memory is likely to hold them."""
 
 
 class BatchSize(Treatment):
@@ -31,9 +35,10 @@ class BatchSize(Treatment):
         size = loop.loaders[0].loader.batch_size
         known = [size] if isinstance(size, int) else []
         lengths = [handle.batches_an_epoch for handle in loop.loaders]
+        factors = (*FACTORS, *(factor for factor in MORE_FACTORS if factor <= _room(loop)))
         levels = tuple(
             Level(f"x{factor}", f"batch_size={known[0] * factor}" if known else f"batches {factor} times as large")
-            for factor in FACTORS
+            for factor in factors
             if all(length is None or length >= factor for length in lengths)
         )
         if not levels:
@@ -53,3 +58,14 @@ class BatchSize(Treatment):
         """Serve the user's batches."""
         for handle in loop.loaders:
             handle.feed_grown(1)
+
+
+def _room(loop: Loop) -> float:
+    """Memory of the GPU over what the steps so far held at most; 1 where the device does not tell.
+
+    Rather too small: weights and optimizer state do not grow with the batch. What does not fit is survived, but costs time.
+    """
+    if loop.device != "cuda":
+        return 1.0
+    peak = torch.cuda.max_memory_reserved()
+    return float(torch.cuda.mem_get_info()[1]) / peak if peak else 1.0

@@ -31,8 +31,8 @@ def render(diagnosis: Diagnosis) -> str:
     env.filters["speedup"] = figures.speedup
     capture = diagnosis.capture
     return env.get_template("report.html.j2").render(
-        run=capture.run, loop=capture.loop, device=summary.device(diagnosis), machine=capture.machine, environment=capture.environment,
-        command=figures.command_line(capture.run["command"]),
+        run=capture.run, loop=capture.loop, machine=capture.machine, environment=capture.environment,
+        device=summary.device(diagnosis), command=figures.command_line(capture.run["command"]),
         headline=summary.headline(diagnosis), step=summary.step_sentence(diagnosis), time=summary.step_time(diagnosis),
         anatomy=summary.anatomy(diagnosis), ceilings=summary.ceilings(diagnosis), plan=diagnosis.plan,
         epoch=summary.epoch_sentence(diagnosis), numbers=summary.numbers_sentence(diagnosis),
