@@ -29,7 +29,8 @@ demo: wheel $(VENV)/torch
 
 test: wheel $(VENV)/torch
 	$(BIN)/pip install --quiet --group test
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 -m "not alone"
+	$(BIN)/pytest -m alone
 
 lint: wheel
 	$(BIN)/pip install --quiet --group lint

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jsonschema
+import pytest
 from conftest import Scanned, perfdoc
 
 Scan = Callable[..., Scanned]
@@ -23,6 +24,7 @@ while True:
 """
 
 
+@pytest.mark.alone
 def test_a_debugging_aid_is_found_and_its_removal_computes_the_same(scan: Scan) -> None:
     """Anomaly detection left on costs much of the step: PD312 says so, and that without it the numbers are the same."""
     scanned = scan("train.py", text=ANOMALY, budget=14, options=("--json", "--only", "anomaly_detection"))

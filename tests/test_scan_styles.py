@@ -132,6 +132,7 @@ for x in DataLoader(Data(), batch_size=2):
     assert scanned.capture["blocks"] == []
 
 
+@pytest.mark.alone
 def test_a_batch_that_does_not_fit_is_survived(scan: Scan) -> None:
     """Twice the batch fits, four times runs out of memory: that arm is given up with the reason, the others are measured."""
     scanned = scan(

@@ -6,7 +6,10 @@ import json
 from collections.abc import Callable
 
 import jsonschema
+import pytest
 from conftest import Scanned, perfdoc
+
+pytestmark = pytest.mark.alone
 
 Scan = Callable[..., Scanned]
 
