@@ -78,7 +78,8 @@ def bench_step(
 
     ``batch``: ``(inputs, targets)``, for which the loss is ``loss_fn(model(inputs), targets)``; or a mapping, for which it is
     ``loss_fn(model(**batch))``, and without ``loss_fn`` what the model returns as its loss. A ``DataLoader`` of such batches
-    is iterated, and its settings are tried too. ``optimizer``: AdamW where it is left out. ``budget``: seconds from the first
+    is iterated, and its settings are tried too. The model is benched in the mode that it is in: say ``model.train()`` before.
+    ``optimizer``: AdamW where it is left out. ``budget``: seconds from the first
     step on. ``smallest_effect``: a share. ``only``: names of treatments. ``allow``: ``("numerics",)`` lets the plan change the
     training's numbers. Weights, optimizer state, random numbers, and all settings are afterwards as they were before.
 
@@ -92,7 +93,7 @@ def bench_step(
         raise PerfdocError("the model has no parameters: there is no step to bench.")
     optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=1e-4)
     gradients = [(p, p.grad) for p in model.parameters()]
-    training = model.training
+    training = [(module, module.training) for module in model.modules()]
     before = Snapshot([model], [optimizer])
     settings = {
         "budget": budget, "guard": False, "protect": [], "experiment": True, "only": list(only), "packages": packages(),
@@ -102,11 +103,13 @@ def bench_step(
     with tempfile.TemporaryDirectory(prefix="perfdoc-") as folder:
         started = time.time()
         try:
-            model.train()
+            for parameter, _ in gradients:
+                parameter.grad = None  # the caller's own are not to be added to
             reason = _laps(folder, settings, lambda: _train(model, batch, loss_fn, optimizer))
         finally:
             before.restore()
-            model.train(training)
+            for module, was in training:
+                module.training = was
             for parameter, gradient in gradients:
                 parameter.grad = gradient
         run = {

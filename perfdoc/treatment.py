@@ -113,6 +113,8 @@ class Loop(Protocol):
     """Whether the loop uses ``torch.utils.checkpoint`` itself."""
     zeroing_seen: bool
     """Whether gradients were set to zero instead of to None (``zero_grad(set_to_none=False)``)."""
+    closure_seen: bool
+    """Whether an optimizer was given a closure that computes the loss (LBFGS, Lightning)."""
     ranks: int
     """Processes training together (world size); 1 for ordinary scripts."""
 
@@ -184,6 +186,10 @@ class Treatment(ABC):
     def work(self, level: str) -> float:
         """Samples that a step processes at ``level``, relative to the user's own step."""
         return 1.0
+
+    def period(self, level: str) -> int:
+        """Steps after which what ``level`` does repeats: blocks count whole periods."""
+        return 1
 
     def measurements(self, loop: Loop) -> list[Measurement | Unavailable]:
         """What was noticed while levels were applied; asked once, after the experiment."""

@@ -70,7 +70,8 @@ class CompiledModel(Treatment):
         if self._before is None:
             self._before = _counts()
         self._mode = level
-        self._models = {id(model) for model in loop.models}
+        # What is called from the loop may be a part of what holds the parameters (a network inside a LightningModule).
+        self._models = {id(module) for model in loop.models for module in model.modules()}
 
     def restore(self, loop: Loop) -> None:
         """Call the models themselves."""
@@ -78,7 +79,7 @@ class CompiledModel(Treatment):
 
     def on_call(self, module: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
         """The compiled version of a model's call."""
-        if self._mode is None or id(module) not in self._models:
+        if self._mode is None or id(module) not in self._models or next(module.parameters(), None) is None:
             return forward
         place = (id(module), self._mode)
         if place not in self._compiled:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from perfdoc.measurement import Measurement, Unavailable
 from perfdoc.treatment import Level, Loop, Offer, Treatment
 
-PRODUCTS = {"matmul", "bmm", "einsum", "baddbmm"}
+PRODUCTS = {"matmul", "bmm"}
 STARTS = ("matmul", "bmm")
 """Products that attention begins with, as functions and methods; ``@`` beside them."""
 NEVER_SEEN = -1e4
@@ -121,13 +121,19 @@ class _Scores(torch.Tensor):  # type: ignore[misc]
     _softmaxed: bool
     _dropout: float
     _noted: Callable[[], None]
+    _context: tuple[bool, bool]
     _value: torch.Tensor | None
+    _used = False
 
     @classmethod
     def of(cls, query: torch.Tensor, keys: torch.Tensor, noted: Callable[[], None]) -> _Scores:
         """The scores of queries ``(..., L, E)`` and transposed keys ``(..., E, S)``: shape ``(..., L, S)``, no memory."""
         shape = (*query.shape[:-1], keys.shape[-1])
-        scores: _Scores = query.new_empty(()).expand(shape).as_subclass(cls)
+        base = query.new_empty(())
+        if torch.is_grad_enabled() and (query.requires_grad or keys.requires_grad):
+            base.requires_grad_().register_hook(_refuse)
+        scores: _Scores = base.expand(shape).as_subclass(cls)
+        scores._context = _context(query)
         scores._query, scores._keys, scores._noted = query, keys, noted
         scores._versions = (query._version, keys._version)
         scores._done, scores._scale, scores._mask, scores._softmaxed, scores._dropout = (), 1.0, None, False, 0.0
@@ -137,7 +143,7 @@ class _Scores(torch.Tensor):  # type: ignore[misc]
     def _then(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], **changed: Any) -> _Scores:
         """These scores with one more thing done to them."""
         after: _Scores = torch.Tensor.as_subclass(self, torch.Tensor).as_subclass(_Scores)
-        for name in ("_query", "_keys", "_versions", "_noted", "_scale", "_mask", "_softmaxed", "_dropout"):
+        for name in ("_query", "_keys", "_versions", "_noted", "_context", "_scale", "_mask", "_softmaxed", "_dropout"):
             setattr(after, name, changed.get(name, getattr(self, name)))
         after._done, after._value = (*self._done, (func, args, kwargs)), None
         return after
@@ -150,9 +156,12 @@ class _Scores(torch.Tensor):  # type: ignore[misc]
         """The tensor that this stands for, computed as it was written; the same one from then on, so that views agree."""
         if self._value is None:
             self._unchanged()
-            value: Any = torch._C.TensorBase.matmul(self._query, self._keys)
-            for func, args, kwargs in self._done:
-                value = func(*(value if a is _SELF else a for a in args), **kwargs)
+            if _context(self._query)[1] != self._context[1]:
+                raise RuntimeError("attention is begun and used under different autocast settings")
+            with torch.set_grad_enabled(self._context[0]):
+                value: Any = torch._C.TensorBase.matmul(self._query, self._keys)
+                for func, args, kwargs in self._done:
+                    value = func(*(value if a is _SELF else a for a in args), **kwargs)
             self._value = value
         assert self._value is not None
         return self._value
@@ -174,6 +183,8 @@ class _Scores(torch.Tensor):  # type: ignore[misc]
 
     def _followed(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The scores after a call that attention may consist of, or attention itself; None for anything else."""
+        if not args or _context(self._query) != self._context:
+            return None
         put = tuple(_SELF if a is self else a for a in args)
         if name in PRODUCTS_WITH and len(args) == 2 and args[0] is self and self._softmaxed and not kwargs:
             return self._attention(args[1])
@@ -186,18 +197,19 @@ class _Scores(torch.Tensor):  # type: ignore[misc]
             if name in ("to", "type_as", "float", "half", "bfloat16", "contiguous"):
                 return self._then(func, put, kwargs)  # the fused call's result has the values' type in any case
             return None
-        if name in ("mul", "__mul__", "__rmul__", "multiply") and len(args) == 2 and self._mask is None:
+        if name in ("mul", "__mul__", "__rmul__", "multiply") and len(args) == 2 and not kwargs and self._mask is None:
             factor = _number(args[1] if args[0] is self else args[0])
             return None if factor is None else self._then(func, put, kwargs, _scale=self._scale * factor)
-        if name in ("div", "__truediv__", "divide") and len(args) == 2 and args[0] is self and self._mask is None:
+        divides = name in ("div", "__truediv__", "divide") and len(args) == 2 and not kwargs
+        if divides and args[0] is self and self._mask is None:
             factor = _number(args[1])
             return None if not factor else self._then(func, put, kwargs, _scale=self._scale / factor)
         if name == "masked_fill" and len(args) == 3 and args[0] is self:
             fill = _number(args[2])
             if fill is None or fill > NEVER_SEEN or args[1].dtype != torch.bool:
                 return None
-            return self._masked(func, put, kwargs, ~args[1])
-        if name in ("add", "__add__", "__radd__") and len(args) == 2:
+            return self._masked(func, put, kwargs, ~args[1], fill)
+        if name in ("add", "__add__", "__radd__") and len(args) == 2 and not kwargs:
             other = args[1] if args[0] is self else args[0]
             if isinstance(other, torch.Tensor) and other.is_floating_point() and other.dim() >= 2:
                 return self._masked(func, put, kwargs, other)
@@ -206,7 +218,7 @@ class _Scores(torch.Tensor):  # type: ignore[misc]
             fill = _number(args[2])
             if fill is None or fill > NEVER_SEEN or args[0].dtype != torch.bool:
                 return None
-            return self._masked(func, put, kwargs, args[0])
+            return self._masked(func, put, kwargs, args[0], fill)
         if name == "softmax" and args[0] is self:
             dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
             return self._then(func, put, kwargs, _softmaxed=True) if dim in (-1, self.dim() - 1) else None
@@ -214,7 +226,13 @@ class _Scores(torch.Tensor):  # type: ignore[misc]
             return self._then(func, put, kwargs)
         return None
 
-    def _masked(self, func: Any, put: tuple[Any, ...], kwargs: dict[str, Any], mask: torch.Tensor) -> _Scores | None:
+    def _masked(
+        self, func: Any, put: tuple[Any, ...], kwargs: dict[str, Any], mask: torch.Tensor, fill: float = -math.inf
+    ) -> _Scores | None:
+        if fill != -math.inf and _empties_a_row(mask):
+            return None  # such a row is a mean of all values by hand, and nothing in the fused call
+        if mask.dim() > self.dim() or torch.broadcast_shapes(mask.shape, self.shape) != self.shape:
+            return None
         if self._mask is not None and (self._mask.dtype == torch.bool) != (mask.dtype == torch.bool):
             return None
         if self._mask is not None:
@@ -225,15 +243,41 @@ class _Scores(torch.Tensor):  # type: ignore[misc]
         """What the fused call makes of it; None where the values do not fit."""
         if type(values) is not torch.Tensor or values.dim() != self.dim() or values.shape[-2] != self.shape[-1]:
             return None
+        if self._dropout and self._used:
+            raise RuntimeError("weights with dropout are used twice")  # each fused call would drop others
         mask = self._mask
         if mask is not None and mask.is_floating_point():
             mask = mask.to(self._query.dtype)
         self._unchanged()
         self._noted()
-        return functional.scaled_dot_product_attention(
+        self._used = True
+        result = functional.scaled_dot_product_attention(
             self._query, self._keys.transpose(-2, -1), values.to(self._query.dtype), attn_mask=mask, dropout_p=self._dropout,
             scale=self._scale,
         )
+        return result if self._context[1] else result.to(values.dtype)
+
+
+def _context(tensor: torch.Tensor) -> tuple[bool, bool]:
+    """Whether gradients are recorded, and whether autocast is on."""
+    return torch.is_grad_enabled(), torch.is_autocast_enabled(tensor.device.type)
+
+
+_known_masks: dict[tuple[int, ...], bool] = {}
+
+
+def _empties_a_row(mask: torch.Tensor) -> bool:
+    """Whether some query sees no position. On a device it is asked once a shape: asking makes the host wait."""
+    if mask.device.type == "cpu":
+        return bool((~mask.any(-1)).any())
+    if mask.shape not in _known_masks:
+        _known_masks[mask.shape] = bool((~mask.any(-1)).any())
+    return _known_masks[mask.shape]
+
+
+def _refuse(gradient: torch.Tensor) -> None:
+    """A gradient has come to what only stands for a tensor: something took it that does not go through torch's functions."""
+    raise RuntimeError("attention scores are used by an autograd function of its own")
 
 
 _SELF = object()

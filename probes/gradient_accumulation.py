@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
 from perfdoc.treatment import Level, Loop, Offer, Treatment
 
 STEPS = (2, 4)
@@ -13,8 +15,8 @@ STEPS = (2, 4)
 class GradientAccumulation(Treatment):
     """Gradients of two or four batches are added up, then the optimizer steps once. Never part of a plan.
 
-    A call that is left out runs with empty parameter groups: hooks, schedulers and the user's code see an ordinary call, and
-    ``zero_grad`` after it finds nothing to clear. The groups are whole again before the next backward ends.
+    A call that is left out runs with empty parameter groups: hooks, schedulers and the user's code see an ordinary call. Right
+    after it they are whole again, and ``zero_grad`` clears nothing until the next backward has begun.
     """
 
     slug = "gradient_accumulation"
@@ -27,6 +29,9 @@ class GradientAccumulation(Treatment):
         self._every = 1
         self._calls: dict[int, int] = {}
         self._emptied: list[tuple[dict[str, Any], list[Any]]] = []
+        self._keeps = False
+        self._hook: Any = None
+        self._patched: list[Any] = []
 
     def offer(self, loop: Loop) -> Offer:
         """Offered for loops with an optimizer that does not go over the batch itself."""
@@ -37,6 +42,8 @@ class GradientAccumulation(Treatment):
             return Offer("already on", reason=f"{already} batches a step")
         if any(type(optimizer).__name__ == "LBFGS" for optimizer in loop.optimizers):
             return Offer("not applicable", reason="LBFGS runs the batch several times within its step")
+        if loop.closure_seen:
+            return Offer("not applicable", reason="the optimizer's step runs forward and backward itself (a closure)")
         if len(loop.optimizers) > 1:
             return Offer("not applicable", reason="several optimizers take turns")
         return Offer("offered", tuple(
@@ -44,22 +51,36 @@ class GradientAccumulation(Treatment):
         ))
 
     def apply(self, loop: Loop, level: str) -> None:
-        """Count the optimizer's calls from here on."""
+        """Count the optimizer's calls from here on; a round that another block began goes on."""
         self._every = int(level.removeprefix("x"))
-        self._calls.clear()
+        self._hook = register_optimizer_step_post_hook(lambda *args: self._fill())
+        for optimizer in loop.optimizers:
+            original = optimizer.zero_grad
+
+            def zero_grad(set_to_none: bool = True, _original: Any = original) -> None:
+                if not self._keeps:
+                    _original(set_to_none=set_to_none)
+
+            if "zero_grad" not in vars(optimizer):
+                optimizer.zero_grad = zero_grad
+                self._patched.append(optimizer)
+
+    def period(self, level: str) -> int:
+        """Steps of a round."""
+        return int(level.removeprefix("x"))
 
     def on_optimizer(self, optimizer: Any) -> None:
         """Every call but the last of a round finds nothing to do."""
-        self._fill()
         count = self._calls[id(optimizer)] = self._calls.get(id(optimizer), 0) + 1
         if self._every > 1 and count % self._every:
             for group in optimizer.param_groups:
                 self._emptied.append((group, group["params"]))
                 group["params"] = []
+            self._keeps = True
 
     def on_backward(self, tensors: Any) -> Any:
-        """What clears gradients before this is over; what reads the groups (clipping) comes after."""
-        self._fill()
+        """From here on gradients are added to what was kept; what clears them comes before the next backward."""
+        self._keeps = False
         return tensors
 
     def _fill(self) -> None:
@@ -70,4 +91,9 @@ class GradientAccumulation(Treatment):
     def restore(self, loop: Loop) -> None:
         """The groups as they were; gradients that were added up so far go into the next step."""
         self._fill()
-        self._every = 1
+        self._keeps, self._every = False, 1
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+        while self._patched:
+            del self._patched.pop().zero_grad

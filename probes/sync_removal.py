@@ -21,8 +21,9 @@ class SyncRemoval(Treatment):
     """The true cost of a host-device sync, end to end: the step without it, not the time that the host waits.
 
     The first value of a place is really read; from then on the call gives back the value of the last real read, at once.
-    What the script does with it (a progress bar, a running mean) goes on with that value. Never part of a plan: how a wait is
-    avoided is for the author to say.
+    What the script does with it (a progress bar, a running mean) goes on with that value. In one step no more calls are
+    answered so than were observed in all: a loop that waits for a value to change sees it change. Never part of a plan: how a
+    wait is avoided is for the author to say.
     """
 
     slug = "sync_removal"
@@ -35,6 +36,7 @@ class SyncRemoval(Treatment):
         self._values: dict[tuple[str, tuple[int, ...], int], Any] = {}
         self._place: Place | None = None
         self._device = "cuda"
+        self._most = self._answered = 0
 
     def offer(self, loop: Loop) -> Offer:
         """Offered on CUDA for the places of the user's code that read values in a step."""
@@ -57,6 +59,7 @@ class SyncRemoval(Treatment):
         """Answer the calls of one place from memory."""
         self._place = self._places(loop)[int(level.removeprefix("place")) - 1]
         self._device = loop.device
+        self._most, self._answered = loop.device_reads[self._place], 0
         self._values.clear()
         self._release = wrap_reads(self._answer)
 
@@ -64,12 +67,19 @@ class SyncRemoval(Treatment):
         place = self._place
         if place is None or method != place.method or tensor.device.type != self._device or not _passes(frame, place):
             return really()
+        self._answered += 1
+        if self._answered > self._most:
+            return really()
         key = (method, tuple(tensor.shape), tensor.element_size())
         if key not in self._values:
             self._values[key] = really()
         value = self._values[key]
         # Scripts may write into what they got: everyone gets a copy of their own.
         return value.clone() if isinstance(value, torch.Tensor) else value.copy() if hasattr(value, "copy") else value
+
+    def on_optimizer(self, optimizer: Any) -> None:
+        """Another step begins."""
+        self._answered = 0
 
     def restore(self, loop: Loop) -> None:
         """Read again."""

@@ -37,11 +37,14 @@ class ValidationModes(Probe):
         training = [(part, part.training) for part in module.modules()]
         module.eval()
         try:
-            self._once(loop, seen, "gradients")
+            took = self._once(loop, seen, "gradients")
+            if took > SECONDS / 3:
+                return [Unavailable("validation.seconds", f"one pass takes {took:.1f} s: too long to be repeated in a scan")]
             until = perf_counter() + SECONDS
             while len(times["gradients"]) < PAIRS and (len(times["gradients"]) < 2 or perf_counter() < until):
                 for mode in random.sample(list(MODES), len(MODES)):
                     times[mode].append(self._once(loop, seen, mode))
+            self._once(loop, seen, "gradients")  # what modules keep of their last pass can be trained with
         finally:
             for part, was in training:
                 part.training = was

@@ -26,6 +26,13 @@ def annotated_transformer(q, k, v):
     return torch.matmul(scores.softmax(dim=-1), v)
 
 
+def padded_query(q, k, v):
+    scores = torch.matmul(q, k.transpose(-2, -1)) / math.sqrt(E)
+    empty = torch.ones(1, 1, T, 1)
+    empty[:, :, 2] = 0
+    return torch.matmul(scores.masked_fill(empty.expand(1, 1, T, T) == 0, -1e9).softmax(dim=-1), v)
+
+
 def bert(q, k, v):
     scores = torch.matmul(q, k.transpose(-1, -2))
     scores = scores / math.sqrt(E)
@@ -102,6 +109,22 @@ def no_attention(q, k, v):
     return (q @ k.transpose(-2, -1)).clamp(0) @ v + torch.stack([q @ k.transpose(-2, -1)])[0].sum()
 
 
+def looked_at_without_gradients(q, k, v):
+    att = (q @ k.transpose(-2, -1)).softmax(-1)
+    with torch.no_grad():
+        entropy = -(att * att.log()).sum(-1).mean()
+    return (att @ v) * entropy
+
+
+def wider_bias(q, k, v):
+    q, k = q[:, :1], k[:, :1]
+    return (q @ k.transpose(-2, -1) + torch.linspace(0, 1, H * T * T).view(1, H, T, T)).softmax(-1) @ v
+
+
+def added_with_a_factor(q, k, v):
+    return torch.add(q @ k.transpose(-2, -1), CAUSAL, alpha=3.0).softmax(-1) @ v
+
+
 def renormalised(q, k, v):
     att = (q @ k.transpose(-2, -1)).softmax(-1)
     att = att / (1e-6 + att.sum(-1, keepdim=True))
@@ -109,8 +132,8 @@ def renormalised(q, k, v):
 
 
 OTHER = [
-    masked_in_place, written_through_a_view, masked_before_it_is_scaled, softmax_over_queries, talking_heads,
-    weights_are_returned, no_attention, renormalised,
+    padded_query, masked_in_place, written_through_a_view, masked_before_it_is_scaled, softmax_over_queries, talking_heads,
+    weights_are_returned, no_attention, renormalised, looked_at_without_gradients, wider_bias, added_with_a_factor,
 ]
 
 
@@ -176,6 +199,24 @@ def test_queries_changed_before_they_are_used_are_noticed():
 
     with pytest.raises(RuntimeError, match="changed in place"):
         fused(changed)
+
+
+class Renormalise(torch.autograd.Function):
+    """Somebody's own backward."""
+
+    @staticmethod
+    def forward(ctx, scores):
+        return scores.softmax(-1)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+def test_an_autograd_function_of_its_own_is_noticed():
+    """What takes the scores past torch's functions would lose gradients: the arm fails instead."""
+    with pytest.raises(RuntimeError, match="autograd function of its own"):
+        fused(lambda q, k, v: Renormalise.apply(q @ k.transpose(-2, -1)) @ v)
 
 
 class ByHand(nn.Module):

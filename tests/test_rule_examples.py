@@ -53,7 +53,7 @@ class ExampleLoop:
     """A loop made of what an example left in its namespace."""
 
     device, cores, ranks, step_seconds = "cpu", 2.0, 1, 0.1
-    eval_call = None
+    eval_call, closure_seen = None, False
 
     def __init__(self, names, seen):
         self.autocast_seen, self.zeroing_seen = "autocast" in seen, "zeroing" in seen

@@ -51,6 +51,7 @@ class Loop:
     device, cores, ranks, step_seconds = "cpu", 2.0, 1, 0.01
     autocast_seen = checkpointing_seen = False
     anomaly_seen = zeroing_seen = True
+    closure_seen = False
 
     def __init__(self, kind=torch.optim.AdamW, **options):
         torch.manual_seed(0)

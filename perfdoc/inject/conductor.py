@@ -316,7 +316,8 @@ class Conductor:
         first = request.arm not in self._entered
         self._entered.add(request.arm)
         self._warm_left = self._warmup_steps(first)
-        self._wanted = self._block_steps()
+        self._period = math.lcm(*(self.treatments[slug].period(level) for slug, level in request.config.items()))
+        self._wanted = -(-self._block_steps() // self._period) * self._period
         self._block_start: float | None = None
         self.session.clock.restart()
 
@@ -388,7 +389,8 @@ class Conductor:
             self._irregular += 1
             self._irregular_seconds += step.seconds
         slow = math.fsum(self._steps) > 6 * BLOCK_SECONDS and len(self._steps) >= 3
-        if len(self._steps) >= self._wanted or (slow and self._wanted > 3):
+        whole = len(self._steps) % self._period == 0
+        if len(self._steps) >= self._wanted or (slow and self._wanted > 3 and whole):
             self._end_block()
 
     def _begin_counting(self) -> None:

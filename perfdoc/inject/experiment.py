@@ -16,7 +16,7 @@ from typing import Any
 from perfdoc import blocks as pairing
 from perfdoc import parity, stats
 from perfdoc.blocks import AA_ARM, CONFIRM_PHASE, CONTROL_ARM, SEARCH_PHASE
-from perfdoc.inject.design import Factor, screening_arms
+from perfdoc.inject.design import Factor, screening_arms, without
 from perfdoc.inject.surrogate import Surrogate
 from perfdoc.treatment import CONTROL, Config, config_from_id, config_id
 
@@ -197,7 +197,7 @@ class Experiment:
         for place, arm in enumerate(order):
             if self.remaining() <= floor:
                 break
-            if arm in self.failed:
+            if arm in self.failed or not without([arms[arm]], [*self.failed, *self.excluded]):
                 continue
             if place % ARMS_A_CONTROL == 0 and not self._last_was_control:
                 yield from self._control(phase)
@@ -209,6 +209,10 @@ class Experiment:
                 self._keep(result)
         if not self._last_was_control:
             yield from self._control(phase)
+
+    def _needs_aa(self) -> bool:
+        """Whether the A/A arm has too few pairs for anything to be believed."""
+        return len(self.values(AA_ARM)) < stats.LOOKS[0]
 
     def _aa_is_vague(self) -> bool:
         values = self.values(AA_ARM)
@@ -237,14 +241,15 @@ class Experiment:
         yield from self._add_late()
         yield from self._compare_numbers([self.plan])
         if self._changes_training(self.plan):
-            self.plan = {}
             yield from self._search(max(self.remaining() / 2, self.remaining() - SCREEN_SHARE / 2 * self.budget))
+            yield from self._add_late()
             yield from self._compare_numbers([self.plan])
-            if self._changes_training(self.plan):
-                self.plan = self._chosen()
+            self.plan = {s: level for s, level in self.plan.items() if not self._changes_training({s: level})}
         yield ProbeRequest(False, dict(self.plan))
         yield from self._confirm()
         yield from self._compare_numbers([arm for arm in self._arms if self.verdicts.get(config_id(arm)) == "helps"])
+        if self._changes_training(self.plan):
+            self.plan = {}  # a part that there was no time to compare before
         yield from self._settle_rest()
 
     def _seconds_an_arm(self) -> float:
@@ -290,7 +295,10 @@ class Experiment:
         if not self._seen():
             return arms
         model = self._surrogate()
-        hopes = {name: math.inf if name in self._ceiling_ids else model.hope(arm) for name, arm in arms.items()}
+        hopes = {
+            name: math.inf if name in self._ceiling_ids else model.hope(arm) if self._plannable(arm) else -math.inf
+            for name, arm in arms.items()
+        }
         return dict(sorted(arms.items(), key=lambda entry: -hopes[entry[0]]))
 
     def _late_seconds(self, arm: Config) -> float:
@@ -330,6 +338,9 @@ class Experiment:
         found = [(arm, self.values(name)) for name, arm in arms.items() if self._plannable(arm)]
         return [(arm, values) for arm, values in found if values]
 
+    def _any_quick(self) -> bool:
+        return any(self._plannable(arm) and not self._late_seconds(arm) for arm in self._arms)
+
     def _surrogate(self) -> Surrogate:
         """What all blocks so far say together about stacks of what can be switched to quickly."""
         quick = [
@@ -337,15 +348,17 @@ class Experiment:
             and max(level.expected_seconds for level in factor.levels) < LATE_SECONDS
         ]
         noise = max(pairing.control_noise(self.blocks) or UNKNOWN_NOISE, LEAST_NOISE)
-        banned = [*self.excluded, *self.failed, *(arm for arm, said in self.numerics.items() if said == "changes training")]
+        banned = [*self.excluded, *self.failed]
+        if not self.allow_numerics:
+            banned += [arm for arm, said in self.numerics.items() if said == "changes training"]
         seen = [(arm, values) for arm, values in self._seen() if not self._late_seconds(arm)]
-        return Surrogate(quick, seen, noise, math.log1p(self.smallest_effect), () if self.allow_numerics else banned)
+        return Surrogate(quick, seen, noise, math.log1p(self.smallest_effect), banned)
 
     def _search(self, floor: float) -> Steps:
         """Draw stacks that may be the best, measure them beside the best so far, until none is likely to beat it."""
         bound = math.log1p(self.smallest_effect)
         known = False
-        while self._seen() and self.remaining() > floor:
+        while self._any_quick() and self.remaining() > floor:
             model = self._surrogate()
             best = model.best(model.mean)
             draws = [model.draw(self._random) for _ in range(DRAWS // 3)]
@@ -363,7 +376,7 @@ class Experiment:
             if not live:
                 break
             before, known = len(self.blocks), not known
-            if known and AA_ARM not in self.verdicts:
+            if (known and AA_ARM not in self.verdicts) or self._needs_aa():
                 live[AA_ARM] = CONTROL
             yield from self._round(live, SEARCH_PHASE, floor)
             self._settle(name for name in live if name in self._named or name == AA_ARM)
@@ -409,6 +422,7 @@ class Experiment:
             return
         stack = {**self.plan, **best}
         offered = [best] if self._entry_seconds(stack) > ENTRY_SHARE * self.remaining() else [best, stack]
+        offered = without(offered, [*self.excluded, *self.failed])
         better = yield from self._better_than(self.plan, offered, min(floor, self.remaining() / 2))
         if better is not None:
             self.plan = better
@@ -485,6 +499,8 @@ class Experiment:
         while self.remaining() > 0 and len(self.values(name, confirm=True)) < CONFIRM_PAIRS:
             before = len(self.blocks)
             yield from self._round({name: self.plan}, CONFIRM_PHASE, 0.0)
+            if self._needs_aa():  # without it the plan could not be believed: in blocks of a phase of their own
+                yield from self._round({AA_ARM: CONTROL}, "settle", 0.0)
             if name in self.failed:
                 self.plan = {}  # what fails now is no advice, however fast it was
                 return

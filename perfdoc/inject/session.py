@@ -16,6 +16,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import FrameType
@@ -74,6 +75,7 @@ class LoopView:
         self.anomaly_seen = False
         self.checkpointing_seen = False
         self.zeroing_seen = False
+        self.closure_seen = False
         self.device_reads: dict[Any, int] = {}
         self.eval_call: EvalCall | None = None
         self.input_shapes: dict[tuple[tuple[int, ...], ...], int] = {}
@@ -132,6 +134,7 @@ class Session:
         self._calls = OutermostCalls(self._forward, self.clock.mine)
         self._replaced: list[tuple[Any, str, Any, Any]] = []
         self._hooks: list[Any] = []
+        self._released = False
 
     # -- wrapping torch
 
@@ -181,7 +184,14 @@ class Session:
         self._calls.observe()
         self._watch_settings()
         self._wrap_schedulers()
-        os.register_at_fork(after_in_child=self._forked)
+        session_of = weakref.ref(self)  # the registration cannot be taken back: it must not keep a user's model alive
+
+        def forked() -> None:
+            alive = session_of()
+            if alive is not None:
+                alive._forked()
+
+        os.register_at_fork(after_in_child=forked)
 
     def _replace(self, place: Any, name: str, new: Any) -> None:
         self._replaced.append((place, name, place.__dict__.get(name), getattr(place, name)))
@@ -189,19 +199,27 @@ class Session:
 
     def uninstall(self) -> None:
         """Give torch back as it was, for loops that go on in this process (``perfdoc.bench_step``)."""
+        global current
         self.enabled = False
-        if self.conductor is not None:
-            self.conductor.give_up()
-        self._close()
-        if self._observing:
+        current = None if current is self else current
+        try:
+            if self.conductor is not None:
+                self.conductor.give_up()
+            self._close()
+        finally:
+            self._unwrap()
+
+    def _unwrap(self) -> None:
+        if not self._released:
             self._release_observers()
         self._calls.release()
         for hook in self._hooks:
             hook.remove()
         for handle in self._handles.values():
-            for holder in (handle.loader, getattr(handle.loader, "_iterator", None)):
-                for name in [n for n in getattr(holder, "__dict__", ()) if n.startswith("_perfdoc_")]:
-                    del holder.__dict__[name]
+            if getattr(handle.loader, "_iterator", None) is not None:
+                handle.loader._iterator = None  # its workers were ended: the next epoch starts new ones
+            for name in [n for n in vars(handle.loader) if n.startswith("_perfdoc_")]:
+                del handle.loader.__dict__[name]
         while self._replaced:
             place, name, own, original = self._replaced.pop()
             if own is None and isinstance(place, type):
@@ -257,6 +275,7 @@ class Session:
         release_reads = wrap_reads(read)
 
         def release() -> None:
+            session._released = True
             release_reads()
             if ask is not None:
                 checkpointing._get_autocast_kwargs = ask
@@ -491,6 +510,8 @@ class Session:
             self.ending.raise_again()
         self._stepping += 1
         self._has_optimizer = True
+        if self._observing and any(callable(value) for value in (*args, *kwargs.values())):
+            self.loop.closure_seen = True
         self.clock.push(OPTIMIZER)
         if self._stepping == 1:
             for treatment in self._active():

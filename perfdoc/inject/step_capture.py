@@ -28,6 +28,13 @@ class Given:
     place: int
 
 
+@dataclass(frozen=True)
+class Fixed:
+    """A parameter that the loss was computed with: it does not grow with the batch."""
+
+    tensor: Any
+
+
 @dataclass
 class CapturedStep:
     """A module's call, and the calls from its outcome to what backward started from."""
@@ -52,10 +59,12 @@ class CapturedStep:
         def real(value: Any) -> Any:
             if isinstance(value, Made):
                 return made[value.number]
-            return given["extra"][value.place] if isinstance(value, Given) else value
+            value = given["extra"][value.place] if isinstance(value, Given) else value
+            return value.tensor if isinstance(value, Fixed) else value
 
         for call, args, kwargs, results in self.calls:
             args, kwargs = pytree.tree_map(real, (args, kwargs), is_leaf=lambda v: isinstance(v, Made | Given))
+            call, args, kwargs = _on_one_device(call, args, kwargs)
             try:
                 out = call(*args, **kwargs)
             except RuntimeError:
@@ -79,6 +88,20 @@ class CapturedStep:
         self.calls = kept[::-1]
         used = {v.place for _, args, kwargs, _ in self.calls for v in _placeholders((args, kwargs)) if isinstance(v, Given)}
         self.extra = [tensor if place in used else None for place, tensor in enumerate(self.extra)]
+
+
+def _on_one_device(call: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+    """The call without its device: the plan's tensors, which have no data, all live in one place."""
+    name = getattr(call, "__name__", "")
+    if name in ("cuda", "cpu"):
+        return (lambda tensor: tensor), args[:1], {}
+    kwargs = {key: value for key, value in kwargs.items() if key != "device"}
+    if name == "to":
+        kwargs = {key: value for key, value in kwargs.items() if key != "non_blocking"}
+        args = (args[0], *(a for a in args[1:] if not isinstance(a, str | int | torch.device) or isinstance(a, bool)))
+        if len(args) == 1 and not kwargs:
+            return (lambda tensor: tensor), args, {}
+    return call, args, kwargs
 
 
 def _placeholders(value: Any) -> list[Any]:
@@ -188,7 +211,8 @@ class StepCapture(TorchFunctionMode):  # type: ignore[misc]
             assert self.step is not None
             place = self._outside[id(value)] = Given(len(self.step.extra))
             self._kept.append(value)
-            self.step.extra.append(value.detach())
+            fixed = isinstance(value, torch.nn.Parameter)
+            self.step.extra.append(Fixed(value.detach()) if fixed else value.detach())
         return place
 
     def on_backward(self, tensors: Any) -> Any:

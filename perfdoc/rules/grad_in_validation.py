@@ -66,7 +66,9 @@ class GradInValidation(Rule):
         best = shown["inference_mode"]
         effect = Effect(*best.speedup, best.pairs, "measured in isolation")
         verdict: Verdict = "undecided"
-        if effect.low > 1 and effect.speedup > 1 + seen.asked_effect:
+        if seen.withheld:
+            verdict = "withheld"
+        elif effect.low > 1 and effect.speedup > 1 + seen.asked_effect:
             verdict = "helps"
         elif max(abs(best.low), abs(best.high)) < seen.asked_effect:
             verdict = "no difference"

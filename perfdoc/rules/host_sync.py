@@ -69,7 +69,8 @@ class HostSync(Rule):
         arms = seen.arms_of("sync_removal")
         if arms:
             best = best_arm(seen, arms)
-            return self.finding(seen, best, f"{title}; {describe(seen, best)}", where,
+            tried = seen.change(best).removeprefix("no wait at ").split(" (")[0]
+            return self.finding(seen, best, f"{title}; {describe(seen, best)}", tried,
                                 "keep the value on the device and read it every hundred steps", lines)
         return Finding(
             self.code, self.slug, title, where, "undecided",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perfdoc.finding import Finding
 from perfdoc.rule import Evidence, TreatmentRule
 
 
@@ -61,6 +62,13 @@ class SlowAttention(TreatmentRule):
     needs = ("step.time", "fused_attention.speedup")
     effort = "a few lines"
     treatment = "fused_attention"
+
+    def check(self, seen: Evidence) -> Finding | None:
+        """Nothing where the arm ran and no attention was met that could be fused: then it measured nothing."""
+        ran = any(seen.values(arm) for arm in seen.arms_of(self.treatment))
+        if ran and not seen.measurements("attention.fused"):
+            return None
+        return super().check(seen)
 
     def where(self, seen: Evidence) -> str:
         """The line of the first product that was fused most."""
