@@ -213,6 +213,9 @@ class Treatment(ABC):
     def on_optimizer(self, optimizer: Any) -> None:
         """``optimizer.step`` is about to run."""
 
+    def after_optimizer(self, optimizer: Any) -> None:
+        """``optimizer.step`` has run."""
+
 
 def config_id(config: Config) -> str:
     """The name of an arm in captures: ``control``, or ``slug=level`` joined by ``+`` in the order of the slugs."""

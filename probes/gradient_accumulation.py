@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.optim.optimizer import register_optimizer_step_post_hook
-
 from perfdoc.treatment import Level, Loop, Offer, Treatment
 
 STEPS = (2, 4)
@@ -30,7 +28,6 @@ class GradientAccumulation(Treatment):
         self._calls: dict[int, int] = {}
         self._emptied: list[tuple[dict[str, Any], list[Any]]] = []
         self._keeps = False
-        self._hook: Any = None
         self._patched: list[Any] = []
 
     def offer(self, loop: Loop) -> Offer:
@@ -53,7 +50,6 @@ class GradientAccumulation(Treatment):
     def apply(self, loop: Loop, level: str) -> None:
         """Count the optimizer's calls from here on; a round that another block began goes on."""
         self._every = int(level.removeprefix("x"))
-        self._hook = register_optimizer_step_post_hook(lambda *args: self._fill())
         for optimizer in loop.optimizers:
             original = optimizer.zero_grad
 
@@ -78,6 +74,10 @@ class GradientAccumulation(Treatment):
                 group["params"] = []
             self._keeps = True
 
+    def after_optimizer(self, optimizer: Any) -> None:
+        """The groups as they were."""
+        self._fill()
+
     def on_backward(self, tensors: Any) -> Any:
         """From here on gradients are added to what was kept; what clears them comes before the next backward."""
         self._keeps = False
@@ -92,8 +92,5 @@ class GradientAccumulation(Treatment):
         """The groups as they were; gradients that were added up so far go into the next step."""
         self._fill()
         self._keeps, self._every = False, 1
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
         while self._patched:
             del self._patched.pop().zero_grad

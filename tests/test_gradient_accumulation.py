@@ -24,6 +24,7 @@ def trained(where, every, steps=8):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     treatment, loop = GradientAccumulation(), Loop(optimizer)
     optimizer.register_step_pre_hook(lambda *args: treatment.on_optimizer(optimizer))
+    optimizer.register_step_post_hook(lambda *args: treatment.after_optimizer(optimizer))
     treatment.apply(loop, f"x{every}")
     weights = []
     for number in range(steps):

@@ -163,6 +163,8 @@ def capture_of(code, best):
                        "levels": [[level.name, level.change] for level in offer.levels], "ceiling": treatment.ceiling})
         for level in offer.levels:
             arms[f"{slug}={level.name}"] = 1.3 if (slug, level.name) in best else 0.9
+    if "fused_attention=on" in arms:
+        measurements = [*measurements, Measurement("attention.fused", "count", (1.0,), {"site": "train.py:9"})]
     return make(arms, workers=loader.num_workers, persistent=loader.persistent_workers, offers=listed,
                 measurements=[*measurements, *(TURNS if loader.num_workers else ())])
 

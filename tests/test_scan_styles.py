@@ -32,7 +32,8 @@ def test_loops_with_a_loader(scan: Scan, script: str, step: dict[str, int], line
     assert step.items() <= loop["step"].items()
     assert [loader["site"] for loader in loop["loaders"]] == [f"{script}:{line}"]
     assert scanned.found["run"]["laps"] == 1
-    assert {block["arm"] for block in scanned.capture["blocks"]} >= {"control", "A/A", "compute_ceiling=on"}
+    assert len({block["arm"] for block in scanned.capture["blocks"]} - {"control"}) >= 2
+    assert "compute_ceiling" in {offer["slug"] for offer in scanned.capture["offers"] if offer["status"] == "offered"}
     assert any("dataloader_workers" in arm["arm"] for arm in scanned.found["arms"])
     assert left_behind(scanned.run_folder) == []
 
@@ -58,6 +59,7 @@ def test_loops_without_a_loader(scan: Scan, script: str, step: dict[str, int]) -
     assert left_behind(scanned.run_folder) == []
 
 
+@pytest.mark.alone
 def test_validation_does_not_run_while_the_loop_is_held(scan: Scan) -> None:
     """Epochs do not end during the experiment, and a one-cycle schedule is not driven past its last step."""
     scanned = scan("validation.py", budget=8)

@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import perfdoc
 from perfdoc.errors import PerfdocError
 
+pytestmark = pytest.mark.alone
+
 
 def step(width=192):
     """A small model with its batch, loss and optimizer."""

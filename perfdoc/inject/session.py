@@ -526,6 +526,8 @@ class Session:
         self._stepping -= 1
         if self._stepping:
             return  # a wrapper around another optimizer (SAM, Lookahead): the outer call is the step
+        for treatment in self._active():
+            treatment.after_optimizer(optimizer)
         key = id(optimizer)
         if key not in self._optimizers:
             self._optimizers.add(key)

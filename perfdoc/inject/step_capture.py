@@ -160,6 +160,9 @@ class StepCapture(TorchFunctionMode):  # type: ignore[misc]
         """The step is over."""
         self.stop()
 
+    def after_optimizer(self, optimizer: Any) -> None:
+        """Nothing."""
+
     def on_forward(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Nothing."""
         return args, kwargs
