@@ -23,6 +23,7 @@ from perfdoc.inject.experiment import (
     Result,
 )
 from perfdoc.inject.parity import ParityRuns
+from perfdoc.inject.step_finder import BACKWARD_ONLY
 from perfdoc.measurement import Measurement, Unavailable
 from perfdoc.probe import Probe
 from perfdoc.treatment import CONTROL, Config, Treatment, config_from_id, config_id
@@ -193,6 +194,11 @@ class Conductor:
     def _compare(self, request: ParityRequest) -> Generator[None, None, None]:
         """Compare the numbers of arms with the control's; yields whenever a step has to run. A failing arm ends it."""
         if self._schedule is not None:
+            return
+        shape = self.session.finder.shape
+        if shape is not None and shape.anchor == BACKWARD_ONLY:
+            # Such a step ends with backward: what the script does with its gradients comes after, and must find them.
+            self._record([Unavailable("parity", "the script updates its parameters by hand, with no optimizer to start over")])
             return
         runs = ParityRuns(self.session, request.arms, request.seconds)
         steps = runs.run()
