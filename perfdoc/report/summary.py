@@ -184,7 +184,7 @@ def headline(diagnosis: Diagnosis) -> str:
         return f"All verdicts are withheld: {seen.withheld}."
     if plan is not None and plan.effect is not None and plan.effect.low > 1:
         return (
-            f"{' and '.join(plan.changes)} make{'s' if len(plan.changes) == 1 else ''} your step "
+            f"{_listed(plan.changes)} make{'s' if len(plan.changes) == 1 else ''} your step "
             f"{speedup(plan.effect)} faster, measured in your loop."
         )
     helping = [a for a in arms(diagnosis) if a.verdict == "helps"]
@@ -209,6 +209,10 @@ def headline(diagnosis: Diagnosis) -> str:
             f"{len(tried) + missed} questions. Raise --budget."
         )
     return f"None of the {len(tried)} changes tried makes your step faster on this machine. Leave it as it is."
+
+
+def _listed(changes: tuple[str, ...]) -> str:
+    return " and ".join(filter(None, (", ".join(changes[:-1]), changes[-1])))
 
 
 NUMBERS = {
