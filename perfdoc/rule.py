@@ -293,6 +293,8 @@ class TreatmentRule(Rule):
     """A rule whose evidence is one treatment, switched in the loop: what came out is the finding, good or bad."""
 
     treatment: ClassVar[str]
+    in_samples: ClassVar[bool] = False
+    """Whether the step as a unit changes with the treatment, so that samples a second are what people compare."""
 
     def where(self, seen: Evidence) -> str:
         """``file:line`` the change belongs to, or an empty string where no one place is known."""
@@ -304,6 +306,9 @@ class TreatmentRule(Rule):
 
     def title(self, seen: Evidence, arm: str) -> str:
         """One sentence about the arm with its figures."""
+        effect = seen.effect(arm)
+        if self.in_samples and effect is not None and seen.verdict(arm) in ("helps", "hurts", "no difference"):
+            return f"{seen.change(arm)} processes {effect.speedup:.2f}x as many samples a second"
         return describe(seen, arm)
 
     def check(self, seen: Evidence) -> Finding | None:

@@ -320,8 +320,8 @@ def test_the_order_of_blocks_follows_the_seed():
 def test_blocks_of_earlier_laps_are_used():
     """What a first launch measured counts in the second one, which then needs less time for the same verdicts."""
     first = SimulatedLoop(alone(a=1.3, b=0.9))
-    before = first.run(FACTORS, 3.0)
-    assert not before.verdicts
+    before = first.run(FACTORS, 2.5)
+    assert not before.plan
     second = SimulatedLoop(alone(a=1.3, b=0.9), seed=9, lap=1)
     after = second.run(FACTORS, 30.0, history=before.blocks)
     assert len(after.values("b=on")) > len(before.values("b=on")) > 0

@@ -194,8 +194,8 @@ class Experiment:
             # How far A/A is known bounds every verdict: in rounds of many arms it has several places.
             order += [AA_ARM] * (len(order) // ARMS_AN_AA - 1 + self._aa_is_vague())
         self._random.shuffle(order)
-        if AA_ARM in arms and not self.values(AA_ARM):
-            order.sort(key=lambda arm: arm != AA_ARM)  # whatever time there is, the control is compared with itself
+        # However little time there is: what every verdict rests on, and what explains the step, has a block of its own.
+        order.sort(key=lambda arm: not ((arm == AA_ARM or arm in self._ceiling_ids) and not self._entered(arm)))
         for place, arm in enumerate(order):
             if self.remaining() <= floor:
                 break

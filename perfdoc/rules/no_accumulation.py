@@ -48,13 +48,7 @@ class NoAccumulation(TreatmentRule):
     needs = ("step.time", "gradient_accumulation.speedup")
     effort = "a few lines"
     treatment = "gradient_accumulation"
-
-    def title(self, seen: Evidence, arm: str) -> str:
-        """Samples a second: the optimizer's steps become fewer."""
-        effect, verdict = seen.effect(arm), seen.verdict(arm)
-        if effect is None or verdict not in ("helps", "hurts", "no difference"):
-            return super().title(seen, arm)
-        return f"{seen.change(arm)} processes {effect.speedup:.2f}x as many samples a second"
+    in_samples = True
 
     def evidence(self, seen: Evidence, arm: str) -> list[str]:
         """What it means for the training."""

@@ -41,13 +41,7 @@ class UnusedMemory(TreatmentRule):
     needs = ("step.time", "memory.peak", "batch_size.speedup")
     effort = "a change of design"
     treatment = "batch_size"
-
-    def title(self, seen: Evidence, arm: str) -> str:
-        """Samples a second, not steps."""
-        effect, verdict = seen.effect(arm), seen.verdict(arm)
-        if effect is None or verdict not in ("helps", "hurts", "no difference"):
-            return super().title(seen, arm)
-        return f"{seen.change(arm)} processes {effect.speedup:.2f}x as many samples a second"
+    in_samples = True
 
     def evidence(self, seen: Evidence, arm: str) -> list[str]:
         """Memory with and without, and what to do about the learning rate."""
