@@ -195,9 +195,10 @@ class Experiment:
             order += [AA_ARM] * (len(order) // ARMS_AN_AA - 1 + self._aa_is_vague())
         self._random.shuffle(order)
         # However little time there is: what every verdict rests on, and what explains the step, has a block of its own.
-        order.sort(key=lambda arm: not ((arm == AA_ARM or arm in self._ceiling_ids) and not self._entered(arm)))
+        needed = {arm for arm in order if (arm == AA_ARM or arm in self._ceiling_ids) and not self._entered(arm)}
+        order.sort(key=lambda arm: arm not in needed)
         for place, arm in enumerate(order):
-            if self.remaining() <= floor:
+            if self.remaining() <= (0.0 if arm in needed else floor):
                 break
             if arm in self.failed or not without([arms[arm]], [*self.failed, *self.excluded]):
                 continue
