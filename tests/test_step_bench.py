@@ -94,7 +94,7 @@ def test_a_change_that_breaks_the_step_is_dropped():
             raise TypeError("float32 only")
         return loss_fn(out, target)
 
-    found = perfdoc.bench_step(model, batch, strict, optimizer, budget=8.0, only=("autocast", "optimizer_implementation"))
+    found = perfdoc.bench_step(model, batch, strict, optimizer, budget=16.0, only=("autocast", "optimizer_implementation"))
     assert found.verdicts()["autocast=bf16"] == "untestable here"
     assert len(found.diagnosis.seen.values("optimizer_implementation=foreach")) >= 2
 
