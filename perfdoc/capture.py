@@ -55,6 +55,7 @@ class Capture:
     parity: list[dict[str, Any]] = field(default_factory=list)
     guard: dict[str, Any] = field(default_factory=dict)
     failure: dict[str, Any] | None = None
+    loader: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The document as it is stored."""
@@ -91,7 +92,9 @@ def read(path: Path) -> Capture:
             "Use the perfdoc that wrote it, or scan again."
         )
     try:
-        fields = {name: document[name] for name in Capture.__dataclass_fields__ if name != "measurements"}
+        # Captures of before there was such an entry are read too.
+        fields: dict[str, Any] = {"loader": None} | document
+        fields = {name: fields[name] for name in Capture.__dataclass_fields__ if name != "measurements"}
         return Capture(**fields, measurements=[from_json(entry) for entry in document["measurements"]])
     except (KeyError, TypeError) as error:
         raise PerfdocError(f"{file} is damaged: {error} is missing or of another kind.") from None
@@ -141,6 +144,8 @@ def from_events(events: Iterable[Mapping[str, Any]], run: dict[str, Any], machin
             capture.blocks.append(_without(event, "e", "t", "file"))
         elif event["e"] == "failure":
             capture.failure = _without(event, "e", "t", "file", "lap")
+        elif event["e"] == "benched":
+            capture.loader = _without(event, "e", "t", "file", "lap")
     capture.offers = list(offers.values())
     capture.parity = [_without(e, "e", "t", "file", "lap") for e in events if e["e"] == "parity"]
     capture.measurements = [*_steps([e for e in events if e["e"] == "step" and e["file"] in leaders]),

@@ -54,6 +54,8 @@ class Options:
     errand: str = ""
     """Module whose ``Errand`` is run in the loop in place of an experiment."""
     errand_settings: dict[str, Any] = field(default_factory=dict)
+    errand_limit: float | None = None
+    """Seconds after which an errand is ended from outside: a data set that hangs must not hang perfdoc."""
 
 
 @dataclass
@@ -275,7 +277,7 @@ class Scan:
 
     def _wait(self, process: subprocess.Popen[bytes]) -> str:
         """Wait for the command's end; end it where it does not end itself. Says why it was ended, if it was."""
-        started, ended_at = time.monotonic(), None
+        started, ended_at, errand_at = time.monotonic(), None, None
         while True:
             try:
                 process.wait(POLL_SECONDS)
@@ -295,7 +297,14 @@ class Scan:
                 if ended_at is not None and now - ended_at > END_GRACE_SECONDS:
                     _terminate(process.pid)
                     return "did not end by itself"
-                if "optimizer step" not in self.watch.seen() and now - started > self.options.wait:
+                seen = self.watch.seen()
+                if errand_at is None and "errand" in seen:
+                    errand_at = now
+                limit = self.options.errand_limit
+                if errand_at is not None and limit is not None and ended_at is None and now - errand_at > limit:
+                    _terminate(process.pid)
+                    return "hung"
+                if not {"optimizer step", "errand"} & set(seen) and now - started > self.options.wait:
                     _terminate(process.pid)
                     return "never trained"
             except KeyboardInterrupt:
@@ -381,6 +390,9 @@ class Scan:
         if injected:
             return {"outcome": "failed", "reason": "perfdoc could not get into the script: " + injected[-1].strip()[-500:],
                     "exit_code": code or 1}
+        if last.why == "hung":
+            return {"outcome": "failed", "exit_code": 1,
+                    "reason": f"it hung: nothing came for longer than the {self.options.errand_limit:.0f} s that it may take"}
         if last.why == "never trained":
             return {"outcome": "never trained", "exit_code": 3,
                     "reason": f"no optimizer step within {self.options.wait:g} s; {_got_to(self.watch.seen(), events)}"}

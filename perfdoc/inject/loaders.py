@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import itertools
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
@@ -73,11 +73,15 @@ class Short:
         return self.count
 
 
-def twin(loader: Any, workers: int | None, wrap: Callable[[Any], Any], persistent: bool = False) -> Any:
+def twin(
+    loader: Any, workers: int | None, wrap: Callable[[Any], Any], persistent: bool = False,
+    changes: Mapping[str, Any] | None = None,
+) -> Any:
     """A shallow copy of ``loader`` with ``workers`` workers (None: as the user has it) and its sampler wrapped.
 
-    The copy goes around ``DataLoader.__init__``, so subclasses that iterate in their constructor do not start doing so
-    again. The user's loader is not touched.
+    ``changes``: further attributes of the copy (``pin_memory``, ``in_order``...). The copy goes around
+    ``DataLoader.__init__``, so subclasses that iterate in their constructor do not start doing so again. The user's loader is
+    not touched.
     """
     clone = copy.copy(loader)
     settings = clone.__dict__
@@ -92,6 +96,7 @@ def twin(loader: Any, workers: int | None, wrap: Callable[[Any], Any], persisten
     settings["persistent_workers"] = persistent and settings["num_workers"] > 0
     settings["_iterator"] = None
     settings["_perfdoc_twin"] = True
+    settings.update(changes or {})
     if not isinstance(loader.dataset, IterableDataset):
         if settings.get("batch_sampler") is not None:
             settings["batch_sampler"] = wrap(settings["batch_sampler"])

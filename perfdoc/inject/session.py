@@ -51,6 +51,8 @@ LONG_OBSERVATION = 8.0
 BACKWARDS_WITHOUT_OPTIMIZER = 8
 """Backward calls after which a process that holds no optimizer is taken to update its parameters by hand."""
 CONTROL_STEP, OBSERVED_STEP, CLOCK_STEP, IRREGULAR_STEP = range(len(step_log.KINDS))
+EVALUATING = 30.0
+"""Seconds of forward passes without backward after which a script is taken to evaluate only (sanity checks are shorter)."""
 LONGEST_SWITCH = 0.3
 """Share of the budget that the first switch to a level (compilation) may be expected to take."""
 MOST_SHAPES = 64
@@ -135,6 +137,8 @@ class Session:
         self._replaced: list[tuple[Any, str, Any, Any]] = []
         self._hooks: list[Any] = []
         self._released = False
+        self._loader_wanted = settings.get("loader_after") is not None
+        self._first_fetch: float | None = None
 
     # -- wrapping torch
 
@@ -368,7 +372,22 @@ class Session:
         fetches[key] = fetches.get(key, 0) + 1
         for treatment in self._active():
             treatment.on_fetch()
+        if self._loader_wanted:
+            self._fetched(handle)
         return batch
+
+    def _fetched(self, handle: loaders.Handle) -> None:
+        """An errand that wants a loader, and nothing may ever train: after a while it is given the one that is iterated."""
+        if self._training or "backward" in self._seen:
+            self._loader_wanted = False  # a loop: it is waited for
+            return
+        if self._first_fetch is None:
+            self._first_fetch = time.monotonic()
+        patience = EVALUATING if "forward" in self._seen else self.settings["loader_after"]
+        if time.monotonic() - self._first_fetch >= patience:
+            self._loader_wanted = False
+            self.errand = importlib.import_module(self.settings["errand"]).Errand(self)
+            self.errand.on_loader(handle)
 
     def _handle_of(self, loader: Any, iterator: Any) -> loaders.Handle:
         """The handle of a loader; scripts that make their loader anew every epoch keep one handle."""

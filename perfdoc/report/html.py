@@ -8,10 +8,11 @@ from typing import Any
 
 import jinja2
 
+from perfdoc import loader_answer
 from perfdoc.blocks import CONTROL_ARM
 from perfdoc.diagnose import Diagnosis
 from perfdoc.finding import Effect
-from perfdoc.report import figures, summary
+from perfdoc.report import figures, loader_curve, summary
 from perfdoc.rule import discover_rules
 
 
@@ -30,10 +31,15 @@ def render(diagnosis: Diagnosis) -> str:
     env.filters["seconds"] = figures.seconds
     env.filters["speedup"] = figures.speedup
     capture = diagnosis.capture
+    loader = loader_answer.read(capture.measurements, capture.experiment.get("failed", {}))
+    if loader is not None and loader.recommended is None:
+        loader = None
     return env.get_template("report.html.j2").render(
+        loader=loader and loader_curve.section(loader, capture.loader or {}),
         run=capture.run, loop=capture.loop, machine=capture.machine, environment=capture.environment,
         device=summary.device(diagnosis), command=figures.command_line(capture.run["command"]),
-        headline=summary.headline(diagnosis), step=summary.step_sentence(diagnosis), time=summary.step_time(diagnosis),
+        headline=loader.sentence if loader and not capture.blocks else summary.headline(diagnosis),
+        step=summary.step_sentence(diagnosis), time=summary.step_time(diagnosis),
         anatomy=summary.anatomy(diagnosis), ceilings=summary.ceilings(diagnosis), plan=diagnosis.plan,
         epoch=summary.epoch_sentence(diagnosis), numbers=summary.numbers_sentence(diagnosis),
         forest=forest(diagnosis), timeline=timeline(diagnosis), groups=summary.grouped(diagnosis),

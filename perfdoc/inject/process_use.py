@@ -1,0 +1,81 @@
+"""What processes use, read from ``/proc``: CPU time and memory of workers, shared memory, free memory, file handles.
+
+Every function answers None where the system does not tell (macOS, Windows, a hidden ``/proc``): no figure is made up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+SHM = "/dev/shm"
+
+
+def cpu_seconds(pids: Iterable[int]) -> float | None:
+    """CPU seconds that living processes have used so far, in user and kernel mode (ticks of 10 ms)."""
+    total = 0
+    try:
+        for pid in pids:
+            with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as f:
+                # The command may hold blanks and brackets: the fields are counted from the last bracket.
+                fields = f.read().rpartition(")")[2].split()
+            total += int(fields[11]) + int(fields[12])
+        return total / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def proportional_memory(pids: Iterable[int]) -> int | None:
+    """Bytes of memory of these processes, shared pages counted in proportion (PSS)."""
+    total = 0
+    try:
+        for pid in pids:
+            with open(f"/proc/{pid}/smaps_rollup", encoding="ascii", errors="replace") as f:
+                total += next(int(line.split()[1]) * 1024 for line in f if line.startswith("Pss:"))
+    except (OSError, ValueError, StopIteration):
+        return None
+    return total
+
+
+def shared_memory() -> tuple[int, int] | None:
+    """Bytes used and bytes free in ``/dev/shm``, through which workers hand over their batches."""
+    try:
+        found = os.statvfs(SHM)
+    except OSError:
+        return None
+    return (found.f_blocks - found.f_bfree) * found.f_frsize, found.f_bavail * found.f_frsize
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that can be had without swapping: the machine's, or less where a cgroup's limit is nearer."""
+    found: list[int] = []
+    try:
+        with open("/proc/meminfo", encoding="ascii") as f:
+            found.append(next(int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable")))
+    except (OSError, StopIteration, ValueError):
+        pass
+    for folder, limit, used, cache in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            with open(f"{folder}/{limit}", encoding="ascii") as f, open(f"{folder}/{used}", encoding="ascii") as g:
+                free = int(f.read()) - int(g.read())
+            with open(f"{folder}/memory.stat", encoding="ascii") as f:
+                # Cached files count as used there, but are dropped when memory is asked for.
+                free += next((int(line.split()[1]) for line in f if line.split()[0] == cache), 0)
+            found.append(free)
+        except (OSError, ValueError):  # no such cgroup, or "max": no limit
+            continue
+    return max(0, min(found)) if found else None
+
+
+def free_handles() -> int | None:
+    """File handles that this process may still open."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return max(0, limit - len(os.listdir("/proc/self/fd")))
+    except (ImportError, OSError):
+        return None

@@ -1,0 +1,372 @@
+"""From what a DataLoader delivered under several settings to the answer: how many workers to use.
+
+No torch: the measuring process asks what is still open, the report what came out. Settings are compared round by round, as
+the log of the ratio of their rates, so that a machine that slows down for a while slows both.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+from perfdoc import stats
+from perfdoc.capture import Capture
+from perfdoc.measurement import Measurement, Unavailable
+
+CLOSE = 0.03
+"""Share of the best rate that is given up for fewer workers."""
+SURE = 1.645
+"""Standard errors from a bound at which a setting counts as inside or outside: 5% on one side."""
+USUAL_SPREAD = 0.06
+"""Standard deviation of the log rate of one visit that is assumed before any was repeated, with the weight of ``PRIOR_DF``
+repeats: what was seen on shared machines."""
+PRIOR_DF = 4.0
+POLISHES = 8
+"""Alternations when levels of settings and rounds are fitted."""
+LEAST_SPREAD = 0.01
+WORST = 2.5
+"""Standard deviations that one visit counts with at most: a stalled visit must not open every question again."""
+
+Key = TypeVar("Key", bound=Hashable)
+Rates = Mapping[Key, Sequence[tuple[int, float]]]
+"""Rates of each setting in batches a second, with the round in which they were measured."""
+Within = Literal["yes", "no", "unclear"]
+
+
+def effects(rates: Rates[Key]) -> dict[Key, float]:
+    """Log rate of each setting, what its rounds had in common taken out, up to one constant.
+
+    Alternately the level of every round and of every setting are fitted to the rest by trimmed means (Tukey's median polish
+    with another mean), so that a setting that was visited while the machine was slow is not thought slow.
+    """
+    logs = {s: [(place, math.log(rate)) for place, rate in visits] for s, visits in rates.items()}
+    rounds = {place: 0.0 for visits in logs.values() for place, _ in visits}
+    found = dict.fromkeys(logs, 0.0)
+    for _ in range(POLISHES):
+        found = {s: stats.trimmed_mean([value - rounds[place] for place, value in visits]) for s, visits in logs.items()}
+        rounds = {
+            place: stats.trimmed_mean([value - found[s] for s, visits in logs.items() for r, value in visits if r == place])
+            for place in rounds
+        }
+    middle = statistics.fmean(rounds.values())
+    return {s: value + middle for s, value in found.items()}
+
+
+def spread(rates: Rates[Key]) -> float:
+    """Standard deviation of the log rate of one visit about its setting and round, pooled over all settings."""
+    found = effects(rates)
+    by_round: dict[int, list[float]] = {}
+    for setting, visits in rates.items():
+        for place, rate in visits:
+            by_round.setdefault(place, []).append(math.log(rate) - found[setting])
+    off = [abs(value - stats.trimmed_mean(values)) for values in by_round.values() for value in values]
+    df = len(off) - len(rates) - len(by_round) + 1
+    if df <= 0:
+        return USUAL_SPREAD
+    usual = max(LEAST_SPREAD, 1.4826 * statistics.median(off) * math.sqrt(len(off) / df))
+    squares = sum(min(WORST * usual, value) ** 2 for value in off)
+    return math.sqrt((PRIOR_DF * USUAL_SPREAD**2 + squares) / (PRIOR_DF + df))
+
+
+def fastest(rates: Rates[Key]) -> Key:
+    """The setting with the highest rate so far."""
+    found = effects(rates)
+    return max(rates, key=lambda s: found[s])
+
+
+@dataclass(frozen=True)
+class _Fit(Generic[Key]):
+    """How fast the settings are, and how well that is known."""
+
+    rates: Rates[Key]
+    effects: Mapping[Key, float]
+    spread: float
+
+    def keeps_up(self, one: Key, other: Key) -> Within:
+        """Whether ``one`` has ``1 - CLOSE`` of the rate of ``other``."""
+        error = self.spread * math.sqrt(1 / len(self.rates[one]) + 1 / len(self.rates[other]))
+        distance = (self.effects[one] - self.effects[other] - math.log1p(-CLOSE)) / error
+        return "yes" if distance > SURE else "no" if distance < -SURE else "unclear"
+
+
+def recommended(rates: Rates[Key], workers: Callable[[Key], int]) -> Key:
+    """The setting with the fewest workers whose estimate is within ``CLOSE`` of the best."""
+    found = effects(rates)
+    able = [s for s in rates if found[s] - max(found.values()) >= math.log1p(-CLOSE)]
+    fewest = min(workers(s) for s in able)
+    return max((s for s in able if workers(s) == fewest), key=lambda s: found[s])
+
+
+def unsettled(rates: Rates[Key], workers: Callable[[Key], int]) -> list[Key]:
+    """Settings that could change the recommendation: fewer workers that may be within reach, more that may be too fast for it.
+
+    Empty where the answer is settled. Else the recommended one and the fastest are among them: all are compared with these.
+    """
+    fit = _Fit(rates, effects(rates), spread(rates))
+    chosen, best = recommended(rates, workers), fastest(rates)
+    doubtful = []
+    for setting in rates:
+        if setting == chosen:
+            continue
+        if workers(setting) < workers(chosen):
+            if fit.keeps_up(setting, best) != "no":
+                doubtful.append(setting)
+        elif fit.keeps_up(chosen, setting) != "yes":
+            doubtful.append(setting)
+    return list(dict.fromkeys([*doubtful, chosen, best])) if doubtful else []
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting, read back from a capture."""
+
+    setting: Mapping[str, Any]
+    """``workers`` and whatever else was set."""
+    visits: tuple[tuple[int, float], ...] = ()
+    """(round, batches a second)."""
+    startup: float | None = None
+    """Seconds from ``iter(loader)`` to the first batch."""
+    cpu: float | None = None
+    """CPU seconds a batch, of this process and the workers."""
+    memory: float | None = None
+    """Bytes (PSS) of all workers together, the most seen."""
+    shm: float | None = None
+    """Bytes in use in /dev/shm while it ran, the most seen; other programs' use is in it."""
+    why: str = ""
+    """Why it was not measured, or what failed."""
+
+    @property
+    def workers(self) -> int:
+        """Number of workers."""
+        return int(self.setting["workers"])
+
+    @property
+    def words(self) -> str:
+        """The setting as a person would write it."""
+        return words_of(self.setting)
+
+    @property
+    def rate(self) -> float | None:
+        """Batches a second; None where it was not measured."""
+        return math.exp(stats.trimmed_mean([math.log(r) for _, r in self.visits])) if self.visits else None
+
+    @property
+    def cores(self) -> float | None:
+        """CPU cores that were busy with it."""
+        return self.cpu * self.rate if self.cpu is not None and self.rate is not None else None
+
+
+_NAMES = {
+    "workers": "num_workers", "prefetch": "prefetch_factor", "persistent": "persistent_workers",
+    "context": "multiprocessing_context",
+}
+_FLAGS = ("pin_memory", "persistent", "in_order")
+
+
+def words_of(setting: Mapping[str, Any]) -> str:
+    """A setting as DataLoader arguments."""
+    return ", ".join(
+        f"{_NAMES.get(name, name)}={bool(value) if name in _FLAGS else value!r}" for name, value in setting.items()
+    )
+
+
+@dataclass(frozen=True)
+class LoaderAnswer:
+    """All that a benched loader is told about."""
+
+    rows: tuple[Row, ...]
+    samples: Mapping[int | None, float]
+    """Samples a batch, by the batch size that was set (None: the user's own)."""
+    demand: float | None
+    """Batches a second that the step takes where it never waits; None where it is not known."""
+    turns: Mapping[str, tuple[float, ...]]
+    """Seconds of an epoch's turn under the recommended setting, by kind: ``respawned``, ``persistent``."""
+    now: int | None
+    """Workers that the loader has."""
+
+    @property
+    def _rates(self) -> dict[int, tuple[tuple[int, float], ...]]:
+        """In samples where the batch size was varied: batches of different sizes cannot be compared."""
+        sized = len({row.setting.get("batch_size") for row in self.rows}) > 1
+        return {
+            place: tuple((r, rate * (self.batch_samples(row) or 1.0) if sized else rate) for r, rate in row.visits)
+            for place, row in enumerate(self.rows) if row.visits and not row.why
+        }
+
+    def batch_samples(self, row: Row) -> float | None:
+        """Samples in a batch of that setting."""
+        return self.samples.get(row.setting.get("batch_size"))
+
+    @property
+    def recommended(self) -> Row | None:
+        """The smallest count within 3% of the best; None where nothing was measured."""
+        rates = self._rates
+        return self.rows[recommended(rates, lambda place: self.rows[place].workers)] if rates else None
+
+    @property
+    def best(self) -> Row | None:
+        """The fastest setting."""
+        rates = self._rates
+        return self.rows[fastest(rates)] if rates else None
+
+    @property
+    def settled(self) -> bool:
+        """Whether more time would not change the recommendation."""
+        rates = self._rates
+        return bool(rates) and not unsettled(rates, lambda place: self.rows[place].workers)
+
+    def bounds(self, row: Row) -> tuple[float, float] | None:
+        """95% interval of a rate, the spread of visits pooled over all settings; None where none was visited twice."""
+        rates, place = self._rates, self.rows.index(row)
+        if place not in rates or row.rate is None or max(len(visits) for visits in rates.values()) < 2:
+            return None
+        half = 1.96 * spread(rates) / math.sqrt(len(row.visits))
+        return row.rate * math.exp(-half), row.rate * math.exp(half)
+
+    @property
+    def enough(self) -> Row | None:
+        """The setting with the fewest workers that meets the demand of the step; None where none does or it is unknown."""
+        if self.demand is None:
+            return None
+        able = [row for row in self.rows if row.rate is not None and not row.why and self.meets(row)]
+        return min(able, key=lambda row: row.workers, default=None)
+
+    def meets(self, row: Row) -> bool:
+        """Whether the setting delivers at least what the step takes."""
+        return self.demand is not None and row.rate is not None and row.rate >= self.demand
+
+    def of_best(self, row: Row) -> float | None:
+        """Share of the fastest setting's rate, differences between rounds taken out."""
+        found = effects(self._rates)
+        mine = found.get(self.rows.index(row))
+        return None if mine is None else math.exp(mine - max(found.values()))
+
+    @property
+    def sentence(self) -> str:
+        """The answer in one line."""
+        chosen, best = self.recommended, self.best
+        if chosen is None or best is None or chosen.rate is None or best.rate is None:
+            return "No setting delivered a batch."
+        shown = f"{chosen.words}: {self.speed(chosen)}"
+        if chosen is best:
+            text = f"{shown}, the fastest of what was measured"
+        else:
+            text = f"{shown}, the fewest workers within {CLOSE:.0%} of the best ({best.words}: {self.speed(best)})"
+        if not self.settled:
+            text += "; not settled, more --budget could change it"
+        if self.demand is None:
+            return text + "."
+        enough = self.enough
+        if enough is None:
+            return (f"{text}. The step takes {self.demand:.3g} batches/s: no setting delivers that, so the loader holds it back"
+                    " with every one of them.")
+        if enough.workers < chosen.workers:
+            return f"{text}. The step takes {self.demand:.3g} batches/s: {enough.words} is enough for it."
+        return f"{text}. The step takes {self.demand:.3g} batches/s, which that delivers."
+
+    def speed(self, row: Row) -> str:
+        """The rate in samples, or batches, a second."""
+        size = self.batch_samples(row)
+        assert row.rate is not None
+        return f"{row.rate * size:.4g} samples/s" if size else f"{row.rate:.3g} batches/s"
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer as ``--json`` prints it."""
+        def row(found: Row) -> dict[str, Any]:
+            bounds, size = self.bounds(found), self.batch_samples(found)
+            return {
+                **found.setting, "batches_per_second": found.rate, "interval": list(bounds) if bounds else None,
+                "samples_per_second": found.rate * size if found.rate and size else None, "of_best": self.of_best(found),
+                "visits": len(found.visits), "seconds_to_first_batch": found.startup, "cpu_cores": found.cores,
+                "worker_memory": found.memory, "shared_memory": found.shm,
+                "meets_demand": self.meets(found) if self.demand else None, "why": found.why,
+            }
+
+        chosen, enough = self.recommended, self.enough
+        return {
+            "answer": self.sentence, "recommended": dict(chosen.setting) if chosen else None, "settled": self.settled,
+            "enough_for_the_step": dict(enough.setting) if enough else None, "batches_per_second_needed": self.demand,
+            "workers_now": self.now, "epoch_turn": {kind: list(found) for kind, found in self.turns.items()},
+            "rows": [row(found) for found in self.rows],
+        }
+
+
+BY_SETTING = ("loader.rate", "loader.round", "loader.startup", "loader.cpu", "loader.worker_memory", "loader.shm")
+"""Metrics whose conditions are a setting."""
+
+
+def setting_name(setting: Mapping[str, Any]) -> str:
+    """Name of a setting among what failed or was left out of a run."""
+    return "loader " + ",".join(f"{name}={value}" for name, value in setting.items())
+
+
+def _setting_from(name: str) -> dict[str, Any]:
+    parts = (part.split("=", 1) for part in name.removeprefix("loader ").split(","))
+    return {key: int(value) if value.lstrip("-").isdigit() else value for key, value in parts}
+
+
+def read(measurements: Sequence[Measurement | Unavailable], failed: Mapping[str, str]) -> LoaderAnswer | None:
+    """The answer from a capture's measurements and what failed in it; None where no loader was benched."""
+    by_setting: dict[str, dict[str, Measurement]] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    samples: dict[int | None, float] = {}
+    turns: dict[str, tuple[float, ...]] = {}
+    demand, now = None, None
+    for found in measurements:
+        if isinstance(found, Unavailable):
+            continue
+        if found.metric == "loader.demand":
+            demand = found.median
+        elif found.metric == "loader.num_workers":
+            now = int(found.median)
+        elif found.metric == "loader.batch_samples":
+            size = found.conditions.get("batch_size")
+            samples[None if size is None else int(size)] = found.median
+        elif found.metric == "loader.epoch_turn":
+            turns[str(found.conditions["kind"])] = found.samples
+        elif found.metric in BY_SETTING:
+            name = setting_name(found.conditions)
+            settings[name] = dict(found.conditions)
+            by_setting.setdefault(name, {})[found.metric] = found
+    for name in failed:
+        if name.startswith("loader "):
+            settings.setdefault(name, _setting_from(name))
+    if not settings:
+        return None
+    rows = []
+    for name, setting in settings.items():
+        had = by_setting.get(name, {})
+        rate, rounds = had.get("loader.rate"), had.get("loader.round")
+        visits = tuple(zip((int(r) for r in rounds.samples), rate.samples, strict=False)) if rate and rounds else ()
+
+        def value(metric: str, how: Callable[[Sequence[float]], float], had: dict[str, Measurement] = had) -> float | None:
+            return how(had[metric].samples) if metric in had else None
+
+        rows.append(Row(
+            setting, visits, value("loader.startup", statistics.median), value("loader.cpu", statistics.median),
+            value("loader.worker_memory", max), value("loader.shm", max), failed.get(name, ""),
+        ))
+    rows.sort(key=lambda row: ([str(v) for k, v in row.setting.items() if k != "workers"], row.workers))
+    return LoaderAnswer(tuple(rows), samples, demand, turns, now)
+
+
+def demand_of(capture: Capture) -> float | None:
+    """Batches a second that the scanned step takes where it never waits for them; None without a loader or steps.
+
+    From blocks on a cached batch (the compute ceiling) where there were any, else the step's time without its wait.
+    """
+    loaders = capture.loop["loaders"] if capture.loop else []
+    if not loaders:
+        return None
+    cached = [b["seconds"] / b["count"] for b in capture.blocks if b["arm"] == "compute_ceiling=on" and b["count"]]
+    if cached:
+        return float(loaders[0]["batches_a_step"] / statistics.median(cached))
+    found = {m.metric: m for m in capture.measurements if isinstance(m, Measurement)}
+    step, data = found.get("step.time"), found.get("step.data")
+    if step is None or data is None:
+        return None
+    computing = [whole - wait for whole, wait in zip(step.samples, data.samples, strict=True)]
+    return float(loaders[0]["batches_a_step"] / statistics.median(computing))

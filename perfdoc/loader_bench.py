@@ -1,0 +1,460 @@
+"""Measures a DataLoader without the model, under several settings: how fast it delivers in steady state, and what that costs.
+
+Runs in the user's process, so it needs nothing beyond torch. Every visit to a setting starts a loader of its own (a twin of
+the user's: same data set, sampler, collate function), waits until what it prefetched while starting is used up, times
+whole bursts of its workers, and ends it, so that no worker of one setting takes CPU from another. The visits of a round come
+in random order and are compared within the round (:mod:`perfdoc.loader_answer`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from time import perf_counter, process_time
+from typing import Any
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+
+from perfdoc import loader_answer
+from perfdoc.errors import PerfdocError
+from perfdoc.inject import loaders, process_use
+from perfdoc.inject.cores import available_cores
+from perfdoc.measurement import Measurement, Unit
+
+FIRST_WINDOW = 0.5
+"""Seconds that the first visit to a setting times at least."""
+WINDOW = 1.0
+"""Seconds of later visits."""
+SLOWEST_BATCH = 30.0
+"""Seconds without a batch after which a worker is taken to hang (a longer time-out of the user's own is kept)."""
+VISIT_SHARE = 0.2
+"""Share of the budget that one visit may be expected to take: a setting that needs longer is not tried."""
+MEMORY_A_WORKER = 512 * 2**20
+"""Bytes taken for a worker before one was measured: an upper bound for what a forked worker usually copies."""
+SHARE_OF_FREE = 0.8
+"""Share of what is free that workers may take."""
+HANDLES_A_WORKER = 6
+"""File handles of the training process for a worker's queues, its pipe and its sentinel."""
+TURNS_SHARE = 0.1
+"""Share of the budget that is kept for timing the turn of an epoch."""
+TURNS = 3
+"""Turns of an epoch that are timed, of either kind."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a loader; None leaves what the user has."""
+
+    workers: int
+    prefetch: int | None = None
+    pin_memory: bool | None = None
+    persistent: bool | None = None
+    batch_size: int | None = None
+    context: str | None = None
+    in_order: bool | None = None
+
+    @property
+    def conditions(self) -> dict[str, str | int | float]:
+        """What was set, as conditions of a measurement."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: int(value) if isinstance(value, bool) else value for name, value in found.items() if value is not None}
+
+
+@dataclass
+class Visits:
+    """What was measured of one setting."""
+
+    setting: Setting
+    rates: list[tuple[int, float]] = field(default_factory=list)
+    """(round, batches a second)."""
+    starts: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    """How long whole visits took."""
+    memory: int | None = None
+    failed: str = ""
+
+    @property
+    def rate(self) -> float:
+        """Batches a second, the median of the visits; 0 before the first."""
+        return statistics.median(rate for _, rate in self.rates) if self.rates else 0.0
+
+
+Tell = Callable[[Measurement], None]
+"""Called with every measurement as soon as it is taken."""
+
+
+class LoaderBench:
+    """Visits settings of ``loader`` in rounds until the answer is settled or ``budget`` seconds are spent.
+
+    ``tell``: called with every measurement; ``not_tried``: with a setting and why it failed or was left out; ``progress``:
+    with the setting that comes next and the seconds left. Raises PerfdocError where no setting delivers a batch.
+    """
+
+    def __init__(
+        self, loader: Any, settings: Sequence[Setting], budget: float, tell: Tell,
+        not_tried: Callable[[Setting, str], None] = lambda setting, why: None,
+        progress: Callable[[Setting, float], None] = lambda setting, left: None,
+        seed: int = 0,
+    ) -> None:
+        self.loader = loader
+        self.budget = budget
+        self.visits = {setting: Visits(setting) for setting in settings}
+        self._tell = tell
+        self._not_tried = not_tried
+        self._progress = progress
+        self._random = random.Random(seed)
+        self._round = 0
+        self._batch_bytes = 0
+        self._tensors = 1
+        self._told_size: set[int | None] = set()
+        self._end = perf_counter() + budget
+
+    # -- which setting when
+
+    def run(self) -> None:
+        """The whole measurement."""
+        self._end = perf_counter() + (1 - TURNS_SHARE) * self.budget
+        first = self._coarse()
+        for setting in first:
+            self._visit(setting, FIRST_WINDOW)
+        if not any(found.rates for found in self.visits.values()):
+            reasons = {found.failed for found in self.visits.values() if found.failed}
+            raise PerfdocError("the loader delivers no batch: " + ("; ".join(sorted(reasons)) or "the budget is too small"))
+        while perf_counter() < self._end:
+            open_ones = self._open()
+            if not open_ones:
+                break
+            self._round += 1
+            self._random.shuffle(open_ones)
+            for setting in open_ones:
+                if perf_counter() < self._end:
+                    self._visit(setting, WINDOW)
+        self._turns()
+
+    def _coarse(self) -> list[Setting]:
+        """The first round, fewest workers first: every setting where they are few, else counts that double."""
+        counts = sorted({s.workers for s in self.visits})
+        wanted = set(counts)
+        if len(counts) > 6:
+            cores = math.floor(available_cores())
+            doubling = {0, 1, cores, *(2**n for n in range(1, 12))}
+            wanted = {n for n in counts if n in doubling} | {counts[0], counts[-1]}
+        return sorted((s for s in self.visits if s.workers in wanted), key=lambda s: s.workers)
+
+    def _open(self) -> list[Setting]:
+        """Settings that the next round visits: those that could change the answer, and untried neighbours of its pillars."""
+        rates = self._rates()
+        best = loader_answer.fastest(rates)
+        chosen = loader_answer.recommended(rates, lambda s: s.workers)
+        untried = list(dict.fromkeys(s for place in (best, chosen) for s in self._neighbours(place)))
+        doubtful = loader_answer.unsettled(rates, lambda s: s.workers)
+        if untried:
+            return list(dict.fromkeys([*untried, *doubtful, best]))
+        return doubtful
+
+    def _rates(self) -> dict[Setting, list[tuple[int, float]]]:
+        """Rates so far, in samples: batches of different sizes are compared too."""
+        return {
+            s: [(place, rate * (s.batch_size or 1)) for place, rate in found.rates]
+            for s, found in self.visits.items() if found.rates and not found.failed
+        }
+
+    def _neighbours(self, place: Setting) -> list[Setting]:
+        """Halfway to the next counts that were tried on either side, where something lies between."""
+        alike = sorted((s for s in self.visits if replace(s, workers=0) == replace(place, workers=0)), key=lambda s: s.workers)
+        at = alike.index(place)
+        found = []
+        for side in (alike[:at][::-1], alike[at + 1 :]):
+            between = list(itertools.takewhile(lambda s: not self.visits[s].rates and not self.visits[s].failed, side))
+            if between:
+                found.append(between[len(between) // 2] if len(between) > 2 else between[0])
+        return found
+
+    # -- one visit
+
+    def _visit(self, setting: Setting, window: float) -> None:
+        found = self.visits[setting]
+        if found.failed:
+            return
+        why = self._no_room(setting) or self._too_slow(setting, window)
+        if why:
+            if not found.rates:
+                found.failed = why
+                self._not_tried(setting, f"not tried: {why}")
+            return
+        self._progress(setting, self._end - perf_counter())
+        began = perf_counter()
+        iterator = None
+        try:
+            clone = self._twin(setting, loaders.Endless)
+            iterator = _Endless(clone)
+            self._told_start(found, iterator)
+            self._steady(found, iterator, window)
+        except Exception as error:  # the user's data set, in this process or in a worker: the other settings go on
+            found.failed = _in_words(error, setting)
+            self._not_tried(setting, found.failed)
+        finally:
+            if iterator is not None:
+                with suppress(Exception):  # workers that died cannot be ended once more
+                    iterator.close()
+            found.seconds.append(perf_counter() - began)
+
+    def _told_start(self, found: Visits, iterator: _Endless) -> None:
+        start = perf_counter()
+        batch = iterator.next()
+        found.starts.append(perf_counter() - start)
+        self._say("loader.startup", "s", found.starts[-1], found)
+        if found.setting.batch_size not in self._told_size:
+            self._told_size.add(found.setting.batch_size)
+            tensors = _tensors(batch)
+            self._batch_bytes = max(self._batch_bytes, sum(t.numel() * t.element_size() for t in tensors))
+            self._tensors = max(self._tensors, len(tensors))
+            size = _samples(batch, iterator.twin)
+            if size:
+                known = {} if found.setting.batch_size is None else {"batch_size": found.setting.batch_size}
+                self._tell(Measurement("loader.batch_samples", "count", (float(size),), known, "measured in isolation"))
+        for _ in range(found.setting.workers):  # the first burst was made while the others were starting
+            iterator.next()
+
+    def _steady(self, found: Visits, iterator: _Endless, window: float) -> None:
+        burst = max(1, found.setting.workers)
+        pids = iterator.pids
+        before, cpu, start = process_use.cpu_seconds(pids), process_time(), perf_counter()
+        count, seconds = 0, 0.0
+        while seconds < window or not count:
+            for _ in range(burst):
+                iterator.next()
+            count += burst
+            seconds = perf_counter() - start
+        mine, after = process_time() - cpu, process_use.cpu_seconds(pids)
+        found.rates.append((self._round, count / seconds))
+        self._say("loader.rate", "1/s", count / seconds, found)
+        self._say("loader.round", "count", float(self._round), found)
+        if before is not None and after is not None:
+            self._say("loader.cpu", "s", (mine + after - before) / count, found)
+        memory = process_use.proportional_memory(pids) if pids else 0
+        if memory is not None:
+            found.memory = max(found.memory or 0, memory)
+            self._say("loader.worker_memory", "B", float(memory), found)
+        shm = process_use.shared_memory()
+        if shm is not None and pids:
+            self._say("loader.shm", "B", float(shm[0]), found)
+
+    def _say(self, metric: str, unit: Unit, value: float, found: Visits) -> None:
+        self._tell(Measurement(metric, unit, (value,), found.setting.conditions, "measured in isolation"))
+
+    def _twin(self, setting: Setting, wrap: Callable[[Any], Any], persistent: bool = False) -> Any:
+        loader = self.loader
+        changes: dict[str, Any] = {"timeout": loader.timeout or SLOWEST_BATCH} if setting.workers else {"timeout": 0}
+        if setting.prefetch is not None and setting.workers:
+            changes["prefetch_factor"] = setting.prefetch
+        if setting.pin_memory is not None:
+            changes["pin_memory"] = setting.pin_memory
+        if setting.in_order is not None:
+            changes["in_order"] = setting.in_order
+        if setting.context is not None and setting.workers:
+            changes["_DataLoader__multiprocessing_context"] = torch.multiprocessing.get_context(setting.context)
+        wrapped = wrap
+        if setting.batch_size is not None:
+            batches = getattr(loader, "batch_sampler", None)
+            if isinstance(loader.dataset, IterableDataset):
+                changes["batch_size"] = setting.batch_size
+            elif not _is_plain(batches):
+                raise PerfdocError("the batches are formed by the loader's own batch_sampler: their size cannot be changed")
+            else:
+                make: Any = BatchSampler
+
+                def wrapped(sampler: Any) -> Any:
+                    return make(wrap(sampler.sampler), setting.batch_size, sampler.drop_last)
+        return loaders.twin(loader, setting.workers, wrapped, persistent or bool(setting.persistent), changes)
+
+    # -- what the machine allows
+
+    def _no_room(self, setting: Setting) -> str:
+        """Why so many workers would not fit this machine; empty where they do."""
+        workers = setting.workers
+        if not workers:
+            return ""
+        known = {s.workers: found.memory / s.workers for s, found in self.visits.items() if found.memory and s.workers}
+        # What workers share with the training process counts the less, the more they are: the largest count tells most.
+        each = known[max(known)] * 1.2 if known else MEMORY_A_WORKER
+        free = process_use.free_memory()
+        if free is not None and workers * each > SHARE_OF_FREE * free:
+            said = "measured" if known else "taken before one is measured"
+            return f"{workers} workers of {each / 2**20:.0f} MiB ({said}) do not fit the {free / 2**20:.0f} MiB of free memory"
+        prefetch = setting.prefetch or self.loader.prefetch_factor or 2
+        shm = process_use.shared_memory()
+        if shm is not None and workers * prefetch * self._batch_bytes > SHARE_OF_FREE * shm[1]:
+            return (
+                f"{workers} workers x {prefetch} batches of {self._batch_bytes / 2**20:.3g} MiB do not fit the "
+                f"{shm[1] / 2**20:.0f} MiB that are free in {process_use.SHM}"
+            )
+        handles = process_use.free_handles()
+        needed = workers * (HANDLES_A_WORKER + prefetch * self._tensors)
+        if handles is not None and needed > SHARE_OF_FREE * handles:
+            return f"{workers} workers need about {needed} file handles, {handles} are free (ulimit -n)"
+        return ""
+
+    def _too_slow(self, setting: Setting, window: float) -> str:
+        """Why a first visit would take too much of the budget, judged by the settings that were visited; else empty."""
+        found = self.visits[setting]
+        left = self._end - perf_counter()
+        if found.seconds:
+            return "" if found.seconds[-1] < left else "no time is left"
+        known = [other for other in self.visits.values() if other.rates]
+        if not known:
+            return ""
+        best = max(other.rate for other in known)
+        most = max(known, key=lambda other: other.setting.workers)
+        starting = most.starts[-1] * max(1.0, setting.workers / max(1, most.setting.workers))
+        expected = starting + max(window, 2 * setting.workers / best)
+        if expected > max(VISIT_SHARE * self.budget, 2 * window) or expected > left + window:
+            return f"a visit would take about {expected:.0f} s of a budget of {self.budget:.0f} s"
+        return ""
+
+    # -- the turn of an epoch
+
+    def _turns(self) -> None:
+        """Seconds from the end of an epoch to the first batch of the next, for the recommended count, both ways."""
+        if isinstance(self.loader.dataset, IterableDataset):
+            return  # its epochs cannot be cut short
+        rates = self._rates()
+        if not rates:
+            return
+        chosen = loader_answer.recommended(rates, lambda s: s.workers)
+        found = self.visits[chosen]
+        kinds = (False, True) if chosen.workers else (False,)
+        cost = (2 * statistics.median(found.starts) + chosen.workers / found.rate) * TURNS * len(kinds)
+        if cost > max(2.0, TURNS_SHARE * self.budget):
+            return
+        batches = max(2, chosen.workers)
+        try:
+            for persistent in kinds:
+                clone = self._twin(chosen, lambda sampler: loaders.Short(sampler, batches), persistent)
+                iterator = None
+                for turn in range(TURNS + 1):
+                    began = perf_counter()
+                    iterator = loaders.start(clone, DataLoader.__iter__)
+                    loaders.original_next(iterator)
+                    if turn:
+                        kind = "persistent" if persistent else "respawned"
+                        self._tell(Measurement("loader.epoch_turn", "s", (perf_counter() - began,),
+                                               {**chosen.conditions, "kind": kind}, "measured in isolation"))
+                    with suppress(StopIteration):
+                        while True:
+                            loaders.original_next(iterator)
+                    if not persistent:
+                        loaders.stop(iterator)
+                loaders.stop(iterator)
+        except Exception:  # a sampler that cannot be cut short: the answer does not rest on this
+            return
+
+
+class _Endless:
+    """Batches of a twin without end, also where its data set is an IterableDataset that comes to its end."""
+
+    def __init__(self, clone: Any) -> None:
+        self.twin = clone
+        self._iterator = loaders.start(clone)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of its workers."""
+        return [worker.pid for worker in getattr(self._iterator, "_workers", ())]
+
+    def next(self) -> Any:
+        """The next batch; StopIteration as an error where there is none at all."""
+        for _ in range(2):
+            try:
+                return loaders.original_next(self._iterator)
+            except StopIteration:
+                self.close()
+                self._iterator = loaders.start(self.twin)
+        raise PerfdocError("the data set is empty")
+
+    def close(self) -> None:
+        """End its workers."""
+        loaders.stop(self._iterator)
+
+
+def _is_plain(batches: Any) -> bool:
+    """Whether batches are formed by torch's own sampler, not by one of the user's."""
+    return type(batches) is BatchSampler
+
+
+def _tensors(batch: Any) -> list[torch.Tensor]:
+    from torch.utils import _pytree as pytree
+
+    return [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, torch.Tensor)]
+
+
+def _samples(batch: Any, clone: Any) -> int | None:
+    """Samples in a batch: as the loader forms them, else the first dimension of its first tensor."""
+    size = getattr(getattr(clone, "batch_sampler", None), "batch_size", None) or clone.batch_size
+    if isinstance(size, int):
+        return size
+    first = next((t for t in _tensors(batch) if t.dim()), None)
+    return None if first is None else int(first.shape[0])
+
+
+def _in_words(error: Exception, setting: Setting) -> str:
+    """What went wrong with a setting, in one line that says what to do where that is known."""
+    text = str(error).strip()
+    last = text.splitlines()[-1] if text else ""
+    if "timed out" in text:
+        return (
+            f"no batch came for {SLOWEST_BATCH:.0f} s: a worker hangs (often a lock, a connection or a thread pool made before "
+            "the workers were forked; make it in the first __getitem__, or try --multiprocessing-context spawn)"
+        )
+    if "killed by signal" in text or "exited unexpectedly" in text:
+        how = "Killed" if "Killed" in text else last
+        if "Bus error" in text:
+            return "a worker was ended by a bus error: /dev/shm is full (Docker: --shm-size)"
+        return f"a worker died ({how}): most often the system's out-of-memory killer; fewer workers need less memory"
+    if "pickle" in text.lower() or type(error).__name__ == "PicklingError":
+        return f"the data set cannot be sent to workers that are spawned: {last}"
+    name = type(error).__name__
+    return last if last.startswith(f"{name}: ") else f"{name}: {last}"  # what a worker raised comes with its own traceback
+
+
+def open_resources(dataset: Any, depth: int = 2) -> list[str]:
+    """What the data set holds open that forked workers would share: ``name: kind``, nested data sets included."""
+    import io
+    import socket
+    import sqlite3
+
+    found = []
+    for name, value in list(getattr(dataset, "__dict__", {}).items()):
+        kind = f"{type(value).__module__.split('.')[0]}.{type(value).__name__}"
+        if isinstance(value, io.IOBase) and not isinstance(value, io.BytesIO | io.StringIO) and not value.closed:
+            found.append(f"{name}: an open file ({getattr(value, 'name', kind)})")
+        elif isinstance(value, sqlite3.Connection | sqlite3.Cursor | socket.socket):
+            found.append(f"{name}: an open connection ({kind})")
+        elif kind in ("h5py.File", "lmdb.Environment", "h5py.Dataset", "zipfile.ZipFile", "tarfile.TarFile",
+                      "psycopg2.connection", "pymysql.Connection", "redis.Redis", "netCDF4.Dataset"):
+            found.append(f"{name}: an open {kind}")
+        elif depth and hasattr(value, "__getitem__") and hasattr(value, "__dict__") and not isinstance(value, torch.Tensor):
+            found += [f"{name}.{inner}" for inner in open_resources(value, depth - 1)]
+    return found
+
+
+def settings_of(
+    workers: Iterable[int], others: Mapping[str, Sequence[Any]] | None = None
+) -> list[Setting]:
+    """All combinations of the counts with the values of other fields of :class:`Setting`."""
+    others = {name: list(values) for name, values in (others or {}).items() if values}
+    found = [
+        Setting(count, **dict(zip(others, values, strict=True)))
+        for values in itertools.product(*others.values()) for count in sorted(set(workers))
+    ]
+    # Without workers there is nothing to prefetch, keep, start or reorder: such settings are one.
+    plain = [
+        s if s.workers else Setting(0, pin_memory=s.pin_memory, batch_size=s.batch_size) for s in found
+    ]
+    return list(dict.fromkeys(plain))

@@ -1,0 +1,100 @@
+"""A benched loader on the terminal: a row a setting, and the answer."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from tabulate import tabulate
+
+from perfdoc.loader_answer import LoaderAnswer, Row
+from perfdoc.report.figures import seconds
+
+
+def render(answer: LoaderAnswer, about: Mapping[str, Any], width: int = 100) -> str:
+    """Table, answer and warnings as text."""
+    out = [click.style(answer.sentence, bold=True) if answer.rows else answer.sentence]
+    out = [line for text in out for line in textwrap.wrap(text, width)]
+    if about:
+        out = [introduction(answer, about), "", *out]
+    out += ["", table(answer), ""]
+    out += [line for text in notes(answer, about) for line in textwrap.wrap(text, width, subsequent_indent="  ")]
+    return "\n".join(out)
+
+
+def introduction(answer: LoaderAnswer, about: Mapping[str, Any]) -> str:
+    """Which loader it is."""
+    now = "" if answer.now is None else f", num_workers={answer.now} now"
+    size = f" in batches of {about['batch_size']}" if about.get("batch_size") else ""
+    return f"{about['dataset']}{size} by the loader of {about['site'] or 'the script'}{now}, {about['cores']:g} cores"
+
+
+def table(answer: LoaderAnswer) -> str:
+    """The settings that were measured, as a table."""
+    heads, rows = lines(answer)
+    return tabulate(rows, headers=heads, tablefmt="simple", disable_numparse=True, stralign="right", numalign="right")
+
+
+def lines(answer: LoaderAnswer) -> tuple[list[str], list[list[str]]]:
+    """Heads of the table, and a line for every setting that was measured."""
+    measured = [row for row in answer.rows if row.rate is not None]
+    varied = [name for name in {n: None for row in measured for n in row.setting} if name != "workers"]
+    heads = ["workers", *varied, "batches/s", "95%", "samples/s", "of best", "start", "cores", "RAM", "/dev/shm"]
+    if answer.demand is not None:
+        heads.append("step")
+    return heads, [
+        [str(row.workers), *(str(row.setting.get(name, "")) for name in varied), *_figures(answer, row)] for row in measured
+    ]
+
+
+def _figures(answer: LoaderAnswer, row: Row) -> list[str]:
+    assert row.rate is not None
+    bounds, size, share = answer.bounds(row), answer.batch_samples(row), answer.of_best(row)
+    mark = "*" if row is answer.recommended else ""
+    own = row.rate * (size or 1.0)
+    found = [
+        f"{mark}{row.rate:.3g}", f"{bounds[0]:.3g}-{bounds[1]:.3g}" if bounds else "", f"{own:.4g}" if size else "",
+        f"{share:.0%}" if share is not None else "", seconds(row.startup) if row.startup is not None else "",
+        f"{row.cores:.1f}" if row.cores is not None else "", _size(row.memory) if row.workers else "",
+        _size(row.shm) if row.workers else "",
+    ]
+    if answer.demand is not None:
+        found.append("meets" if answer.meets(row) else "short")
+    return found
+
+
+def _size(value: float | None) -> str:
+    return "" if value is None else f"{value / 2**20:.0f} MiB"
+
+
+def notes(answer: LoaderAnswer, about: Mapping[str, Any]) -> list[str]:
+    """What to know beside the table."""
+    found = []
+    turns = {kind: sum(values) / len(values) for kind, values in answer.turns.items() if values}
+    chosen = answer.recommended
+    if chosen is not None and "respawned" in turns and "persistent" in turns:
+        found.append(f"The turn of an epoch with {chosen.words}: {seconds(turns['respawned'])}, with persistent_workers=True "
+                     f"{seconds(turns['persistent'])}.")
+    left_out = [row for row in answer.rows if row.why]
+    for why in dict.fromkeys(row.why for row in left_out):
+        names = ", ".join(row.words for row in left_out if row.why == why)
+        found.append(f"{names}: {why}.")
+    length = about.get("length")
+    if length is not None and chosen is not None and length < chosen.workers:
+        found.append(f"An epoch has {length} batches: not all of {chosen.workers} workers can have one.")
+    found += [
+        f"The data set holds {held}. Forked workers share it with each other and may read rubbish or hang: open it in the "
+        "first __getitem__ of each worker."
+        for held in about.get("held") or ()
+    ]
+    if answer.demand is not None and about.get("device") == "cpu":
+        found.append("The model trains on the same cores: beside it the loader is slower than alone; 'meets' is the best case.")
+    skipped = [row.workers for row in answer.rows if row.rate is None and not row.why]
+    if skipped:
+        found.append(f"Not measured, as their neighbours settle it: num_workers={', '.join(map(str, skipped))}.")
+    if answer.rows and any(row.rate is not None for row in answer.rows):
+        found.append("The loader alone, as fast as it goes: rate in steady state, start until the first batch, RAM of all "
+                     "workers (shared pages in proportion). Whether the step gets faster is for `perfdoc scan`.")
+    return found

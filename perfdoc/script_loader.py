@@ -1,0 +1,81 @@
+"""``perfdoc bench-loader`` inside the user's process: takes the loader that the script iterates and measures it."""
+
+from __future__ import annotations
+
+import statistics
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from perfdoc.errors import PerfdocError
+from perfdoc.inject.clock import DATA
+from perfdoc.loader_answer import setting_name
+from perfdoc.loader_bench import LoaderBench, Setting, open_resources, settings_of
+from perfdoc.measurement import Measurement
+
+if TYPE_CHECKING:
+    from perfdoc.inject.session import Session
+
+
+class Errand:
+    """What is done with the loop, or the bare loader, in place of an experiment (see ``Session``)."""
+
+    active = ()
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def on_step(self) -> None:
+        """The loop is known: the loader of its steps is benched, for what its steps take."""
+        session = self._session
+        handles = session.handles_in_step()
+        if not handles:
+            session.recorder.write("bench_failed", error="the loop fetches from no DataLoader: there is nothing to bench.")
+            session.end("no loader")
+        handle = handles[0]
+        computing = [
+            (step.seconds - step.phases[DATA]) / handle.batches_a_step for step in session.finder.steps() if step.seconds > 0
+        ]
+        if computing:
+            rates = tuple(1 / seconds for seconds in computing if seconds > 0)
+            self._tell(Measurement("loader.demand", "1/s", (statistics.median(rates),), {"site": handle.site}))
+        session.hold()
+        self._bench(handle)
+
+    def on_loader(self, handle: Any) -> None:
+        """Nothing trains here: the loader that is being iterated is benched as it is."""
+        handle.hold()
+        self._bench(handle)
+
+    def _bench(self, handle: Any) -> None:
+        session, asked = self._session, self._session.settings["bench"]
+        session.enabled = False
+        session.seen("errand")
+        loader = handle.loader
+        session.recorder.write(
+            "benched", site=asked["name"] or handle.site, dataset=type(loader.dataset).__name__, batch_size=loader.batch_size,
+            workers=loader.num_workers, length=handle.batches_an_epoch, held=open_resources(loader.dataset),
+            cores=session.loop.cores, device=session.loop.device if session.finder.shape is not None else "",
+        )
+        self._tell(Measurement("loader.num_workers", "count", (float(loader.num_workers),), {"site": handle.site}))
+        bench = LoaderBench(
+            loader, settings_of(asked["workers"], asked["others"]), asked["budget"], self._tell, self._not_tried,
+            self._progress, int(session.settings["seed"]),
+        )
+        try:
+            bench.run()
+        except PerfdocError as error:
+            session.recorder.write("bench_failed", error=str(error))
+        except Exception:  # a loader of a kind never seen: the parent shows where it broke
+            session.recorder.write("bench_failed", error=traceback.format_exc(limit=-3))
+        session.enabled = True
+        session.end("loader benched")
+
+    def _tell(self, found: Measurement) -> None:
+        self._session.recorder.write("measurement", **found.to_json())
+
+    def _not_tried(self, setting: Setting, why: str) -> None:
+        self._session.recorder.write("arm_failed", arm=setting_name(setting.conditions), error=why)
+
+    def _progress(self, setting: Setting, left: float) -> None:
+        name = setting_name(setting.conditions)
+        self._session.recorder.write("progress", phase="bench", arm=name, left=round(left, 2), settled={}, failed=[], plan={})

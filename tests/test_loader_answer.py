@@ -1,0 +1,114 @@
+"""How many workers: the answer from simulated visits with known truth, and from what a capture holds."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from perfdoc import loader_answer
+from perfdoc.capture import Capture
+from perfdoc.measurement import Measurement
+
+COUNTS = (0, 1, 2, 3, 4, 6, 8, 16)
+TRUTHS = {
+    "two cores": {n: 50.0 * min(n, 2) * (1 - 0.004 * max(0, n - 2)) if n else 55.0 for n in COUNTS},
+    "in memory": {n: 300.0 if n else 1000.0 for n in COUNTS},
+    "slow storage": {n: 10.0 * n if n else 9.0 for n in COUNTS},
+}
+
+
+def visited(truth: dict[int, float], rounds: int, sd: float, seed: int) -> dict[int, list[tuple[int, float]]]:
+    """Rates with noise, a level that drifts between rounds, and one visit in twenty at half speed."""
+    rng = random.Random(seed)
+    rates: dict[int, list[tuple[int, float]]] = {n: [] for n in truth}
+    for place in range(rounds):
+        level = rng.gauss(0, 0.1)
+        for count, rate in truth.items():
+            stalled = 0.5 if rng.random() < 0.05 else 1.0
+            rates[count].append((place, rate * stalled * math.exp(level + rng.gauss(0, sd))))
+    return rates
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_the_answer_is_within_three_percent_of_the_best(name):
+    """With four rounds of 3% noise the recommended count is nearly always within 5% of the truth, and no larger than needed."""
+    truth = TRUTHS[name]
+    best = max(truth.values())
+    chosen = [loader_answer.recommended(visited(truth, 4, 0.03, seed), lambda n: n) for seed in range(60)]
+    assert sum(truth[n] >= 0.95 * best for n in chosen) >= 57
+    assert sum(n <= max(k for k, rate in truth.items() if rate >= 0.97 * best) for n in chosen) == 60
+
+
+def test_what_is_settled_is_right():
+    """Where nothing is open any more, the recommendation is the true one: the smallest count within 3%."""
+    truth = TRUTHS["two cores"]
+    rates = [visited(truth, 12, 0.02, seed) for seed in range(40)]
+    closed = [r for r in rates if not loader_answer.unsettled(r, lambda n: n)]
+    assert len(closed) >= 10
+    assert sum(loader_answer.recommended(r, lambda n: n) == 2 for r in closed) >= 0.9 * len(closed)
+
+
+def test_a_slow_round_does_not_make_a_setting_slow():
+    """A count that was visited only while the machine was slow is compared with the others of that round."""
+    rates = {1: [(0, 50.0), (1, 25.0)], 2: [(0, 100.0), (1, 50.0)], 4: [(1, 50.0)]}
+    found = loader_answer.effects(rates)
+    assert found[4] == pytest.approx(found[2], abs=0.01)
+    assert found[1] == pytest.approx(found[2] - math.log(2), abs=0.01)
+
+
+def answered(demand: float | None = None, failed: dict[str, str] | None = None) -> loader_answer.LoaderAnswer:
+    """An answer from measurements: 2 workers nearly as fast as 4."""
+    found = []
+    for workers, rate in ((0, 10.0), (2, 19.8), (4, 20.0)):
+        here = {"workers": workers}
+        found += [
+            Measurement("loader.rate", "1/s", (rate, rate * 1.01, rate), here),
+            Measurement("loader.round", "count", (0.0, 1.0, 2.0), here),
+            Measurement("loader.startup", "s", (0.1,), here),
+        ]
+    found.append(Measurement("loader.batch_samples", "count", (32.0,)))
+    if demand:
+        found.append(Measurement("loader.demand", "1/s", (demand,)))
+    answer = loader_answer.read(found, failed or {})
+    assert answer is not None
+    return answer
+
+
+def test_fewer_workers_are_recommended_and_enough_is_told_apart():
+    """2 workers are within 3% of 4; a step that takes 8 batches a second is served without any."""
+    answer = answered(demand=8.0)
+    assert answer.recommended.workers == 2
+    assert answer.best.workers == 4
+    assert answer.enough.workers == 0
+    assert "num_workers=0 is enough" in answer.sentence
+    assert "633.6 samples/s" in answer.sentence or "samples/s" in answer.speed(answer.recommended)
+
+
+def test_a_demand_that_nothing_meets_is_said():
+    """No count delivers 50 batches a second: the loader holds the step back with every one."""
+    answer = answered(demand=50.0)
+    assert answer.enough is None
+    assert "no setting delivers that" in answer.sentence
+
+
+def test_settings_that_failed_stay_in_the_rows():
+    """What could not be tried is a row with its reason, not a zero."""
+    row = next(r for r in answered(failed={"loader workers=16": "not tried: no room"}).rows if r.workers == 16)
+    assert row.rate is None
+    assert row.why == "not tried: no room"
+
+
+def test_nothing_benched_is_no_answer():
+    """A capture of an ordinary scan has no loader answer."""
+    assert loader_answer.read([Measurement("step.time", "s", (0.1,))], {}) is None
+
+
+def test_demand_from_a_scan_is_the_step_without_its_wait():
+    """From steps of 30 ms that wait 10 ms for data: 50 batches a second; a compute ceiling comes first."""
+    capture = Capture({"id": "x"}, loop={"loaders": [{"batches_a_step": 1}]})
+    capture.measurements = [Measurement("step.time", "s", (0.03,) * 5), Measurement("step.data", "s", (0.01,) * 5)]
+    assert loader_answer.demand_of(capture) == pytest.approx(50)
+    capture.blocks = [{"arm": "compute_ceiling=on", "seconds": 0.1, "count": 10}]
+    assert loader_answer.demand_of(capture) == pytest.approx(100)
