@@ -176,6 +176,17 @@ def environment(folder: Path) -> dict[str, str]:
     return env
 
 
+def environment_for_helpers() -> dict[str, str]:
+    """The user's environment for processes of perfdoc's own: it can be imported there, and watches nothing."""
+    env = dict(os.environ)
+    bootstrap = str(Path(perfdoc.__file__).parent / "inject" / "bootstrap")
+    env["PYTHONPATH"] = os.pathsep.join(p for p in (bootstrap, env.get("PYTHONPATH")) if p)
+    env["PERFDOC_PACKAGES"] = _places()
+    env.pop("PERFDOC_RUN_DIR", None)
+    env["OMP_NUM_THREADS"] = "1"
+    return env
+
+
 Show = Callable[[dict[str, Any]], None]
 """Called with every event of interest, for the progress bar."""
 

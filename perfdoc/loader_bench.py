@@ -41,6 +41,8 @@ SHARE_OF_FREE = 0.8
 """Share of what is free that workers may take."""
 HANDLES_A_WORKER = 6
 """File handles of the training process for a worker's queues, its pipe and its sentinel."""
+FEWEST_VISITS = 3
+"""Visits to the recommended setting before measuring may end early."""
 TURNS_SHARE = 0.1
 """Share of the budget that is kept for timing the turn of an epoch."""
 TURNS = 3
@@ -156,6 +158,8 @@ class LoaderBench:
         doubtful = loader_answer.unsettled(rates, lambda s: s.workers)
         if untried:
             return list(dict.fromkeys([*untried, *doubtful, best]))
+        if not doubtful and len(rates[chosen]) < FEWEST_VISITS:
+            return sorted(rates, key=lambda s: -self.visits[s].rate)[:3]  # one visit each is no answer, however clear it looks
         return doubtful
 
     def _rates(self) -> dict[Setting, list[tuple[int, float]]]:

@@ -31,6 +31,8 @@ class Probe(ABC):
     """Metric ids that this probe measures, with their units."""
     under: ClassVar[tuple[str, ...]] = ()
     """Slugs of treatments under whose levels a step is watched too, besides the control (see :meth:`prepare`)."""
+    of_loader: ClassVar[bool] = False
+    """True: it looks at the loop's loaders alone, so ``perfdoc bench-loader`` asks it too."""
     each_round: ClassVar[bool] = False
     """True: measured again in every round of the experiment (cheap and drifting). False: once, when the plan is known."""
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import traceback
 from typing import TYPE_CHECKING, Any
 
 from perfdoc.errors import PerfdocError
+from perfdoc.inject import pictures
 from perfdoc.inject.clock import DATA
 from perfdoc.loader_answer import setting_name
 from perfdoc.loader_bench import LoaderBench, Setting, open_resources, settings_of
-from perfdoc.measurement import Measurement
+from perfdoc.measurement import Measurement, Unavailable
+from perfdoc.probe import Probe, discover
 
 if TYPE_CHECKING:
     from perfdoc.inject.session import Session
+
+
+class _Alone:
+    """What probes of loaders need of a loop."""
+
+    def __init__(self, handles: list[Any]) -> None:
+        self.loaders = handles
 
 
 class Errand:
@@ -67,8 +77,31 @@ class Errand:
             session.recorder.write("bench_failed", error=str(error))
         except Exception:  # a loader of a kind never seen: the parent shows where it broke
             session.recorder.write("bench_failed", error=traceback.format_exc(limit=-3))
+        self._look_at_samples(handle)
         session.enabled = True
         session.end("loader benched")
+
+    def _look_at_samples(self, handle: Any) -> None:
+        """Where a sample's time goes, and the pictures to compare decoders on."""
+        recorder, settings = self._session.recorder, self._session.settings
+        loop = self._session.loop
+        alone = _Alone([handle])
+        for probe in discover(Probe, settings["packages"]):  # type: ignore[type-abstract]
+            if not probe.of_loader:
+                continue
+            try:
+                found = probe.measure(alone, {})  # type: ignore[arg-type]
+            except Exception as error:  # a data set that raises: what it raised takes the place of the figures
+                found = [Unavailable(metric, f"{type(error).__name__}: {error}") for metric in probe.provides]
+            for one in found:
+                recorder.write("measurement", **one.to_json())
+        if not settings["bench"]["decoders"]:
+            return
+        try:
+            paths = pictures.gather(handle.loader.dataset, os.path.join(recorder.run_dir, "pictures"))
+        except Exception:  # samples that cannot be made were told by the probes above
+            paths = []
+        recorder.write("pictures", paths=paths, cores=loop.cores)
 
     def _tell(self, found: Measurement) -> None:
         self._session.recorder.write("measurement", **found.to_json())

@@ -11,12 +11,12 @@ import time
 import psutil
 import pytest
 import torch
+from conftest import perfdoc as command
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import perfdoc
 from perfdoc.errors import PerfdocError
 from perfdoc.loader_bench import open_resources, settings_of
-from conftest import perfdoc as command
 
 TRAIN = """
 import time, torch

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from perfdoc.capture import Capture
 
 MOST_WORKERS = 512
 
@@ -73,6 +77,8 @@ class Flags(click.ParamType[tuple[bool, ...]]):
               help="Time for measuring; less is used where the order is settled earlier.")
 @click.option("--step-time", metavar="SECONDS|RUN",
               help="What a step takes without waiting, or a scan to take it from: the demand to meet.")
+@click.option("--decoders/--no-decoders", default=True, show_default=True,
+              help="Compare image decoders on files that the data set opens, where decoding takes time.")
 @click.option("--wait", default=300.0, show_default=True, metavar="SECONDS", type=click.FloatRange(min=1),
               help="Give up if no loader is iterated by then.")
 @click.option("--seed", type=int, help="Seed of the order of visits.")
@@ -83,7 +89,7 @@ class Flags(click.ParamType[tuple[bool, ...]]):
 def command(
     workers: tuple[int, ...], prefetch: tuple[int, ...], pin_memory: tuple[bool, ...], persistent: tuple[bool, ...],
     batch_size: tuple[int, ...], multiprocessing_context: tuple[str, ...], in_order: tuple[bool, ...], images: Path | None,
-    budget: float, step_time: str | None, wait: float, seed: int | None, output: Path | None, as_json: bool,
+    decoders: bool, budget: float, step_time: str | None, wait: float, seed: int | None, output: Path | None, as_json: bool,
     target: tuple[str, ...],
 ) -> None:
     """Bench a DataLoader: `perfdoc bench-loader --workers 0..16 train.py`.
@@ -93,14 +99,14 @@ def command(
     JPEGs. The script runs until its training loader is known; that loader, its data set, collate function and sampler, is
     then iterated alone under every setting. The answer is the smallest count within 3% of the best.
     """
-    from perfdoc import loader_answer
+    from perfdoc import decoder_answer, loader_answer, sample_answer
     from perfdoc.capture import read_events
     from perfdoc.commands._progress import Progress
     from perfdoc.diagnose import diagnose
     from perfdoc.errors import PerfdocError
     from perfdoc.launcher import Options, Scan
     from perfdoc.measurement import Measurement
-    from perfdoc.report import html, loader_table, terminal
+    from perfdoc.report import decoder_table, html, loader_table, sample_table, terminal
 
     demand = _demand(step_time) if step_time else None
     chosen, said = _target(target, images, batch_size)
@@ -113,7 +119,7 @@ def command(
     ours = chosen[1:3] == ["-m", "perfdoc.loader_target"]
     asked = {
         "workers": list(workers), "others": {name: list(values) for name, values in others.items()}, "budget": budget,
-        "name": chosen[4] if ours else "",
+        "name": chosen[4] if ours else "", "decoders": decoders,
     }
     options = Options(
         chosen, budget=budget, wait=wait, seed=seed, folder=output.absolute() if output else None, experiment=False,
@@ -124,6 +130,8 @@ def command(
     with Progress(budget, sys.stderr) as progress:
         scan.show = progress.show
         capture = scan.run()
+    if decoders:
+        _compare_decoders(capture, scan.folder, budget / 2)
     if demand is not None:
         capture.measurements = [m for m in capture.measurements if m.metric != "loader.demand"]
         capture.measurements.append(Measurement("loader.demand", "1/s", (demand,), {"from": step_time or ""}))
@@ -139,11 +147,48 @@ def command(
         click.echo(json.dumps({**answer.to_json(), "loader": capture.loader}, indent=1))
     else:
         click.echo(loader_table.render(answer, capture.loader or {}, terminal.columns()))
+        anatomy, compared = sample_answer.read(capture.measurements), decoder_answer.read(capture.measurements)
+        if anatomy is not None:
+            click.echo("\n" + sample_table.render(anatomy, terminal.columns()))
+        if compared is not None:
+            click.echo("\n" + decoder_table.render(compared, terminal.columns()))
         report = html.write(diagnose(capture), scan.folder / "report.html")
         click.echo(f"report: {os.path.relpath(report)}")
     if capture.run["outcome"] == "failed":
         click.echo(f"perfdoc: {capture.run['reason']}; above is what was measured before", err=True)
         sys.exit(int(capture.run["exit_code"]) or 1)
+
+
+DECODING = 0.1
+"""Share of a sample's time that decoding must take for decoders to be compared."""
+
+
+def _compare_decoders(capture: Capture, folder: Path, budget: float) -> None:
+    """Add the comparison of decoders to the capture, where the data set was seen decoding pictures."""
+    from perfdoc import sample_answer
+    from perfdoc.capture import read_events
+    from perfdoc.decoder_bench import DecoderBench
+    from perfdoc.measurement import Measurement
+    from perfdoc.report import decoder_table
+
+    event = next((e for e in read_events(folder) if e["e"] == "pictures"), None)
+    anatomy = sample_answer.read(capture.measurements)
+    if event is None or not event["paths"] or anatomy is None or anatomy.share("decode") < DECODING:
+        return
+    used = next((m for m in capture.measurements if isinstance(m, Measurement) and m.metric == "sample.used_pixels"), None)
+    side = round(used.median**0.5) if used else 224
+    python = capture.environment.get("executable") or sys.executable
+
+    def say(line: str) -> None:
+        if sys.stderr.isatty():
+            click.echo(f"\r\x1b[K{line}", nl=False, err=True)
+
+    if not sys.stderr.isatty():
+        click.echo(f"perfdoc: comparing decoders on {len(event['paths'])} of the files...", err=True)
+    bench = DecoderBench(python, folder, event["paths"], side, math.floor(event["cores"]), budget, decoder_table.modules(), say)
+    capture.measurements += bench.run()
+    say("")
+    capture.write(folder)
 
 
 def _demand(text: str) -> float:

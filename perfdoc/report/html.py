@@ -8,11 +8,11 @@ from typing import Any
 
 import jinja2
 
-from perfdoc import loader_answer
+from perfdoc import decoder_answer, loader_answer, sample_answer
 from perfdoc.blocks import CONTROL_ARM
 from perfdoc.diagnose import Diagnosis
 from perfdoc.finding import Effect
-from perfdoc.report import figures, loader_curve, summary
+from perfdoc.report import decoder_table, figures, loader_curve, sample_table, summary
 from perfdoc.rule import discover_rules
 
 
@@ -31,10 +31,13 @@ def render(diagnosis: Diagnosis) -> str:
     env.filters["seconds"] = figures.seconds
     env.filters["speedup"] = figures.speedup
     capture = diagnosis.capture
+    sample, decoders = sample_answer.read(capture.measurements), decoder_answer.read(capture.measurements)
     loader = loader_answer.read(capture.measurements, capture.experiment.get("failed", {}))
     if loader is not None and loader.recommended is None:
         loader = None
     return env.get_template("report.html.j2").render(
+        sample=sample and {"parts": sample.parts, "notes": sample_table.notes(sample)},
+        decoders=decoders and decoder_section(decoders),
         loader=loader and loader_curve.section(loader, capture.loader or {}),
         run=capture.run, loop=capture.loop, machine=capture.machine, environment=capture.environment,
         device=summary.device(diagnosis), command=figures.command_line(capture.run["command"]),
@@ -47,6 +50,15 @@ def render(diagnosis: Diagnosis) -> str:
         withheld=diagnosis.seen.withheld, docs={rule.code: rule.sections() for rule in discover_rules()},
         guard=capture.guard, smallest=diagnosis.seen.smallest_effect,
     )
+
+
+def decoder_section(answer: decoder_answer.DecoderAnswer) -> dict[str, Any]:
+    """Table, bars and notes on decoders; bars in percent of the fastest."""
+    heads, lines = decoder_table.lines(answer)
+    rates = [row.rate("in workers") or row.rate("alone") or 0.0 for row in answer.rows if not row.missing]
+    top = max(rates, default=1.0) or 1.0
+    return {"heads": heads, "rows": [{"figures": line, "share": round(100 * rate / top, 1)}
+                                     for line, rate in zip(lines, rates, strict=True)], "notes": decoder_table.notes(answer)}
 
 
 def forest(diagnosis: Diagnosis) -> dict[str, Any] | None:

@@ -9,10 +9,9 @@ import sys
 
 
 def _start():
-    run_dir = os.environ.get("PERFDOC_RUN_DIR")
-    # A DataLoader worker that was spawned stays untouched.
-    if not run_dir or os.environ.get("PERFDOC_WORKER"):
+    if not os.environ.get("PERFDOC_PACKAGES"):
         return
+    run_dir = os.environ.get("PERFDOC_RUN_DIR")
     try:
         import importlib.machinery
         import importlib.util
@@ -32,6 +31,9 @@ def _start():
                 )
 
         sys.meta_path.insert(0, Finder)
+        # Nothing is watched in a DataLoader worker that was spawned, nor in perfdoc's own helpers.
+        if not run_dir or os.environ.get("PERFDOC_WORKER"):
+            return
         from perfdoc.inject import startup
 
         startup.start(run_dir)
@@ -39,7 +41,7 @@ def _start():
         import traceback
 
         try:
-            with open(os.path.join(run_dir, f"inject-error-{os.getpid()}.txt"), "w") as f:
+            with open(os.path.join(run_dir or os.devnull, f"inject-error-{os.getpid()}.txt"), "w") as f:
                 traceback.print_exc(file=f)
         except OSError:
             pass
