@@ -85,6 +85,12 @@ class LoaderHandle(Protocol):
     def feed_grown(self, factor: int) -> None:
         """From the next fetch on, serve batches ``factor`` times as large as the user's; 1: as the user set it."""
 
+    def feed_dataset(self, name: str, wrap: Callable[[Any], Any] | None) -> None:
+        """From the next fetch on, make samples with ``wrap(dataset)`` in place of the data set; None: without this wrapping.
+
+        ``name`` tells wrappings apart; the same name always means the same one.
+        """
+
     def feed_cached(self, on: bool) -> None:
         """From the next fetch on, serve one cached batch again and again (on), or real batches (off)."""
 

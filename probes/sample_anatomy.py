@@ -116,14 +116,14 @@ def _of_samples(seen: list[Sample], values: list[Any]) -> list[Measurement | Una
     if not sites:
         found.append(Unavailable("sample.copied", "no array was copied by torch.tensor"))
     decoded = tuple(float(max(s.decoded)) for s in seen if s.decoded)
-    used = tuple(float(pixels) for value in values if (pixels := _pixels(value)))
+    used = tuple(float(pixels) for value in values if (pixels := pixels(value)))
     for metric, counts in (("sample.decoded_pixels", decoded), ("sample.used_pixels", used)):
         found.append(Measurement(metric, "count", counts, {}, HOW) if decoded and counts
                      else Unavailable(metric, "no picture was seen being decoded"))
     return found
 
 
-def _pixels(value: Any) -> int:
+def pixels(value: Any) -> int:
     """Pixels of the largest picture-like tensor or array of a sample; 0 where there is none."""
     sizes = [leaf.shape for leaf in pytree.tree_leaves(value) if hasattr(leaf, "shape") and len(leaf.shape) == 3]
     areas = [math.prod(shape[-2:]) if shape[0] in (1, 3, 4) else math.prod(shape[:2]) for shape in sizes]

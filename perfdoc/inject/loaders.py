@@ -8,6 +8,7 @@ never end, so that the loop is held inside its epoch and no end-of-epoch code fi
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -135,11 +136,16 @@ def likeness(loader: Any) -> tuple[Any, ...]:
 class Source:
     """An endless supply of batches from a twin. Started at first use, then kept: idle workers cost no CPU."""
 
-    def __init__(self, loader: Any, workers: int | None, grown: int = 1) -> None:
+    def __init__(
+        self, loader: Any, workers: int | None, grown: int = 1, wraps: Sequence[Callable[[Any], Any]] = ()
+    ) -> None:
+        changes = {}
+        if wraps:
+            changes["dataset"] = functools.reduce(lambda dataset, wrap: wrap(dataset), wraps, loader.dataset)
         if grown == 1:
-            self.twin = twin(loader, workers, Endless)
+            self.twin = twin(loader, workers, Endless, changes=changes)
         else:
-            self.twin = twin(loader, workers, lambda sampler: Grown(Endless(sampler), grown))
+            self.twin = twin(loader, workers, lambda sampler: Grown(Endless(sampler), grown), changes=changes)
         self.iterator: Any = None
         self.fresh = True
 
@@ -201,7 +207,8 @@ class Handle:
         self._kept: Any = None
         self._iterator: Callable[[], Any] = lambda: None
         self._likeness = likeness(loader)
-        self._sources: dict[tuple[int | None, int], Source] = {}
+        self._sources: dict[tuple[int | None, int, tuple[str, ...]], Source] = {}
+        self._wraps: dict[str, Callable[[Any], Any]] = {}
         self._workers: int | None = None
         self._grown = 1
         self._replayed: list[Any] | None = None
@@ -266,9 +273,10 @@ class Handle:
 
     def _source(self) -> Source:
         key = None if self._workers == self.loader.num_workers else self._workers
-        place = (key, self._grown)
+        names = tuple(sorted(self._wraps))
+        place = (key, self._grown, names)
         if place not in self._sources:
-            self._sources[place] = Source(self.loader, *place)
+            self._sources[place] = Source(self.loader, key, self._grown, [self._wraps[name] for name in names])
         return self._sources[place]
 
     @property
@@ -284,6 +292,16 @@ class Handle:
     def feed(self, workers: int | None) -> None:
         """From the next fetch on, serve batches from a twin with ``workers`` workers; None: as the user set it."""
         self._workers = workers
+
+    def feed_dataset(self, name: str, wrap: Callable[[Any], Any] | None) -> None:
+        """From the next fetch on, make samples with what ``wrap`` makes of the user's data set, under this name; None: without.
+
+        The same name always means the same wrapping: workers that were started for it are kept.
+        """
+        if wrap is None:
+            self._wraps.pop(name, None)
+        else:
+            self._wraps[name] = wrap
 
     def feed_cached(self, on: bool) -> None:
         """From the next fetch on, serve one cached batch (on), or real batches (off)."""

@@ -201,7 +201,7 @@ class SampleWatch:
     def _note(self, module_name: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep what is about to be decoded."""
         assert self._seen is not None
-        first = args[0] if args else next(iter(kwargs.values()), None)
+        first: Any = args[0] if args else next(iter(kwargs.values()), None)
         source = None
         if (module_name, name) == ("PIL.Image", "open") or name in ("imread", "read_image", "read_file"):
             source = source_of(first)
