@@ -30,9 +30,19 @@ DERIVED: Mapping[str, Unit] = {
     "machine.other_cpu": "1",
     "machine.steal": "1",
     "machine.cores": "1",
+    "machine.shm": "B",
+    "loader.rate": "1/s",
+    "loader.round": "count",
+    "loader.startup": "s",
+    "loader.cpu": "s",
+    "loader.worker_memory": "B",
+    "loader.shm": "B",
+    "loader.batch_samples": "count",
+    "loader.epoch_turn": "s",
+    "loader.demand": "1/s",
     **METRICS,
 }
-"""Metrics that come with every capture, from the step clock and from the parent's look at the machine; with their units.
+"""Metrics from the step clock, the parent's look at the machine, and ``perfdoc bench-loader``; with their units.
 ``machine.other_cpu`` and ``machine.steal`` are in cores, ``step.<phase>`` in seconds a step."""
 
 MOST_SAMPLES = 2000

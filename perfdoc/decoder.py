@@ -1,6 +1,7 @@
 """The contract of an image decoder that perfdoc can compare and swap in.
 
-Decoders live one a file in the packages that announce probes (entry point ``perfdoc.probes``); nothing else lists them.
+Decoders live one a file in the subpackage ``decoders`` of the packages that announce probes (entry point ``perfdoc.probes``);
+nothing else lists them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ class Decoder(ABC):
     """What a person calls it."""
     package: ClassVar[str]
     """What brings it: ``pip install <package>``."""
+    swappable: ClassVar[bool] = False
+    """Whether it can stand in for a call in ``__getitem__``: one picture in, one array out."""
     jpeg_only: ClassVar[bool] = False
     """Whether it decodes JPEG alone."""
     note: ClassVar[str] = ""

@@ -489,6 +489,7 @@ class Machine:
             Measurement("machine.other_cpu", "1", tuple(self.other), {}, "measured in isolation"),
             Measurement("machine.steal", "1", tuple(self.steal), {}, "measured in isolation"),
             Measurement("machine.cores", "1", (float(cores),), {}, "measured in isolation"),
+            *_shm(),
         ]
 
     @staticmethod
@@ -498,6 +499,15 @@ class Machine:
         with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:
             model = next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), "")
         return {"system": sys.platform, "cpu": model, "cores": psutil.cpu_count(), "memory": psutil.virtual_memory().total}
+
+
+def _shm() -> list[Measurement | Unavailable]:
+    """Size of /dev/shm in bytes."""
+    try:
+        found = os.statvfs("/dev/shm")
+    except OSError:
+        return [Unavailable("machine.shm", "this system has no /dev/shm")]
+    return [Measurement("machine.shm", "B", (float(found.f_blocks * found.f_frsize),), {}, "measured in isolation")]
 
 
 def _of_run(folder: str) -> Iterator[psutil.Process]:

@@ -72,6 +72,8 @@ def discover(kind: type[Found], package_names: Iterable[str]) -> list[Found]:
     for package_name in package_names:
         package = importlib.import_module(package_name)
         for info in pkgutil.iter_modules(package.__path__, package_name + "."):
+            if info.ispkg:
+                continue
             module = importlib.import_module(info.name)
             for member in vars(module).values():
                 if (
@@ -87,11 +89,17 @@ def discover(kind: type[Found], package_names: Iterable[str]) -> list[Found]:
     return [found[slug] for slug in sorted(found)]
 
 
+def decoder_packages(package_names: Iterable[str]) -> list[str]:
+    """Packages with the decoders that the announced ones bring: their subpackage ``decoders``, where they have one."""
+    names = [f"{name}.decoders" for name in package_names]
+    return [name for name in names if importlib.util.find_spec(name) is not None]
+
+
 def slugs(package_names: Iterable[str]) -> set[str]:
     """Names of all probes and treatments without importing them (they import torch): a slug is its module's name."""
     found: set[str] = set()
     for package_name in package_names:
         spec = importlib.util.find_spec(package_name)
         places = list(spec.submodule_search_locations or ()) if spec else []
-        found |= {info.name for info in pkgutil.iter_modules(places)}
+        found |= {info.name for info in pkgutil.iter_modules(places) if not info.ispkg}
     return found

@@ -91,6 +91,9 @@ class LoaderHandle(Protocol):
         ``name`` tells wrappings apart; the same name always means the same one.
         """
 
+    def feed_settings(self, name: str, settings: Mapping[str, Any] | None) -> None:
+        """From the next fetch on, serve batches from a twin with these attributes of a DataLoader; None: without them."""
+
     def feed_cached(self, on: bool) -> None:
         """From the next fetch on, serve one cached batch again and again (on), or real batches (off)."""
 

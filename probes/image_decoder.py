@@ -15,6 +15,8 @@ from perfdoc.inject.swapped_dataset import swapped
 from perfdoc.probe import discover
 from perfdoc.treatment import Level, Loop, Offer, Treatment
 
+from . import decoders
+
 LOOKED_AT = 4
 """Samples that are looked at before the treatment is offered."""
 TRIED = 2
@@ -23,7 +25,6 @@ TIMED = 0.05
 """Seconds a decoder is timed on them."""
 WORTH = 0.03
 """Share of a sample's time that decoding must take."""
-SWAPPABLE = ("cv2", "simplejpeg", "torchvision", "turbojpeg")
 
 
 def seen_samples(dataset: Any, count: int = LOOKED_AT) -> list[Sample]:
@@ -74,9 +75,8 @@ class ImageDecoder(Treatment):
         """The fastest decoders that decode all of ``datas``, and the packages of those that are missing."""
         times: dict[Decoder, float] = {}
         missing = []
-        packages = sorted({type(self).__module__.split(".")[0]})
-        for decoder in discover(Decoder, packages):  # type: ignore[type-abstract]
-            if decoder.slug not in SWAPPABLE or any(name.startswith(decoder.slug) for name in now):
+        for decoder in discover(Decoder, [decoders.__name__]):  # type: ignore[type-abstract]
+            if not decoder.swappable or any(name.startswith(decoder.slug) for name in now):
                 continue
             try:
                 decoder.load(single_thread=False)

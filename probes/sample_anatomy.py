@@ -28,6 +28,8 @@ SLOW_SAMPLE = 20.0
 SLOWEST = 5
 """Samples that are named because they took longest."""
 HOW: How = "measured in isolation"
+AGAIN = 3
+"""Times that each of those is made again: what is slow by itself is slow every time."""
 SENT = 8
 """Batches that are sent through a worker to see what that takes."""
 
@@ -83,7 +85,7 @@ def _watch(loader: Any) -> tuple[list[Any], list[Sample]]:
     values, seen = [], []
     start = perf_counter()
     with SampleWatch(loader.dataset) as watch:
-        for index in itertools.chain([first], itertools.islice(order, MOST - 1)):
+        for index in itertools.chain([first], itertools.islice(order, _count(loader.dataset) - 1)):
             value, sample = watch.sample(index)
             values.append(value)
             seen.append(sample)
@@ -92,11 +94,26 @@ def _watch(loader: Any) -> tuple[list[Any], list[Sample]]:
                 break
         # A stall of the machine makes any sample slow once; one that is slow by itself is slow again.
         for place in sorted(range(len(seen)), key=lambda place: -seen[place].seconds)[:SLOWEST]:
-            if perf_counter() - start < SLOW_SAMPLE:
-                _, again = watch.sample(seen[place].index)
-                if again.seconds < 0.5 * seen[place].seconds:
-                    seen[place] = again
+            for _ in range(AGAIN):
+                if perf_counter() - start < SLOW_SAMPLE:
+                    _, again = watch.sample(seen[place].index)
+                    seen[place] = min(seen[place], again, key=lambda sample: sample.seconds)
     return values, seen
+
+
+def pixels(value: Any) -> int:
+    """Pixels of the largest picture-like tensor or array of a sample; 0 where there is none."""
+    sizes = [leaf.shape for leaf in pytree.tree_leaves(value) if hasattr(leaf, "shape") and len(leaf.shape) == 3]
+    areas = [math.prod(shape[-2:]) if shape[0] in (1, 3, 4) else math.prod(shape[:2]) for shape in sizes]
+    return int(max(areas, default=0))
+
+
+def _count(dataset: Any) -> int:
+    """Samples to watch: none twice."""
+    try:
+        return max(1, min(MOST, len(dataset)))
+    except (TypeError, NotImplementedError):
+        return MOST
 
 
 def _of_samples(seen: list[Sample], values: list[Any]) -> list[Measurement | Unavailable]:
@@ -116,18 +133,11 @@ def _of_samples(seen: list[Sample], values: list[Any]) -> list[Measurement | Una
     if not sites:
         found.append(Unavailable("sample.copied", "no array was copied by torch.tensor"))
     decoded = tuple(float(max(s.decoded)) for s in seen if s.decoded)
-    used = tuple(float(pixels) for value in values if (pixels := pixels(value)))
+    used = tuple(float(area) for value in values if (area := pixels(value)))
     for metric, counts in (("sample.decoded_pixels", decoded), ("sample.used_pixels", used)):
         found.append(Measurement(metric, "count", counts, {}, HOW) if decoded and counts
                      else Unavailable(metric, "no picture was seen being decoded"))
     return found
-
-
-def pixels(value: Any) -> int:
-    """Pixels of the largest picture-like tensor or array of a sample; 0 where there is none."""
-    sizes = [leaf.shape for leaf in pytree.tree_leaves(value) if hasattr(leaf, "shape") and len(leaf.shape) == 3]
-    areas = [math.prod(shape[-2:]) if shape[0] in (1, 3, 4) else math.prod(shape[:2]) for shape in sizes]
-    return int(max(areas, default=0))
 
 
 def _of_batches(loader: Any, samples: list[Any]) -> list[Measurement | Unavailable]:

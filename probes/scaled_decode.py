@@ -9,8 +9,8 @@ from perfdoc.inject.sample_watch import TRANSFORM, Sample
 from perfdoc.inject.swapped_dataset import swapped
 from perfdoc.treatment import Level, Loop, Offer, Treatment
 
+from .decoders.pil_draft import PilDraftDecoder
 from .image_decoder import jpegs_of, seen_samples
-from .pil_draft_decoder import PilDraftDecoder
 from .sample_anatomy import pixels
 
 SHRINKING = (

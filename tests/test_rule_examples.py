@@ -8,9 +8,13 @@ looks for, or do not run, is found out here.
 import textwrap
 import warnings
 
+import cv2
+import numpy
 import pytest
 import torch
 import torch.utils.checkpoint
+from perfdoc_probes.iterable_sharding import IterableSharding
+from perfdoc_probes.sample_anatomy import SampleAnatomy
 from perfdoc_probes.validation_modes import ValidationModes
 from test_rules import findings, make
 from torch import nn
@@ -25,11 +29,14 @@ from perfdoc.treatment import EvalCall, Treatment
 
 TREATMENTS = discover(Treatment, packages())
 WATCHING = [probe for probe in discover(Probe, packages()) if type(probe).prepare is not Probe.prepare]
-NEED_A_GPU = {"PD202", "PD304"}
-COMMANDS = {"PD701", "PD703"}
-"""Rules whose examples are command lines; what they say is tested in test_rules.py."""
+NEED_A_GPU = {"PD104", "PD202", "PD304"}
+OF_LOADERS = [SampleAnatomy(), IterableSharding()]
+COMMANDS = {"PD407", "PD701", "PD703", "PD704", "PD705"}
+"""Rules whose examples are command lines or about the machine; what they say is tested in test_rules.py."""
+PICTURES = {"PD107", "PD108", "PD110", "PD116"}
+"""Rules on files; scans of a real data set in test_picture_treatments.py fire them."""
 LOADER_RULES = {"PD101", "PD102", "PD103", "PD105"}
-RULES = [rule for rule in discover_rules() if rule.code not in COMMANDS]
+RULES = [rule for rule in discover_rules() if rule.code not in COMMANDS | PICTURES]
 TURNS = [
     Measurement("loader.turnover", "s", (seconds,) * 4, {"workers": 2, "kind": kind})
     for kind, seconds in (("respawned", 0.5), ("persistent", 0.01))
@@ -74,7 +81,8 @@ def run(code, watched=False):
     x = x.to("cpu")
     dataset: Dataset = TensorDataset(x, y)
     names = {
-        "torch": torch, "nn": nn, "F": nn.functional, "DataLoader": DataLoader, "TensorDataset": TensorDataset, "x": x, "y": y,
+        "torch": torch, "numpy": numpy, "cv2": cv2, "Dataset": Dataset,
+        "nn": nn, "F": nn.functional, "DataLoader": DataLoader, "TensorDataset": TensorDataset, "x": x, "y": y,
         "dataset": dataset, "loader": DataLoader(dataset), "model": model, "criterion": nn.CrossEntropyLoss(),
         "optimizer": torch.optim.AdamW(model.parameters()), "device": "cpu", "total": 0,
     }
@@ -123,6 +131,8 @@ def watch(loop, again, names):
         again()
         names["total"] = names["total"] + 0  # a script's own variables go on living
         loop.models[0](names["x"]).sum().backward()
+        found += probe.measure(loop, {})
+    for probe in OF_LOADERS:
         found += probe.measure(loop, {})
     return found + (ValidationModes().measure(loop, {}) if loop.eval_call else [])
 

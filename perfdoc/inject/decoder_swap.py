@@ -72,7 +72,7 @@ class DecoderSwap:
             original = getattr(module, name, None)
             if original is not None:
                 new = make(decoder, original)
-                patches += [(place, held, original, new) for place, held in _holders(module, name, original)]
+                patches += [(place, held, original, new) for place, held in holders(module, name, original)]
         return patches
 
     def _decoded(self, decoder: Decoder, data: bytes) -> Any:
@@ -123,7 +123,7 @@ class DecoderSwap:
         return read_image
 
 
-def _holders(module: Any, name: str, original: Any) -> list[tuple[Any, str]]:
+def holders(module: Any, name: str, original: Any) -> list[tuple[Any, str]]:
     """Where the user's code reaches a function: in its module, and in theirs that imported it by name."""
     found = [(module, name)]
     for other in list(sys.modules.values()):

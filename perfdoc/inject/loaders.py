@@ -137,9 +137,10 @@ class Source:
     """An endless supply of batches from a twin. Started at first use, then kept: idle workers cost no CPU."""
 
     def __init__(
-        self, loader: Any, workers: int | None, grown: int = 1, wraps: Sequence[Callable[[Any], Any]] = ()
+        self, loader: Any, workers: int | None, grown: int = 1, wraps: Sequence[Callable[[Any], Any]] = (),
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
-        changes = {}
+        changes = dict(settings or {})
         if wraps:
             changes["dataset"] = functools.reduce(lambda dataset, wrap: wrap(dataset), wraps, loader.dataset)
         if grown == 1:
@@ -209,6 +210,7 @@ class Handle:
         self._likeness = likeness(loader)
         self._sources: dict[tuple[int | None, int, tuple[str, ...]], Source] = {}
         self._wraps: dict[str, Callable[[Any], Any]] = {}
+        self._settings: dict[str, Mapping[str, Any]] = {}
         self._workers: int | None = None
         self._grown = 1
         self._replayed: list[Any] | None = None
@@ -273,10 +275,14 @@ class Handle:
 
     def _source(self) -> Source:
         key = None if self._workers == self.loader.num_workers else self._workers
-        names = tuple(sorted(self._wraps))
+        names = tuple(sorted([*self._wraps, *self._settings]))
         place = (key, self._grown, names)
         if place not in self._sources:
-            self._sources[place] = Source(self.loader, key, self._grown, [self._wraps[name] for name in names])
+            wraps = [self._wraps[name] for name in sorted(self._wraps)]
+            settings = {k: v for name in sorted(self._settings) for k, v in self._settings[name].items()}
+            if not (self.loader.num_workers if key is None else key):
+                settings.pop("prefetch_factor", None)  # has no meaning without workers
+            self._sources[place] = Source(self.loader, key, self._grown, wraps, settings)
         return self._sources[place]
 
     @property
@@ -302,6 +308,13 @@ class Handle:
             self._wraps.pop(name, None)
         else:
             self._wraps[name] = wrap
+
+    def feed_settings(self, name: str, settings: Mapping[str, Any] | None) -> None:
+        """From the next fetch on, serve batches from a twin with these attributes, under this name; None: without them."""
+        if settings is None:
+            self._settings.pop(name, None)
+        else:
+            self._settings[name] = settings
 
     def feed_cached(self, on: bool) -> None:
         """From the next fetch on, serve one cached batch (on), or real batches (off)."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from perfdoc.decoder_answer import REFERENCE, DecoderAnswer, DecoderRow
-from perfdoc.probe import packages
+from perfdoc.probe import decoder_packages, packages
 
 WHERE = ("alone", "in workers")
 
@@ -21,7 +21,7 @@ def known() -> dict[str, dict[str, str]]:
     from importlib.util import find_spec
 
     found: dict[str, dict[str, str]] = {}
-    for name in packages():
+    for name in decoder_packages(packages()):
         spec = find_spec(name)
         for folder in (spec.submodule_search_locations or ()) if spec else ():
             for file in sorted(Path(folder).glob("*.py")):

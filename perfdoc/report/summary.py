@@ -160,10 +160,8 @@ def untestable(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     found = [(o["title"], o["reason"]) for o in diagnosis.capture.offers if o["status"] == "untestable here"]
     found += [(f.title, f.fix) for f in diagnosis.with_verdict("untestable here") if not f.arms and f.evidence]
     for arm, error in diagnosis.capture.experiment.get("failed", {}).items():
-        if len(config_from_id(arm)) == 1:
+        if len(config_from_id(arm)) == 1 and not arm.startswith("loader "):
             found.append((diagnosis.seen.change(arm), f"fails in this loop: {error}"))
-    if diagnosis.capture.loop and diagnosis.capture.loop["device"] == "cpu":
-        found.append(("pin_memory", "needs a CUDA device: scan there"))
     return found
 
 

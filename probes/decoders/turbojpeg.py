@@ -14,6 +14,7 @@ class TurbojpegDecoder(Decoder):
     slug = "turbojpeg"
     title = "TurboJPEG"
     package = "'PyTurboJPEG<2' and the system's libturbojpeg (apt install libturbojpeg0)"
+    swappable = True
     jpeg_only = True
     note = "files that were cut off come out grey at the bottom, with a warning only"
 

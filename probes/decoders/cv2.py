@@ -13,6 +13,7 @@ class Cv2Decoder(Decoder):
     slug = "cv2"
     title = "cv2"
     package = "opencv-python-headless"
+    swappable = True
     note = "cv2.imread and imdecode turn pictures by EXIF unless cv2.IMREAD_IGNORE_ORIENTATION is given, and deliver BGR"
 
     def load(self, single_thread: bool) -> None:

@@ -13,6 +13,7 @@ class SimplejpegDecoder(Decoder):
     slug = "simplejpeg"
     title = "simplejpeg"
     package = "simplejpeg"
+    swappable = True
     jpeg_only = True
 
     def load(self, single_thread: bool) -> None:

@@ -13,6 +13,8 @@ class TorchvisionDecoder(Decoder):
     slug = "torchvision"
     title = "torchvision.io"
     package = "torchvision"
+    swappable = True
+    note = "deprecated since torchvision 0.29 in favour of TorchCodec"
 
     def load(self, single_thread: bool) -> None:
         """Import torchvision; ImportError where it was built without image codecs."""

@@ -1,0 +1,75 @@
+"""PD109: transforms on the CPU take most of a sample."""
+
+from __future__ import annotations
+
+from perfdoc import sample_answer
+from perfdoc.finding import Finding
+from perfdoc.rule import Evidence, Rule
+
+LARGE = 0.25
+"""Share of a sample's time from which a transform is spoken of."""
+WAITING = 0.05
+"""Share of the step that must be spent waiting for data."""
+
+
+class CpuAugmentation(Rule):
+    """One transform takes a large part of every sample's time.
+
+    What it measures
+    ----------------
+    Seconds of each transform, by its name, inside your own ``__getitem__``, and how long the step waits for data.
+
+    Why it costs time
+    -----------------
+    Random crops, colour changes and normalisation of PIL images run on one core, sample by sample. On tensors, for a whole
+    batch, on the GPU or in DALI they take a fraction.
+
+    Example
+    -------
+    ::
+
+        class Sorted(Dataset):
+            transform = staticmethod(lambda x: x.sort().values.sort(dim=0).values)
+            data = torch.randn(32, 400, 400)
+            __len__ = lambda self: 32
+            __getitem__ = lambda self, i: self.transform(self.data[i])
+
+        dataset = Sorted()
+        dataset.transform = dataset.transform
+        loader = DataLoader(dataset, batch_size=4)
+
+    Use instead
+    -----------
+    ::
+
+        class Plain(Dataset):
+            data = torch.randn(32, 400, 400)
+            __len__ = lambda self: 32
+            __getitem__ = lambda self, i: self.data[i]
+
+        loader = DataLoader(Plain(), batch_size=4)
+
+    When this is wrong
+    ------------------
+    Where the step never waits for data: workers hide the transforms then, and only their cores are lost. On a machine that
+    trains on the CPU those cores are the model's.    """
+
+    code = "PD109"
+    slug = "cpu-augmentation"
+    needs = ("sample.part", "sample.time", "step.data", "step.time")
+    effort = "a few lines"
+
+    def check(self, seen: Evidence) -> Finding | None:
+        """A finding where the step waits for data and one transform takes a quarter of a sample or more."""
+        anatomy = sample_answer.read(seen.capture.measurements)
+        data, step = seen.measurement("step.data"), seen.measurement("step.time")
+        if anatomy is None or data is None or step is None or data.mean < WAITING * step.mean:
+            return None
+        top = max((p for p in anatomy.parts if p.part == "transform"), key=lambda p: p.seconds, default=None)
+        if top is None or top.share < LARGE:
+            return None
+        title = f"{top.name} takes {top.seconds * 1e3:.3g} ms of every sample, {top.share:.0%} of its time"
+        fix = "transform tensors (torchvision.transforms.v2), a whole batch at a time, on the GPU, or with DALI"
+        wait = f"the step waits {data.mean * 1e3:.3g} ms of {step.mean * 1e3:.3g} ms for data"
+        return Finding(self.code, self.slug, title, seen.loader_site, "undecided", fix, (wait, anatomy.sentence),
+                       effort=self.effort)

@@ -1,0 +1,52 @@
+"""PD704: the process may use fewer cores than the machine shows."""
+
+from __future__ import annotations
+
+from perfdoc.finding import Finding
+from perfdoc.rule import Evidence, Rule
+
+
+class FewerCoresThanSeen(Rule):
+    """The process may use fewer cores than the machine has: counts that go by ``os.cpu_count()`` are too high.
+
+    What it measures
+    ----------------
+    Cores by affinity mask and cgroup quota, beside those of the machine, and the threads that torch started.
+
+    Why it costs time
+    -----------------
+    Containers and batch systems limit cores without hiding them. Libraries that count the machine's cores start too many
+    threads and workers, which take turns on the few that are there.
+
+    Example
+    -------
+    ::
+
+        DataLoader(dataset, num_workers=os.cpu_count())
+
+    Use instead
+    -----------
+    ::
+
+        DataLoader(dataset, num_workers=len(os.sched_getaffinity(0)) - 1)  # and mind the cgroup's quota: perfdoc scan shows it
+
+    When this is wrong
+    ------------------
+    Where the quota is only reached in bursts, more threads than cores can be fine.
+    """
+
+    code = "PD704"
+    slug = "fewer-cores-than-seen"
+    needs = ("machine.cores", "step.time")
+    effort = "a few lines"
+
+    def check(self, seen: Evidence) -> Finding | None:
+        """A finding where at least one core of the machine is out of reach."""
+        cores, loop = seen.measurement("machine.cores"), seen.capture.loop
+        if cores is None or loop is None or loop["cores"] > cores.median - 1:
+            return None
+        title = f"of {cores.median:g} cores this process may use {loop['cores']:g}; torch uses {loop['threads']} threads"
+        workers = sum(loader["num_workers"] for loader in loop["loaders"])
+        fix = f"choose threads and workers for {loop['cores']:g} cores; os.cpu_count() says {cores.median:g}"
+        return Finding(self.code, self.slug, title, "", "undecided", fix, (f"{workers} DataLoader workers",),
+                       effort=self.effort)

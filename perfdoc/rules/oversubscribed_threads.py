@@ -1,0 +1,43 @@
+"""PD111: workers whose libraries start threads of their own."""
+
+from __future__ import annotations
+
+from perfdoc.rule import TreatmentRule
+
+
+class OversubscribedThreads(TreatmentRule):
+    """OpenCV starts a thread for every core in every worker.
+
+    What it measures
+    ----------------
+    Your step with ``cv2.setNumThreads(0)`` where samples are made, in your running loop. Fewer threads for the model beside
+    workers are tried by the rules on workers and threads.
+
+    Why it costs time
+    -----------------
+    torch gives each worker one thread; OpenCV does not know of that and uses all cores in each of them. Workers times cores
+    threads then take turns on the cores, and the model's own threads wait among them.
+
+    Example
+    -------
+    ::
+
+        cv2.setNumThreads(8)
+        loader = DataLoader(dataset, num_workers=1)
+
+    Use instead
+    -----------
+    ::
+
+        cv2.setNumThreads(0)
+        loader = DataLoader(dataset, num_workers=1)
+
+    When this is wrong
+    ------------------
+    With one worker and large pictures OpenCV's threads may be worth more than they cost.
+    """
+
+    code = "PD111"
+    slug = "oversubscribed-threads"
+    needs = ("step.time", "worker_threads.speedup")
+    treatment = "worker_threads"

@@ -1,0 +1,61 @@
+"""Treatment: threads of OpenCV in workers."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from perfdoc.inject.swapped_dataset import swapped
+from perfdoc.treatment import Level, Loop, Offer, Treatment
+
+
+class _OneThread:
+    """OpenCV without threads of its own. In the training process it is put back after every sample."""
+
+    def __init__(self) -> None:
+        self._before: int | None = None
+
+    def enter(self) -> None:
+        """No threads beside the calling one."""
+        cv2: Any = sys.modules.get("cv2")
+        if cv2 is not None:
+            self._before = cv2.getNumThreads()
+            cv2.setNumThreads(0)
+
+    def leave(self) -> None:
+        """As many as before."""
+        cv2: Any = sys.modules.get("cv2")
+        if cv2 is not None and self._before is not None:
+            cv2.setNumThreads(self._before)
+
+
+class WorkerThreads(Treatment):
+    """``cv2.setNumThreads(0)`` where samples are made. torch gives its workers one thread by itself, OpenCV does not."""
+
+    slug = "worker_threads"
+    title = "OpenCV threads where samples are made"
+    numerics = False
+    phases = ("data", "forward", "backward")
+
+    def offer(self, loop: Loop) -> Offer:
+        """Offered where OpenCV is in use with more than one thread."""
+        if not loop.loaders:
+            return Offer("not applicable", reason="no DataLoader in the step")
+        cv2: Any = sys.modules.get("cv2")
+        if cv2 is None:
+            return Offer("not applicable", reason="OpenCV is not in use")
+        if not loop.loaders[0].loader.num_workers:
+            return Offer("not applicable", reason="samples are made in the training process")
+        if cv2.getNumThreads() <= 1:
+            return Offer("already on", reason="OpenCV has one thread")
+        return Offer("offered", (Level("one", "cv2.setNumThreads(0) in the data set"),))
+
+    def apply(self, loop: Loop, level: str) -> None:
+        """Make samples without OpenCV's threads."""
+        for handle in loop.loaders:
+            handle.feed_dataset(self.slug, lambda dataset: swapped(dataset, _OneThread()))
+
+    def restore(self, loop: Loop) -> None:
+        """Make samples as the user does."""
+        for handle in loop.loaders:
+            handle.feed_dataset(self.slug, None)
