@@ -16,8 +16,6 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
 def loader_of(name: str) -> Any:
     """The DataLoader that ``module:callable`` returns, or is. Exits with one line where there is none."""
-    from torch.utils.data import DataLoader
-
     module_name, _, attribute = name.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
@@ -29,6 +27,9 @@ def loader_of(name: str) -> Any:
         if not hasattr(found, part):
             sys.exit(f"{module_name} has no {attribute!r}")
         found = getattr(found, part)
+
+    from torch.utils.data import DataLoader
+
     if not isinstance(found, DataLoader) and callable(found):
         found = found()
     if not isinstance(found, DataLoader):
@@ -38,6 +39,13 @@ def loader_of(name: str) -> Any:
 
 def pictures(folder: str, batch_size: int) -> Any:
     """A loader of all pictures below ``folder``: random crop to 224 pixels, flip, to tensor, normalised."""
+    paths = sorted(
+        os.path.join(place, name) for place, _, names in os.walk(folder) for name in names
+        if name.lower().endswith(PICTURES)
+    )
+    if not paths:
+        sys.exit(f"no pictures below {folder} (looked for {', '.join(PICTURES)})")
+
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
     from torchvision import transforms
@@ -46,12 +54,6 @@ def pictures(folder: str, batch_size: int) -> Any:
         transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
         transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     ])
-    paths = sorted(
-        os.path.join(place, name) for place, _, names in os.walk(folder) for name in names
-        if name.lower().endswith(PICTURES)
-    )
-    if not paths:
-        sys.exit(f"no pictures below {folder} (looked for {', '.join(PICTURES)})")
 
     class Pictures(Dataset):  # type: ignore[misc]
         def __len__(self) -> int:

@@ -5,6 +5,7 @@ bad one does not is given an effect of 1.3x, everything else 0.9x: so a rule who
 looks for, or do not run, is found out here.
 """
 
+import functools
 import textwrap
 import warnings
 
@@ -158,6 +159,7 @@ def code_of(rule, section):
     return rule.sections()[section].removeprefix("::").strip("\n")
 
 
+@functools.cache
 def offered(code):
     """What every treatment offers to the loop of an example: slug -> offer; the loader, and what probes saw."""
     loop, measurements = run(code, watched=True)
