@@ -30,6 +30,7 @@ WORKLOADS = ("images", "convolutions", "gan", "language_model", "accumulation", 
 OPTIONS = {
     "dataloader_workers": lambda level: ["--workers", level],
     "cpu_threads": lambda level: ["--threads", level],
+    "image_decoder": lambda level: ["--decoder", level],
     "autocast": lambda level: ["--bf16"],
     "channels_last": lambda level: ["--channels-last"],
     "matmul_precision": lambda level: ["--matmul-precision", level],

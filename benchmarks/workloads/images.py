@@ -6,9 +6,36 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-args = arguments("--data")
+args = arguments("--data", "--decoder")
 transform = transforms.Compose([transforms.RandomResizedCrop(96), transforms.RandomHorizontalFlip(), transforms.ToTensor()])
-dataset = datasets.ImageFolder(args.data, transform)
+
+
+def decoded(path):
+    """The picture by the decoder that was asked for, as ImageFolder's own loader would give it."""
+    from PIL import Image
+
+    with open(path, "rb") as f:
+        data = f.read()
+    if args.decoder == "simplejpeg":
+        import simplejpeg
+
+        return Image.fromarray(simplejpeg.decode_jpeg(data))
+    if args.decoder == "turbojpeg":
+        import turbojpeg
+
+        return Image.fromarray(turbojpeg.TurboJPEG().decode(data, turbojpeg.TJPF_RGB))
+    if args.decoder == "cv2":
+        import cv2
+        import numpy
+
+        return Image.fromarray(cv2.cvtColor(cv2.imdecode(numpy.frombuffer(data, numpy.uint8), 1), cv2.COLOR_BGR2RGB))
+    import torchvision
+
+    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    return Image.fromarray(torchvision.io.decode_image(encoded).permute(1, 2, 0).numpy())
+
+
+dataset = datasets.ImageFolder(args.data, transform, **({"loader": decoded} if args.decoder else {}))
 loader = DataLoader(
     dataset, batch_size=8, shuffle=True, num_workers=args.workers, persistent_workers=args.workers > 0
 )

@@ -1,0 +1,138 @@
+"""Is the recommended worker count as fast as the best of all counts, and how long does the answer take?
+
+    python benchmarks/loader_answer.py [--rounds 4] [--only small,uneven]
+
+Six data sets. Each is benched as `perfdoc bench-loader --workers 0..16` does it; then every count from 0 to 16 is measured
+in rounds, in random order, by a plain loop of this script's own. The rate of the recommended count over that of the best
+count is given with the interval of Student's t over rounds; the best is chosen by all rounds, which favours it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from tabulate import tabulate
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import perfdoc
+from perfdoc import stats
+from perfdoc.demo.make_images import make
+
+COUNTS = range(17)
+SECONDS = 1.0
+
+
+class Heavy(Dataset):
+    """Augmentation that takes about 4 ms of CPU a sample."""
+
+    def __len__(self) -> int:
+        return 100_000
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        x = torch.rand(3, 96, 96)
+        for _ in range(3):
+            x = x.sort(dim=-1).values
+        return x
+
+
+class Far(Dataset):
+    """Storage that answers after 10 ms, without CPU."""
+
+    def __len__(self) -> int:
+        return 100_000
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        time.sleep(0.010)
+        return torch.zeros(3, 32, 32)
+
+
+class Uneven(Dataset):
+    """One sample in fifty takes forty times as long."""
+
+    def __len__(self) -> int:
+        return 100_000
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.rand(40 if index % 50 == 0 else 1, 20_000).sort(dim=-1).values[0]
+
+
+def loaders(folder: Path) -> dict[str, DataLoader]:
+    from torchvision import datasets, transforms
+
+    make(folder)
+    steps = transforms.Compose([transforms.RandomResizedCrop(96), transforms.RandomHorizontalFlip(), transforms.ToTensor()])
+    return {
+        "jpegs": DataLoader(datasets.ImageFolder(folder, steps), batch_size=16, shuffle=True),
+        "small": DataLoader(
+            TensorDataset(torch.randn(50_000, 64), torch.randint(0, 10, (50_000,))), batch_size=64, shuffle=True
+        ),
+        "augmented": DataLoader(Heavy(), batch_size=16),
+        "far": DataLoader(Far(), batch_size=8),
+        "uneven": DataLoader(Uneven(), batch_size=16, shuffle=True),
+        "tiny": DataLoader(TensorDataset(torch.randn(50_000, 8)), batch_size=1, shuffle=True),
+    }
+
+
+def rate(loader: DataLoader, workers: int) -> float:
+    """Batches a second of a loader made anew with so many workers, after a burst of each of them."""
+    made = DataLoader(loader.dataset, batch_size=loader.batch_size, sampler=loader.sampler, num_workers=workers)
+    batches = iter(made)
+
+    def following() -> None:
+        nonlocal batches
+        try:
+            next(batches)
+        except StopIteration:
+            batches = iter(made)
+            next(batches)
+
+    for _ in range(1 + 2 * workers):
+        following()
+    count, start = 0, perf_counter()
+    while perf_counter() - start < SECONDS or count < 2 * workers:
+        following()
+        count += 1
+    return count / (perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--only", default="")
+    args = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, loader in loaders(Path(folder)).items():
+            if args.only and name not in args.only.split(","):
+                continue
+            start = perf_counter()
+            found = perfdoc.bench_loader(loader, COUNTS)
+            took = perf_counter() - start
+            logs: dict[int, list[float]] = {n: [] for n in COUNTS}
+            for _ in range(args.rounds):
+                for n in random.sample(COUNTS, len(COUNTS)):
+                    logs[n].append(math.log(rate(loader, n)))
+            best = max(COUNTS, key=lambda n: stats.trimmed_mean(logs[n]))
+            mine = [a - b for a, b in zip(logs[found.recommended], logs[best], strict=True)]
+            half = stats.t_critical(0.05, len(mine) - 1) * statistics.stdev(mine) / math.sqrt(len(mine)) if any(mine) else 0.0
+            middle = statistics.fmean(mine)
+            rows.append((
+                name, found.recommended, "yes" if found.answer.settled else "no", best, f"{math.exp(middle):.1%}",
+                f"{math.exp(middle - half):.0%}-{math.exp(middle + half):.0%}", f"{took:.0f} s",
+                " ".join(f"{n}:{math.exp(stats.trimmed_mean(logs[n])):.3g}" for n in (0, 1, 2, 3, 4, 8, 16)),
+            ))
+            print(rows[-1], flush=True)
+    heads = ("data set", "recommended", "settled", "best of all", "of its rate", "95%", "took", "batches/s by count")
+    print(tabulate(rows, headers=heads))
+
+
+if __name__ == "__main__":
+    main()
