@@ -94,6 +94,12 @@ class LoaderHandle(Protocol):
     def feed_settings(self, name: str, settings: Mapping[str, Any] | None) -> None:
         """From the next fetch on, serve batches from a twin with these attributes of a DataLoader; None: without them."""
 
+    def feed_from(self, name: str, make: Callable[[], Any] | None) -> None:
+        """From the next fetch on, serve batches of the source that ``make`` makes at first use; None: of the loader.
+
+        A source has ``next()``, ``drain()`` (throws prefetched batches away, says how many) and ``close()``.
+        """
+
     def feed_cached(self, on: bool) -> None:
         """From the next fetch on, serve one cached batch again and again (on), or real batches (off)."""
 

@@ -211,6 +211,7 @@ class Handle:
         self._sources: dict[tuple[int | None, int, tuple[str, ...]], Source] = {}
         self._wraps: dict[str, Callable[[Any], Any]] = {}
         self._settings: dict[str, Mapping[str, Any]] = {}
+        self._other: tuple[str, Callable[[], Any]] | None = None
         self._workers: int | None = None
         self._grown = 1
         self._replayed: list[Any] | None = None
@@ -275,6 +276,12 @@ class Handle:
 
     def _source(self) -> Source:
         key = None if self._workers == self.loader.num_workers else self._workers
+        if self._other is not None:
+            name, make = self._other
+            elsewhere = (None, 1, (name,))
+            if elsewhere not in self._sources:
+                self._sources[elsewhere] = make()
+            return self._sources[elsewhere]
         names = tuple(sorted([*self._wraps, *self._settings]))
         place = (key, self._grown, names)
         if place not in self._sources:
@@ -315,6 +322,13 @@ class Handle:
             self._settings.pop(name, None)
         else:
             self._settings[name] = settings
+
+    def feed_from(self, name: str, make: Callable[[], Any] | None) -> None:
+        """From the next fetch on, serve batches of the source that ``make`` makes at first use; None: of the loader.
+
+        A source has ``next()``, ``drain()`` (throws prefetched batches away, says how many) and ``close()``.
+        """
+        self._other = None if make is None else (name, make)
 
     def feed_cached(self, on: bool) -> None:
         """From the next fetch on, serve one cached batch (on), or real batches (off)."""
