@@ -92,7 +92,9 @@ class DaliSource:
     ``samples``: (path, label). Raises ImportError without DALI.
     """
 
-    def __init__(self, samples: Sequence[tuple[str, int]], recipe: Recipe, batch_size: int, threads: int, shuffle: bool) -> None:
+    def __init__(
+        self, samples: Sequence[tuple[str, int]], recipe: Recipe, batch_size: int, threads: int, shuffle: bool
+    ) -> None:
         import torch
         from nvidia.dali import fn, pipeline_def, types
 
