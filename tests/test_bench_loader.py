@@ -104,7 +104,7 @@ def test_a_callable_is_benched(tmp_path):
     (tmp_path / "train.py").write_text(TRAIN)
     ran = command("bench-loader", "--workers", "0..1", "--budget", "3", "--step-time", "1", "train:make", cwd=tmp_path)
     assert ran.code == 0, ran.err
-    assert "The step takes 1 batches/s" in ran.out
+    assert "The step takes 1 batches/s" in " ".join(ran.out.split())
     assert "report.html" in ran.out
 
 
