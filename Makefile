@@ -29,7 +29,7 @@ demo: wheel $(VENV)/torch
 
 test: wheel $(VENV)/torch
 	$(BIN)/pip install --quiet --group test
-	$(BIN)/pytest -n 2 -m "not alone"
+	$(BIN)/pytest -n 3 -m "not alone"
 	$(BIN)/pytest -m alone
 
 lint: wheel

@@ -12,6 +12,8 @@ from perfdoc.finding import Effect
 from perfdoc.measurement import Measurement, Unavailable
 
 REFERENCE = "pil"
+SCALED = ("pil_draft",)
+"""Decoders whose speed is that of a smaller picture."""
 SURPRISES = ("raises", "returns", "turned", "other", "shape")
 """First words of outcomes that a person should know of."""
 
@@ -40,6 +42,8 @@ class DecoderRow:
     @property
     def pixels(self) -> str:
         """How its pixels compare with Pillow's, in words."""
+        if self.slug in SCALED:
+            return "scaled"
         if self.largest_error is None or self.mean_error is None:
             return ""
         if not self.largest_error:

@@ -186,6 +186,10 @@ class LoaderAnswer:
     """Seconds of an epoch's turn under the recommended setting, by kind: ``respawned``, ``persistent``."""
     now: int | None
     """Workers that the loader has."""
+    demand_size: float | None = None
+    """Samples in a batch of the step that the demand is of."""
+    duplicated: bool = False
+    """Whether every worker of a stream delivers the same data, so that rates count copies."""
 
     @property
     def _rates(self) -> dict[int, tuple[tuple[int, float], ...]]:
@@ -236,7 +240,12 @@ class LoaderAnswer:
 
     def meets(self, row: Row) -> bool:
         """Whether the setting delivers at least what the step takes."""
-        return self.demand is not None and row.rate is not None and row.rate >= self.demand
+        if self.demand is None or row.rate is None:
+            return False
+        size = self.batch_samples(row)
+        if row.setting.get("batch_size") and size and self.demand_size:
+            return row.rate * size >= self.demand * self.demand_size
+        return row.rate >= self.demand
 
     def of_best(self, row: Row) -> float | None:
         """Share of the fastest setting's rate, differences between rounds taken out."""
@@ -257,6 +266,8 @@ class LoaderAnswer:
             text = f"{shown}, the fewest workers within {CLOSE:.0%} of the best ({best.words}: {self.speed(best)})"
         if not self.settled:
             text += "; not settled, more --budget could change it"
+        if self.duplicated:
+            text += "; but every worker delivers the whole stream, so counts above 1 deliver copies"
         if self.demand is None:
             return text + "."
         enough = self.enough
@@ -314,12 +325,16 @@ def read(measurements: Sequence[Measurement | Unavailable], failed: Mapping[str,
     settings: dict[str, dict[str, Any]] = {}
     samples: dict[int | None, float] = {}
     turns: dict[str, tuple[float, ...]] = {}
-    demand, now = None, None
+    demand, demand_size, now, duplicated = None, None, None, False
     for found in measurements:
         if isinstance(found, Unavailable):
             continue
         if found.metric == "loader.demand":
             demand = found.median
+            given = found.conditions.get("batch_size")
+            demand_size = None if given is None else float(given)
+        elif found.metric == "iterable.duplicated":
+            duplicated = found.median == 1
         elif found.metric == "loader.num_workers":
             now = int(found.median)
         elif found.metric == "loader.batch_samples":
@@ -350,7 +365,7 @@ def read(measurements: Sequence[Measurement | Unavailable], failed: Mapping[str,
             value("loader.worker_memory", max), value("loader.shm", max), failed.get(name, ""),
         ))
     rows.sort(key=lambda row: ([str(v) for k, v in row.setting.items() if k != "workers"], row.workers))
-    return LoaderAnswer(tuple(rows), samples, demand, turns, now)
+    return LoaderAnswer(tuple(rows), samples, demand, turns, now, demand_size, duplicated)
 
 
 def demand_of(capture: Capture) -> float | None:

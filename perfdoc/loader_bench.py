@@ -13,8 +13,9 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from time import perf_counter, process_time
 from typing import Any
 
@@ -24,7 +25,9 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from perfdoc import loader_answer
 from perfdoc.errors import PerfdocError
 from perfdoc.inject import loaders, process_use
+from perfdoc.inject.batches import tensors_in
 from perfdoc.inject.cores import available_cores
+from perfdoc.inject.sample_watch import Unchanged
 from perfdoc.measurement import Measurement, Unit
 
 FIRST_WINDOW = 0.5
@@ -33,6 +36,8 @@ WINDOW = 1.0
 """Seconds of later visits."""
 SLOWEST_BATCH = 30.0
 """Seconds without a batch after which a worker is taken to hang (a longer time-out of the user's own is kept)."""
+TIMED_OUT = "DataLoader timed out"
+"""How torch begins the error of a worker that delivers nothing."""
 VISIT_SHARE = 0.2
 """Share of the budget that one visit may be expected to take: a setting that needs longer is not tried."""
 MEMORY_A_WORKER = 512 * 2**20
@@ -115,6 +120,7 @@ class LoaderBench:
         self._batch_bytes = 0
         self._tensors = 1
         self._told_size: set[int | None] = set()
+        self._hangs: tuple[str | None, ...] = ()
         self._end = perf_counter() + budget
 
     # -- which setting when
@@ -123,12 +129,17 @@ class LoaderBench:
         """The whole measurement."""
         self._end = perf_counter() + (1 - TURNS_SHARE) * self.budget
         first = self._coarse()
-        for setting in first:
-            self._visit(setting, FIRST_WINDOW)
+        self._warm(first[0])
+        # The smallest counts come first, as they tell what a worker takes of the memory; the others in random order.
+        later = first[2:]
+        self._random.shuffle(later)
+        for setting in [*first[:2], *later]:
+            if perf_counter() < self._end or setting in first[:2]:
+                self._visit(setting, FIRST_WINDOW)
         if not any(found.rates for found in self.visits.values()):
             reasons = {found.failed for found in self.visits.values() if found.failed}
             raise PerfdocError("the loader delivers no batch: " + ("; ".join(sorted(reasons)) or "the budget is too small"))
-        while perf_counter() < self._end:
+        while perf_counter() < self._end and self._rates():
             open_ones = self._open()
             if not open_ones:
                 break
@@ -137,7 +148,24 @@ class LoaderBench:
             for setting in open_ones:
                 if perf_counter() < self._end:
                     self._visit(setting, WINDOW)
+        if not self._rates():
+            reasons = {found.failed for found in self.visits.values() if found.failed}
+            raise PerfdocError("the loader fails with every setting: " + "; ".join(sorted(reasons)))
         self._turns()
+
+    def _warm(self, setting: Setting) -> None:
+        """A stretch that does not count: what comes first would read files that later visits find in the page cache."""
+        began = perf_counter()
+        try:
+            with Unchanged(self.loader.dataset):
+                iterator = _Endless(self._twin(setting, loaders.Endless))
+                try:
+                    while perf_counter() - began < FIRST_WINDOW:
+                        iterator.next()
+                finally:
+                    iterator.close()
+        except Exception:  # the visits tell what is wrong
+            return
 
     def _coarse(self) -> list[Setting]:
         """The first round, fewest workers first: every setting where they are few, else counts that double."""
@@ -187,6 +215,8 @@ class LoaderBench:
         if found.failed:
             return
         why = self._no_room(setting) or self._too_slow(setting, window)
+        if setting.workers and self._hangs == (setting.context,):
+            why = "workers hang: another count was waited for in vain"
         if why:
             if not found.rates:
                 found.failed = why
@@ -195,13 +225,16 @@ class LoaderBench:
         self._progress(setting, self._end - perf_counter())
         began = perf_counter()
         iterator = None
+        # Without workers samples are made here: what they open must not be shared by workers that are forked later.
+        unchanged: Any = nullcontext() if setting.workers else Unchanged(self.loader.dataset)
         try:
-            clone = self._twin(setting, loaders.Endless)
-            iterator = _Endless(clone)
-            self._told_start(found, iterator)
-            self._steady(found, iterator, window)
+            with unchanged:
+                iterator = _Endless(self._twin(setting, loaders.Endless))
+                self._told_start(found, iterator)
+                self._steady(found, iterator, window)
         except Exception as error:  # the user's data set, in this process or in a worker: the other settings go on
-            found.failed = _in_words(error, setting)
+            found.failed = _in_words(error, self._patience)
+            self._hangs = self._hangs or ((setting.context,) if TIMED_OUT in str(error) else ())
             self._not_tried(setting, found.failed)
         finally:
             if iterator is not None:
@@ -216,7 +249,7 @@ class LoaderBench:
         self._say("loader.startup", "s", found.starts[-1], found)
         if found.setting.batch_size not in self._told_size:
             self._told_size.add(found.setting.batch_size)
-            tensors = _tensors(batch)
+            tensors = tensors_in(batch)
             self._batch_bytes = max(self._batch_bytes, sum(t.numel() * t.element_size() for t in tensors))
             self._tensors = max(self._tensors, len(tensors))
             size = _samples(batch, iterator.twin)
@@ -253,9 +286,15 @@ class LoaderBench:
     def _say(self, metric: str, unit: Unit, value: float, found: Visits) -> None:
         self._tell(Measurement(metric, unit, (value,), found.setting.conditions, "measured in isolation"))
 
+    @property
+    def _patience(self) -> float:
+        """Seconds without a batch after which a worker hangs: the user's own time-out, or several of the slowest batch seen."""
+        slowest = max((start for found in self.visits.values() for start in found.starts), default=0.0)
+        return float(self.loader.timeout or max(SLOWEST_BATCH, 5 * slowest))
+
     def _twin(self, setting: Setting, wrap: Callable[[Any], Any], persistent: bool = False) -> Any:
         loader = self.loader
-        changes: dict[str, Any] = {"timeout": loader.timeout or SLOWEST_BATCH} if setting.workers else {"timeout": 0}
+        changes: dict[str, Any] = {"timeout": self._patience if setting.workers else 0}
         if setting.prefetch is not None and setting.workers:
             changes["prefetch_factor"] = setting.prefetch
         if setting.pin_memory is not None:
@@ -340,24 +379,31 @@ class LoaderBench:
         batches = max(2, chosen.workers)
         try:
             for persistent in kinds:
-                clone = self._twin(chosen, lambda sampler: loaders.Short(sampler, batches), persistent)
-                iterator = None
-                for turn in range(TURNS + 1):
-                    began = perf_counter()
-                    iterator = loaders.start(clone, DataLoader.__iter__)
-                    loaders.original_next(iterator)
-                    if turn:
-                        kind = "persistent" if persistent else "respawned"
-                        self._tell(Measurement("loader.epoch_turn", "s", (perf_counter() - began,),
-                                               {**chosen.conditions, "kind": kind}, "measured in isolation"))
-                    with suppress(StopIteration):
-                        while True:
-                            loaders.original_next(iterator)
-                    if not persistent:
-                        loaders.stop(iterator)
-                loaders.stop(iterator)
+                # Where a batch size is set, the sampler inside of the batches is what is cut short.
+                items = batches * (chosen.batch_size or 1)
+                clone = self._twin(chosen, partial(loaders.Short, count=items), persistent)
+                self._turn_of(clone, batches, chosen, persistent)
         except Exception:  # a sampler that cannot be cut short: the answer does not rest on this
             return
+
+
+    def _turn_of(self, clone: Any, batches: int, chosen: Setting, persistent: bool) -> None:
+        iterator = loaders.start(clone, DataLoader.__iter__)
+        try:
+            for _ in range(TURNS):
+                for _ in range(batches):
+                    loaders.original_next(iterator)
+                began = perf_counter()  # ending the workers is part of the turn
+                with suppress(StopIteration):
+                    loaders.original_next(iterator)
+                iterator = loaders.start(clone, DataLoader.__iter__)
+                loaders.original_next(iterator)
+                kind = "persistent" if persistent else "respawned"
+                self._tell(Measurement("loader.epoch_turn", "s", (perf_counter() - began,),
+                                       {**chosen.conditions, "kind": kind}, "measured in isolation"))
+                batches = max(1, len(clone.batch_sampler)) - 1 if clone.batch_sampler is not None else batches - 1
+        finally:
+            loaders.stop(iterator)
 
 
 class _Endless:
@@ -392,28 +438,22 @@ def _is_plain(batches: Any) -> bool:
     return type(batches) is BatchSampler
 
 
-def _tensors(batch: Any) -> list[torch.Tensor]:
-    from torch.utils import _pytree as pytree
-
-    return [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, torch.Tensor)]
-
-
 def _samples(batch: Any, clone: Any) -> int | None:
     """Samples in a batch: as the loader forms them, else the first dimension of its first tensor."""
     size = getattr(getattr(clone, "batch_sampler", None), "batch_size", None) or clone.batch_size
     if isinstance(size, int):
         return size
-    first = next((t for t in _tensors(batch) if t.dim()), None)
+    first = next((t for t in tensors_in(batch) if t.dim()), None)
     return None if first is None else int(first.shape[0])
 
 
-def _in_words(error: Exception, setting: Setting) -> str:
+def _in_words(error: Exception, patience: float) -> str:
     """What went wrong with a setting, in one line that says what to do where that is known."""
     text = str(error).strip()
     last = text.splitlines()[-1] if text else ""
-    if "timed out" in text:
+    if text.startswith(TIMED_OUT):
         return (
-            f"no batch came for {SLOWEST_BATCH:.0f} s: a worker hangs (often a lock, a connection or a thread pool made before "
+            f"no batch came for {patience:.0f} s: a worker hangs (often a lock, a connection or a thread pool made before "
             "the workers were forked; make it in the first __getitem__, or try --multiprocessing-context spawn)"
         )
     if "killed by signal" in text or "exited unexpectedly" in text:
@@ -421,7 +461,7 @@ def _in_words(error: Exception, setting: Setting) -> str:
         if "Bus error" in text:
             return "a worker was ended by a bus error: /dev/shm is full (Docker: --shm-size)"
         return f"a worker died ({how}): most often the system's out-of-memory killer; fewer workers need less memory"
-    if "pickle" in text.lower() or type(error).__name__ == "PicklingError":
+    if type(error).__name__ == "PicklingError" or "pickle" in last.lower():
         return f"the data set cannot be sent to workers that are spawned: {last}"
     name = type(error).__name__
     return last if last.startswith(f"{name}: ") else f"{name}: {last}"  # what a worker raised comes with its own traceback

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from perfdoc.inject.session import Session
 
 
+def _size(loader: Any) -> dict[str, str | int | float]:
+    return {"batch_size": loader.batch_size} if isinstance(loader.batch_size, int) else {}
+
+
 class _Alone:
     """What probes of loaders need of a loop."""
 
@@ -47,7 +51,7 @@ class Errand:
         ]
         if computing:
             rates = tuple(1 / seconds for seconds in computing if seconds > 0)
-            self._tell(Measurement("loader.demand", "1/s", (statistics.median(rates),), {"site": handle.site}))
+            self._tell(Measurement("loader.demand", "1/s", (statistics.median(rates),), _size(handle.loader)))
         session.hold()
         self._bench(handle)
 
@@ -90,7 +94,7 @@ class Errand:
             if not probe.of_loader:
                 continue
             try:
-                found = probe.measure(alone, {})  # type: ignore[arg-type]
+                found = probe.measure(alone, {"dataloader_workers": "2"})  # type: ignore[arg-type]
             except Exception as error:  # a data set that raises: what it raised takes the place of the figures
                 found = [Unavailable(metric, f"{type(error).__name__}: {error}") for metric in probe.provides]
             for one in found:

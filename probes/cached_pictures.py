@@ -7,10 +7,12 @@ import sys
 from time import perf_counter
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset, IterableDataset
 
 from perfdoc.inject import process_use
 from perfdoc.inject.decoder_swap import holders
+from perfdoc.inject.sample_watch import Unchanged
 from perfdoc.inject.swapped_dataset import SwappedDataset
 from perfdoc.treatment import Level, Loop, Offer, Treatment
 
@@ -59,6 +61,11 @@ class _Cache:
         return self.kept[key].copy()
 
 
+def _start_method(loader: Any) -> str:
+    context = loader.multiprocessing_context or torch.multiprocessing
+    return str(context.get_start_method())
+
+
 class _Filled(Dataset):  # type: ignore[misc]
     """The samples whose pictures are in the cache, in place of all: what every epoch after the first would meet."""
 
@@ -67,6 +74,11 @@ class _Filled(Dataset):  # type: ignore[misc]
         self._indices: list[Any] = []
         start = perf_counter()
         length = len(inner)
+        # Nothing that this opens may be shared by the workers that are forked afterwards.
+        with Unchanged(inner):
+            self._fill(length, start)
+
+    def _fill(self, length: int, start: float) -> None:
         for index in range(0, length, max(1, math.ceil(length / MOST_KEPT))):
             self._swapped[index]
             self._indices.append(index)
@@ -102,11 +114,15 @@ class CachedPictures(Treatment):
         dataset = loop.loaders[0].loader.dataset
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
             return Offer("not applicable", reason="samples of a stream cannot be looked at one by one")
+        if loop.ranks > 1:
+            return Offer("untestable here", reason="with several ranks the data set is not swapped: scan with one")
         samples = seen_samples(dataset)
         if not any(s.decoded and s.sources and s.sources[0].path for s in samples):
             return Offer("not applicable", reason="no picture was seen being decoded from a file")
         if not any(name == "PIL" for s in samples for _, name in s.parts):
             return Offer("not applicable", reason="pictures are not decoded by PIL")
+        if loop.loaders[0].loader.num_workers and _start_method(loop.loaders[0].loader) != "fork":
+            return Offer("not applicable", reason="workers that are not forked start with an empty cache")
         pixels = sum(sum(s.decoded) for s in samples) / len(samples)
         needed = pixels * BYTES_A_PIXEL * len(dataset)
         copies = max(1, loop.loaders[0].loader.num_workers)

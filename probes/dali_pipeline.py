@@ -6,7 +6,7 @@ import importlib.util
 import math
 from typing import Any
 
-from torch.utils.data import RandomSampler
+from torch.utils.data import RandomSampler, SequentialSampler, default_collate
 
 from perfdoc.inject.dali_source import DaliSource, Recipe, recipe_of
 from perfdoc.treatment import Level, Loop, Offer, Treatment
@@ -35,8 +35,10 @@ class DaliPipeline(Treatment):
         steps = getattr(getattr(loader.dataset, "transform", None), "transforms", None)
         if not isinstance(samples, list) or not samples or not _labelled(samples[0]) or steps is None:
             return Offer("not applicable", reason="the data set is no image folder with composed transforms")
-        if not isinstance(loader.batch_size, int) or getattr(loader.dataset, "target_transform", None) is not None:
-            return Offer("not applicable", reason="batches or labels are formed in a way of the script's own")
+        if not _plain(loader):
+            return Offer("not applicable", reason="samples, labels or batches are formed in a way of the script's own")
+        if loop.ranks > 1:
+            return Offer("untestable here", reason="with several ranks the loader is not replaced: scan with one")
         try:
             self._recipe = recipe_of(steps)
         except ValueError as error:
@@ -61,6 +63,19 @@ class DaliPipeline(Treatment):
         """Serve batches of the loader."""
         for handle in loop.loaders:
             handle.feed_from(self.slug, None)
+
+
+def _plain(loader: Any) -> bool:
+    """Whether loader and data set do nothing that the pipeline would leave out."""
+    from torchvision.datasets.folder import DatasetFolder, default_loader
+
+    dataset = loader.dataset
+    return (
+        isinstance(loader.batch_size, int) and loader.collate_fn is default_collate
+        and type(loader.sampler) in (RandomSampler, SequentialSampler)
+        and isinstance(dataset, DatasetFolder) and type(dataset).__getitem__ is DatasetFolder.__getitem__
+        and dataset.loader is default_loader and dataset.target_transform is None
+    )
 
 
 def _labelled(sample: Any) -> bool:

@@ -10,7 +10,7 @@ from torch.utils.data import IterableDataset
 
 from perfdoc.decoder import JPEG_START, Decoder
 from perfdoc.inject.decoder_swap import DecoderSwap
-from perfdoc.inject.sample_watch import DECODE, Sample, SampleWatch
+from perfdoc.inject.sample_watch import DECODE, Sample, SampleWatch, Unchanged
 from perfdoc.inject.swapped_dataset import swapped
 from perfdoc.probe import discover
 from perfdoc.treatment import Level, Loop, Offer, Treatment
@@ -66,10 +66,24 @@ class ImageDecoder(Treatment):
         if share < WORTH * sum(sample.seconds for sample in samples):
             return Offer("not applicable", reason=f"decoding takes less than {WORTH:.0%} of a sample's time")
         now = {name for sample in samples for part, name in sample.parts if part == DECODE}
+        if loop.ranks > 1:
+            return Offer("untestable here", reason="with several ranks the data set is not swapped: scan with one")
         able, missing = self._fastest(datas, now)
+        if able and not self._acts(dataset, self._modules[able[0].slug]):
+            return Offer("not applicable", reason="pictures are opened by a call that cannot be swapped")
         if not able:
             return Offer("untestable here", reason="no other decoder is installed: pip install " + " or ".join(missing))
         return Offer("offered", tuple(Level(d.slug, f"decode JPEGs with {d.title}") for d in able))
+
+    @staticmethod
+    def _acts(dataset: Any, module: str) -> bool:
+        """Whether the swap decodes anything: the calls that samples are made with may be others than those it stands behind."""
+        swap, length = DecoderSwap(module), len(dataset)
+        other = swapped(dataset, swap)
+        with Unchanged(dataset):
+            for place in range(0, length, max(1, math.ceil(length / LOOKED_AT))):
+                other[place]
+        return swap.decoded > 0
 
     def _fastest(self, datas: list[bytes], now: set[str]) -> tuple[list[Decoder], list[str]]:
         """The fastest decoders that decode all of ``datas``, and the packages of those that are missing."""

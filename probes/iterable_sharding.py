@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import islice
 from typing import Any
 
 import torch
@@ -35,9 +34,10 @@ class IterableSharding(Probe):
         if workers < 2:
             return [Unavailable("iterable.duplicated", "fewer than two workers")]
         iterator = loaders.start(loaders.twin(loader, 2, lambda sampler: sampler))
+        batches = []
         try:
-            # In order, batches come from the two workers in turn.
-            batches = list(islice(iter(lambda: loaders.original_next(iterator), None), 2 * BATCHES))
+            for _ in range(2 * BATCHES):  # in order, batches come from the two workers in turn
+                batches.append(loaders.original_next(iterator))
         except StopIteration:
             return [Unavailable("iterable.duplicated", f"the stream has fewer than {2 * BATCHES} batches")]
         finally:
@@ -51,8 +51,14 @@ def _equal(one: Any, other: Any) -> bool:
     if len(left) != len(right):
         return False
     for a, b in zip(left, right, strict=True):
-        if isinstance(a, torch.Tensor) != isinstance(b, torch.Tensor):
+        if type(a) is not type(b):
             return False
-        if not (torch.equal(a, b) if isinstance(a, torch.Tensor) else bool(a == b)):
+        if isinstance(a, torch.Tensor):
+            if not torch.equal(a, b):
+                return False
+        elif hasattr(a, "shape"):  # numpy arrays of collate functions of the user's own
+            if a.shape != b.shape or not bool((a == b).all()):
+                return False
+        elif a != b:
             return False
     return True

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, IterableDataset
 
 from perfdoc.inject import loaders
+from perfdoc.inject.batches import tensors_in
 from perfdoc.inject.sample_watch import Sample, SampleWatch
 from perfdoc.measurement import How, Measurement, Unavailable
 from perfdoc.probe import Probe
@@ -62,11 +63,15 @@ class SampleAnatomy(Probe):
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in a worker
         try:
-            values, seen = _watch(loader)
-            found = _of_samples(seen, values)
-            size = loader.batch_size or len(values)
-            batch = [values[place % len(values)] for place in range(size)]
-            return [*found, *_of_batches(loader, batch)]
+            size = loader.batch_size or len(next(iter(loader.batch_sampler)))
+            values, seen, used = _watch(loader, size)
+            found = _of_samples(seen, used)
+            samples = [values[place % len(values)] for place in range(size)]
+            try:
+                return [*found, *_of_batches(loader, samples)]
+            except Exception as error:  # a collate function that wants other samples than these: theirs were told above
+                why = f"{type(error).__name__}: {error}"
+                return [*found, *(Unavailable(m, why) for m in ("sample.collate", "sample.transfer", "sample.bytes"))]
         finally:
             torch.set_num_threads(threads)
 
@@ -77,17 +82,19 @@ def _indices(loader: Any) -> Iterator[Any]:
         yield from batch
 
 
-def _watch(loader: Any) -> tuple[list[Any], list[Sample]]:
-    """Samples and what was seen of each; the first is made twice, as it imports and opens what the others use."""
-    order = _indices(loader)
-    first = next(order)
-    loader.dataset[first]
-    values, seen = [], []
+def _watch(loader: Any, wanted: int) -> tuple[list[Any], list[Sample], list[int]]:
+    """``wanted`` samples at most, what was seen of all that were made, and the pixels of each."""
+    values: list[Any] = []
+    seen: list[Sample] = []
+    used: list[int] = []
     start = perf_counter()
     with SampleWatch(loader.dataset) as watch:
-        for index in itertools.chain([first], itertools.islice(order, _count(loader.dataset) - 1)):
+        for index in itertools.islice(_indices(loader), _count(loader.dataset)):
+            loader.dataset[index]  # once untimed: its file is in the page cache then, as storage is told of by itself
             value, sample = watch.sample(index)
-            values.append(value)
+            if len(values) < wanted:
+                values.append(value)
+            used.append(pixels(value))
             seen.append(sample)
             elapsed = perf_counter() - start
             if (elapsed > SECONDS and len(seen) >= FEWEST) or elapsed > SLOW_SAMPLE:
@@ -98,7 +105,7 @@ def _watch(loader: Any) -> tuple[list[Any], list[Sample]]:
                 if perf_counter() - start < SLOW_SAMPLE:
                     _, again = watch.sample(seen[place].index)
                     seen[place] = min(seen[place], again, key=lambda sample: sample.seconds)
-    return values, seen
+    return values, seen, used
 
 
 def pixels(value: Any) -> int:
@@ -116,7 +123,7 @@ def _count(dataset: Any) -> int:
         return MOST
 
 
-def _of_samples(seen: list[Sample], values: list[Any]) -> list[Measurement | Unavailable]:
+def _of_samples(seen: list[Sample], areas: list[int]) -> list[Measurement | Unavailable]:
     found: list[Measurement | Unavailable] = [Measurement("sample.time", "s", tuple(s.seconds for s in seen), {}, HOW)]
     keys = list(dict.fromkeys(key for s in seen for key in s.parts))
     for part, name in keys:
@@ -133,7 +140,7 @@ def _of_samples(seen: list[Sample], values: list[Any]) -> list[Measurement | Una
     if not sites:
         found.append(Unavailable("sample.copied", "no array was copied by torch.tensor"))
     decoded = tuple(float(max(s.decoded)) for s in seen if s.decoded)
-    used = tuple(float(area) for value in values if (area := pixels(value)))
+    used = tuple(float(area) for area in areas if area)
     for metric, counts in (("sample.decoded_pixels", decoded), ("sample.used_pixels", used)):
         found.append(Measurement(metric, "count", counts, {}, HOW) if decoded and counts
                      else Unavailable(metric, "no picture was seen being decoded"))
@@ -144,15 +151,20 @@ def _of_batches(loader: Any, samples: list[Any]) -> list[Measurement | Unavailab
     """What collating a batch takes, and what sending it from a worker to the training process takes."""
     found: list[Measurement | Unavailable] = []
     seconds = []
-    batch = loader.collate_fn(samples)
-    for _ in range(3):
+    batch = None
+    for _ in range(4):
+        given = [loaders.shallow(sample) for sample in samples]  # collate functions take entries out of samples
         start = perf_counter()
-        batch = loader.collate_fn(samples)
+        batch = loader.collate_fn(given)
         seconds.append(perf_counter() - start)
+    del seconds[0]
     found.append(Measurement("sample.collate", "s", tuple(seconds), {"batch_size": len(samples)}, HOW))
-    tensors = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, torch.Tensor)]
+    tensors = tensors_in(batch)
     size = sum(t.numel() * t.element_size() for t in tensors) / len(samples)
-    found.append(Measurement("sample.bytes", "B", (float(size),), {"tensors": len(tensors)}, HOW))
+    found.append(Measurement("sample.bytes", "B", (float(size),), {"tensors": len(tensors)}, HOW) if tensors
+                 else Unavailable("sample.bytes", "no tensor was found in a batch"))
+    if not loader.num_workers:
+        return [*found, Unavailable("sample.transfer", "no workers: nothing is sent")]
     try:
         found.append(Measurement("sample.transfer", "s", _sent(loader, batch), {"batch_size": len(samples)}, HOW))
     except Exception as error:  # batches that cannot be pickled, a machine that allows no further process
@@ -160,20 +172,20 @@ def _of_batches(loader: Any, samples: list[Any]) -> list[Measurement | Unavailab
     return found
 
 
-class _Copies(IterableDataset):  # type: ignore[misc]
-    """One batch, copied again and again, as a worker's collate makes new ones."""
+class _Same(IterableDataset):  # type: ignore[misc]
+    """One batch again and again. Its tensors lie in shared memory after the first time, where a worker's collate puts them."""
 
     def __init__(self, batch: Any) -> None:
         self.batch = batch
 
     def __iter__(self) -> Iterator[Any]:
         while True:
-            yield pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, self.batch)
+            yield self.batch
 
 
 def _sent(loader: Any, batch: Any) -> tuple[float, ...]:
     """Seconds a batch through one worker that has nothing else to do, after the first ones."""
-    sender = DataLoader(_Copies(batch), batch_size=None, num_workers=1, timeout=30,
+    sender = DataLoader(_Same(batch), batch_size=None, num_workers=1, timeout=30,
                         multiprocessing_context=loader.multiprocessing_context)
     sender.__dict__["_perfdoc_twin"] = True
     iterator = loaders.start(sender)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch.utils.data import IterableDataset
 
 from perfdoc.inject.decoder_swap import DecoderSwap
-from perfdoc.inject.sample_watch import TRANSFORM, Sample
+from perfdoc.inject.sample_watch import TRANSFORM, Sample, Unchanged
 from perfdoc.inject.swapped_dataset import swapped
 from perfdoc.treatment import Level, Loop, Offer, Treatment
 
@@ -41,13 +41,16 @@ class ScaledDecode(Treatment):
         loader = loop.loaders[0].loader
         if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
             return Offer("not applicable", reason="samples of a stream cannot be looked at one by one")
+        if loop.ranks > 1:
+            return Offer("untestable here", reason="with several ranks the data set is not swapped: scan with one")
         samples = seen_samples(loader.dataset)
         if not jpegs_of(samples) or not any(name == "PIL" for s in samples for _, name in s.parts):
             return Offer("not applicable", reason="no JPEG was seen being decoded by PIL")
         first = {_first_transform(sample) for sample in samples}
         if not first <= set(SHRINKING):
             return Offer("not applicable", reason="the first transform does not bring pictures of any size to one")
-        used = pixels(loader.dataset[0])
+        with Unchanged(loader.dataset):
+            used = pixels(loader.dataset[0])
         decoded = min(max(sample.decoded, default=0) for sample in samples)
         self.side = round(ROOM * used**0.5)
         if not used or decoded < 4 * self.side**2:

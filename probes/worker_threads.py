@@ -7,6 +7,7 @@ from typing import Any
 
 from perfdoc.inject.swapped_dataset import swapped
 from perfdoc.treatment import Level, Loop, Offer, Treatment
+from perfdoc.user_code import is_users
 
 
 class _OneThread:
@@ -29,6 +30,12 @@ class _OneThread:
             cv2.setNumThreads(self._before)
 
 
+def _used() -> bool:
+    """Whether OpenCV is the user's, or albumentations', and not only imported to compare decoders."""
+    users = (m for m in list(sys.modules.values()) if m is not None and is_users(getattr(m, "__file__", None) or "<"))
+    return "albumentations" in sys.modules or any(getattr(m, "cv2", None) is sys.modules["cv2"] for m in users)
+
+
 class WorkerThreads(Treatment):
     """``cv2.setNumThreads(0)`` where samples are made. torch gives its workers one thread by itself, OpenCV does not."""
 
@@ -42,7 +49,7 @@ class WorkerThreads(Treatment):
         if not loop.loaders:
             return Offer("not applicable", reason="no DataLoader in the step")
         cv2: Any = sys.modules.get("cv2")
-        if cv2 is None:
+        if cv2 is None or not _used():
             return Offer("not applicable", reason="OpenCV is not in use")
         if not loop.loaders[0].loader.num_workers:
             return Offer("not applicable", reason="samples are made in the training process")

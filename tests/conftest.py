@@ -59,7 +59,7 @@ def scan(tmp_path: Path) -> Callable[..., Scanned]:
     """``scan("plain.py", "--epochs", "3")`` scans a copy of a script from tests/scripts; ``text=`` a script written here."""
 
     def run(
-        name: str, *arguments: str, budget: float = 5, text: str | None = None, options: tuple[str, ...] = ("--json",),
+        name: str, *arguments: str, budget: float = 8, text: str | None = None, options: tuple[str, ...] = ("--json",),
         **env: str,
     ) -> Scanned:
         if text is not None:

@@ -122,6 +122,7 @@ def test_without_a_target_the_configured_one_is_taken(tmp_path):
     (("--workers", "4..0", "x.py"), "runs backwards"),
     (("--workers", "many", "x.py"), "is no list of numbers"),
     (("--pin-memory", "maybe", "x.py"), "say yes, no or both"),
+    (("--workers", "0..4000000000", "x.py"), "numbers from 0 to 512"),
     (("nothere.py",), "no such script"),
     (("nothere:make",), "no module is called 'nothere'"),
     (("json:dumpster",), "json has no 'dumpster'"),
@@ -197,6 +198,32 @@ def test_a_data_set_that_breaks_in_workers(what, said):
     assert said in why[1]
     assert found.recommended == 0
     assert not children()
+
+
+class Spoilt(Dataset):
+    """Now and then a sample cannot be made."""
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        if index == 40:
+            raise OSError("Read timed out, allow_pickle=True")
+        return torch.zeros(4)
+
+
+def test_a_broken_sample_is_told_in_its_own_words():
+    """A data set that fails in every epoch ends in one line with its own error, not in a guess about hangs or pickles."""
+    with pytest.raises(PerfdocError, match="OSError: Read timed out, allow_pickle=True"):
+        perfdoc.bench_loader(DataLoader(Spoilt(), batch_size=4), workers=(0, 1), budget=3.0)
+
+
+def test_random_numbers_are_as_before():
+    """The bench draws from samplers and data sets; afterwards torch goes on where it was."""
+    loader = DataLoader(TensorDataset(torch.randn(64, 2)), batch_size=4, shuffle=True)
+    state = torch.get_rng_state()
+    perfdoc.bench_loader(loader, workers=(0,), budget=2.0)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_samples_of_different_shapes_are_the_loaders_own_failure():

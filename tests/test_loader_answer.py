@@ -86,6 +86,29 @@ def test_fewer_workers_are_recommended_and_enough_is_told_apart():
     assert "633.6 samples/s" in answer.sentence or "samples/s" in answer.speed(answer.recommended)
 
 
+def test_batches_of_other_sizes_meet_the_demand_in_samples():
+    """100 small batches a second are fewer samples than 50 of the step's own size."""
+    found = [
+        Measurement("loader.rate", "1/s", (100.0, 100.0), {"workers": 0, "batch_size": 8}),
+        Measurement("loader.round", "count", (0.0, 1.0), {"workers": 0, "batch_size": 8}),
+        Measurement("loader.batch_samples", "count", (8.0,), {"batch_size": 8}),
+        Measurement("loader.demand", "1/s", (50.0,), {"batch_size": 64}),
+    ]
+    answer = loader_answer.read(found, {})
+    assert not answer.meets(answer.rows[0])
+    assert answer.enough is None
+
+
+def test_copies_of_a_stream_are_no_speed():
+    """Where every worker delivers the same, the answer says so."""
+    found = [
+        Measurement("loader.rate", "1/s", (100.0, 100.0), {"workers": 2}),
+        Measurement("loader.round", "count", (0.0, 1.0), {"workers": 2}),
+        Measurement("iterable.duplicated", "1", (1.0,), {"workers": 2}),
+    ]
+    assert "counts above 1 deliver copies" in loader_answer.read(found, {}).sentence
+
+
 def test_a_demand_that_nothing_meets_is_said():
     """No count delivers 50 batches a second: the loader holds the step back with every one."""
     answer = answered(demand=50.0)

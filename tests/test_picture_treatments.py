@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy
 import pytest
 import torch
@@ -14,7 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision import datasets
 from torchvision.transforms import transforms
 
+from perfdoc.inject.decoder_swap import DecoderSwap
 from perfdoc.inject.loaders import Handle
+from perfdoc.inject.swapped_dataset import swapped
 
 
 class Loop:
@@ -53,7 +56,7 @@ def test_batches_are_the_same_under_a_treatment_and_after_it(folder, kind, worke
     """Another decoder, a cache, scaled decoding: the same pictures, but for their resampling; then all is back."""
     loop, treatment = loop_of(folder, workers=workers), kind()
     handle = loop.loaders[0]
-    opener = Image.open
+    opener, threads = Image.open, (torch.get_num_threads(), cv2.getNumThreads())
     before = handle.draw()
     offer = treatment.offer(loop)
     assert offer.status == "offered", offer.reason
@@ -67,6 +70,7 @@ def test_batches_are_the_same_under_a_treatment_and_after_it(folder, kind, worke
             assert torch.equal(under[1], before[1])
         assert torch.equal(handle.draw()[0], before[0])
         assert Image.open is opener
+        assert (torch.get_num_threads(), cv2.getNumThreads()) == threads
     finally:
         handle.close()
 
@@ -77,6 +81,34 @@ def test_what_decodes_nothing_is_not_offered_anything(kind):
     offer = kind().offer(Loop(DataLoader(TensorDataset(torch.randn(8, 2)))))
     assert offer.status == "not applicable"
     assert offer.reason
+
+
+class ByFlags(datasets.ImageFolder):
+    """Pictures opened by a call with flags, which no swap stands behind."""
+
+    def __getitem__(self, index):
+        return torch.from_numpy(cv2.imread(self.samples[index][0], cv2.IMREAD_COLOR))
+
+
+def test_a_call_that_cannot_be_swapped_is_no_no_difference(folder):
+    """A decoder that would never be called is not tried: its arm would be the control against itself."""
+    offer = ImageDecoder().offer(Loop(DataLoader(ByFlags(folder))))
+    assert offer.status == "not applicable"
+    assert "cannot be swapped" in offer.reason
+
+
+def test_several_ranks_are_not_swapped(folder):
+    """Only rank 0 sees the offer: the others would go on with their own decoder."""
+    loop = loop_of(folder)
+    loop.ranks = 2
+    assert {kind().offer(loop).status for kind in (ImageDecoder, CachedPictures, ScaledDecode)} == {"untestable here"}
+
+
+def test_attributes_reach_the_data_set_inside(folder):
+    """What a worker_init_fn sets on the data set of its worker is set on the user's."""
+    dataset = loop_of(folder).loaders[0].loader.dataset
+    swapped(dataset, DecoderSwap("perfdoc_probes.decoders.cv2")).start = 7
+    assert dataset.start == 7
 
 
 def test_scaled_decoding_needs_pictures_that_are_shrunk(folder):

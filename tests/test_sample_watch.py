@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy
@@ -170,6 +171,38 @@ def test_a_data_set_that_raises_leaves_nothing_wrapped():
     assert torch.tensor is original
 
 
+class Lazy(Dataset):
+    """Opens its file at the first sample, as it should, and decodes in threads of its own."""
+
+    def __init__(self, path):
+        self.path = path
+        self.file = None
+        self.pool = None
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        if self.file is None:
+            self.file = open(self.path, "rb")  # noqa: SIM115
+        self.file.seek(0)
+        data = self.file.read()
+        with ThreadPoolExecutor(2) as pool:
+            images = list(pool.map(lambda _: Image.open(io.BytesIO(data)).convert("RGB").resize((8, 8)), range(2)))
+        return torch.from_numpy(numpy.array(images[0]))
+
+
+def test_what_a_data_set_opens_at_first_use_is_closed_again(pictures):
+    """Workers forked later would share it; threads of the data set's own are let through."""
+    dataset = Lazy(paths(pictures)[0])
+    with SampleWatch(dataset) as watch:
+        _, seen = watch.sample(0)
+        opened = dataset.file
+    assert dataset.file is None
+    assert opened.closed
+    assert ("convert", "torch from_numpy") in seen.parts
+
+
 class Loop:
     """What probes of loaders look at."""
 
@@ -182,7 +215,7 @@ class Loop:
 def test_the_anatomy_adds_up_and_names_what_holds_it_back(pictures):
     """A slow transform is most of the sample; collate and transfer are there; threads are as before."""
     threads = torch.get_num_threads()
-    found = SampleAnatomy().measure(Loop(DataLoader(folder_of("old")(pictures), batch_size=4)), {})
+    found = SampleAnatomy().measure(Loop(DataLoader(folder_of("old")(pictures), batch_size=4, num_workers=1)), {})
     assert torch.get_num_threads() == threads
     assert {m.metric for m in found} == set(SampleAnatomy.provides)
     answer = sample_answer.read(found)

@@ -25,8 +25,9 @@ class Counts(click.ParamType[tuple[int, ...]]):
 
     name = "counts"
 
-    def __init__(self, least: int = 0) -> None:
+    def __init__(self, least: int = 0, most: int = MOST_WORKERS) -> None:
         self.least = least
+        self.most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         """The numbers in order; a clear line where it is no such list."""
@@ -40,9 +41,9 @@ class Counts(click.ParamType[tuple[int, ...]]):
             first, last, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
             if last < first or step < 1:
                 self.fail(f"{part!r} runs backwards. Say for example 0..16 or 0..16..4.", param, ctx)
+            if first < self.least or last > self.most:
+                self.fail(f"{value!r}: numbers from {self.least} to {self.most} are possible.", param, ctx)
             found |= set(range(first, last + 1, step))
-        if min(found) < self.least or max(found) > MOST_WORKERS:
-            self.fail(f"{value!r}: numbers from {self.least} to {MOST_WORKERS} are possible.", param, ctx)
         return tuple(sorted(found))
 
 
@@ -67,7 +68,7 @@ class Flags(click.ParamType[tuple[bool, ...]]):
 @click.option("--prefetch", type=Counts(1), default=(), metavar="LIST", help="Values of prefetch_factor to try.")
 @click.option("--pin-memory", type=Flags(), default=(), metavar="yes|no|both", help="pin_memory to try.")
 @click.option("--persistent", type=Flags(), default=(), metavar="yes|no|both", help="persistent_workers to try.")
-@click.option("--batch-size", type=Counts(1), default=(), metavar="LIST", help="Batch sizes to try.")
+@click.option("--batch-size", type=Counts(1, 10**6), default=(), metavar="LIST", help="Batch sizes to try.")
 @click.option("--multiprocessing-context", type=click.Choice(["fork", "spawn", "forkserver"]), multiple=True,
               help="How workers are started; several may be given.")
 @click.option("--in-order", type=Flags(), default=(), metavar="yes|no|both", help="in_order to try.")
@@ -134,7 +135,9 @@ def command(
         _compare_decoders(capture, scan.folder, budget / 2)
     if demand is not None:
         capture.measurements = [m for m in capture.measurements if m.metric != "loader.demand"]
-        capture.measurements.append(Measurement("loader.demand", "1/s", (demand,), {"from": step_time or ""}))
+        own = (capture.loader or {}).get("batch_size")
+        size = {"batch_size": int(own)} if own else {}
+        capture.measurements.append(Measurement("loader.demand", "1/s", (demand,), {"from": step_time or "", **size}))
         capture.write(scan.folder)
     answer = loader_answer.read(capture.measurements, capture.experiment["failed"])
     failed = next((e["error"] for e in reversed(read_events(scan.folder)) if e["e"] == "bench_failed"), None)
@@ -154,7 +157,7 @@ def command(
             click.echo("\n" + decoder_table.render(compared, terminal.columns()))
         report = html.write(diagnose(capture), scan.folder / "report.html")
         click.echo(f"report: {os.path.relpath(report)}")
-    if capture.run["outcome"] == "failed":
+    if capture.run["outcome"] in ("failed", "interrupted"):
         click.echo(f"perfdoc: {capture.run['reason']}; above is what was measured before", err=True)
         sys.exit(int(capture.run["exit_code"]) or 1)
 
@@ -256,7 +259,10 @@ def _configured() -> tuple[list[str], str] | None:
         return (python_command(["-m", "perfdoc.loader_target", "loader", str(found["loader"])]),
                 f"benching {found['loader']} ([tool.perfdoc] in pyproject.toml)")
     if "command" in found:
-        words = shlex.split(found["command"]) if isinstance(found["command"], str) else [str(w) for w in found["command"]]
+        try:
+            words = shlex.split(found["command"]) if isinstance(found["command"], str) else [str(w) for w in found["command"]]
+        except ValueError as error:
+            raise PerfdocError(f"[tool.perfdoc] command in pyproject.toml cannot be read: {error}") from None
         return resolve(words, not words[:1] or not words[0].endswith(".py")), (
             f"benching the loader of {shlex.join(words)} ([tool.perfdoc] in pyproject.toml)")
     return None

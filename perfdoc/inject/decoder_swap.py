@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from torch.utils.data import get_worker_info
+
 from perfdoc.decoder import JPEG_START, Decoder
 from perfdoc.user_code import is_users
 
@@ -36,15 +38,20 @@ def exif_orientation(data: bytes) -> int:
 
 
 class DecoderSwap:
-    """Swaps in the decoder that ``module`` defines; with ``side``, scaled to at least that many pixels on either side."""
+    """Swaps in the decoder that ``module`` defines; with ``side``, scaled to at least that many pixels on either side.
+
+    A picture that the swap cannot decode is left to the library that was called.
+    """
 
     def __init__(self, module: str, side: int = 0) -> None:
         self.module = module
         self.side = side
+        self.decoded = 0
+        """Pictures that were decoded otherwise so far, in this process."""
         self._patches: list[tuple[Any, str, Any, Any]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"module": self.module, "side": self.side, "_patches": None}
+        return {"module": self.module, "side": self.side, "decoded": 0, "_patches": None}
 
     def enter(self) -> None:
         """Put the decoder in force in this process. The first time it is imported, with one thread as in a worker."""
@@ -63,7 +70,8 @@ class DecoderSwap:
         decoder: Decoder = next(
             m for m in members if isinstance(m, type) and issubclass(m, Decoder) and m.__module__ == self.module
         )()
-        decoder.load(single_thread=True)
+        # In the training process its threads are the model's too: only a worker has a library for itself.
+        decoder.load(single_thread=get_worker_info() is not None)
         patches: list[tuple[Any, str, Any, Any]] = []
         for module_name, name, make in (
             ("PIL.Image", "open", self._pil), ("cv2", "imread", self._cv2), ("torchvision.io", "read_image", self._tensor),
@@ -76,6 +84,7 @@ class DecoderSwap:
         return patches
 
     def _decoded(self, decoder: Decoder, data: bytes) -> Any:
+        self.decoded += 1
         return decoder.decode_small(data, self.side) if self.side else decoder.decode(data)
 
     def _pil(self, decoder: Decoder, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -88,6 +97,7 @@ class DecoderSwap:
             if self.side and decoder.slug == "pil_draft":
                 share = self.side / min(image.size)
                 if share < 1:
+                    self.decoded += 1
                     image.draft("RGB", (round(image.size[0] * share), round(image.size[1] * share)))
                 return image
             data = _bytes_of(fp, image)

@@ -17,6 +17,8 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import dataloader as torch_dataloader
 
+MOST_ALIVE = 16
+"""Worker processes of all sources of a loader that are kept alive at once, or three times the user's own."""
 WORKER_TIMEOUT = 120.0
 """Seconds after which a worker of a twin that delivers nothing is given up. Users' own time-outs are kept."""
 
@@ -149,13 +151,20 @@ class Source:
             self.twin = twin(loader, workers, lambda sampler: Grown(Endless(sampler), grown), changes=changes)
         self.iterator: Any = None
         self.fresh = True
+        self._known = False
+
+    @property
+    def processes(self) -> int:
+        """Worker processes that it has now."""
+        return 0 if self.iterator is None else int(self.twin.num_workers)
 
     def next(self) -> Any:
         """The next batch. Raises what the user's dataset raises; StopIteration only where there is no data at all."""
         for _ in range(2):
             if self.iterator is None:
                 self.iterator = start(self.twin)
-                self.fresh = True
+                # Workers that are started for the first time have a long warm-up; later ones are drained like kept ones.
+                self.fresh, self._known = not self._known, True
             try:
                 return original_next(self.iterator)
             except StopIteration:
@@ -166,7 +175,7 @@ class Source:
 
     def drain(self) -> int:
         """Throw away what was prefetched before now; how many batches that were."""
-        if self.iterator is None or self.fresh:
+        if (self.iterator is None and not self._known) or self.fresh:
             self.fresh = False
             return 0
         count: int = self.twin.num_workers * (self.twin.prefetch_factor or 0)
@@ -290,7 +299,18 @@ class Handle:
             if not (self.loader.num_workers if key is None else key):
                 settings.pop("prefetch_factor", None)  # has no meaning without workers
             self._sources[place] = Source(self.loader, key, self._grown, wraps, settings)
+        self._end_idle(place)
         return self._sources[place]
+
+    def _end_idle(self, place: Any) -> None:
+        """Not all arms can keep their workers: those that served longest ago are ended, and started again when needed."""
+        self._sources[place] = self._sources.pop(place)  # the last one is the one in use
+        alive = sum(getattr(source, "processes", 0) for source in self._sources.values())
+        for other in list(self._sources):
+            if alive <= max(MOST_ALIVE, 3 * int(self.loader.num_workers)) or other == place:
+                return
+            alive -= getattr(self._sources[other], "processes", 0)
+            self._sources[other].close()
 
     @property
     def batches_can_grow(self) -> bool:

@@ -12,6 +12,7 @@ import functools
 import io
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -55,6 +56,7 @@ POINTS = (
     (DECODE, "soundfile", "read"),
     (READ, "numpy", "load"),
     (READ, "datasets.formatting", "query_table"),
+    (READ, "datasets.arrow_dataset", "query_table"),
     (READ, "h5py", "Dataset.__getitem__"),
     (CONVERT, "torch", "from_numpy"),
     (CONVERT, "torch", "tensor"),
@@ -101,8 +103,11 @@ class SampleWatch:
         self._undo: list[Callable[[], None]] = []
         self._stack: list[list[Any]] = []
         self._seen: Sample | None = None
+        self._thread = 0
+        self._unchanged = Unchanged(dataset)
 
     def __enter__(self) -> SampleWatch:
+        self._unchanged.__enter__()
         try:
             for part, module_name, path in POINTS:
                 module = sys.modules.get(module_name)
@@ -119,10 +124,12 @@ class SampleWatch:
     def __exit__(self, *exc: object) -> None:
         while self._undo:
             self._undo.pop()()
+        self._unchanged.__exit__()
 
     def sample(self, index: Any) -> tuple[Any, Sample]:
         """Make sample ``index`` and tell what was seen. Raises what the data set raises."""
         seen = self._seen = Sample(index)
+        self._thread = threading.get_ident()
         self._stack.clear()
         start = perf_counter()
         try:
@@ -151,6 +158,10 @@ class SampleWatch:
                 key = (part, name)
                 self._seen.parts[key] = self._seen.parts.get(key, 0.0) + max(0.0, elapsed - inner)
 
+    def _watching(self) -> bool:
+        """Whether the calling thread makes the sample that is watched; threads of the data set's own are let through."""
+        return self._seen is not None and threading.get_ident() == self._thread
+
     def _inside_transform(self) -> bool:
         return any(part in (TRANSFORM, CONVERT) for part, _ in self._stack)
 
@@ -169,13 +180,15 @@ class SampleWatch:
 
         @functools.wraps(original)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            if watch._seen is None or (part in (TRANSFORM, CONVERT) and watch._inside_transform()):
+            if not watch._watching() or (part in (TRANSFORM, CONVERT) and watch._inside_transform()):
                 return original(*args, **kwargs)
             watch._note(module_name, name, args, kwargs)
+            # PIL loads lazily: where nothing is left to load, nothing is decoded.
+            fresh = name != "load" or bool(getattr(args[0], "tile", True))
             start = perf_counter()
             with watch._timed(part, label):
                 result = original(*args, **kwargs)
-            if part == DECODE:
+            if part == DECODE and fresh:
                 watch._decoded(args[0] if name == "load" else result)
             if module_name == "torch" and name == "tensor" and args and type(args[0]).__name__ == "ndarray":
                 watch._copied(perf_counter() - start)
@@ -243,7 +256,7 @@ class SampleWatch:
 
             @functools.wraps(original)
             def called(compose: Any, *args: Any, _original: Any = original, **kwargs: Any) -> Any:
-                if self._seen is None or self._inside_transform():
+                if not self._watching() or self._inside_transform():
                     return _original(compose, *args, **kwargs)
                 members = compose.transforms
                 compose.transforms = [self._member(member) for member in members]
@@ -262,6 +275,8 @@ class SampleWatch:
         part = CONVERT if name in CONVERSIONS else TRANSFORM
 
         def called(*args: Any, **kwargs: Any) -> Any:
+            if not self._watching():
+                return member(*args, **kwargs)
             with self._timed(part, name):
                 return member(*args, **kwargs)
 
@@ -274,7 +289,7 @@ class SampleWatch:
         original = cls.__call__
 
         def called(transform: Any, *args: Any, **kwargs: Any) -> Any:
-            if self._seen is None or self._inside_transform():
+            if not self._watching() or self._inside_transform():
                 return original(transform, *args, **kwargs)
             name = type(transform).__name__
             with self._timed(CONVERT if name in CONVERSIONS else TRANSFORM, name):
@@ -293,6 +308,36 @@ class SampleWatch:
                     continue
                 vars(holder)[name] = self._member(member)
                 self._undo.append(functools.partial(vars(holder).__setitem__, name, member))
+
+
+class Unchanged:
+    """Puts back what making samples in this process changed of a data set: files and connections that it opens at first use.
+
+    Left open they would be shared by all workers that are forked later, which read rubbish then. Attributes are compared by
+    identity, those of wrapped data sets too; what is filled in place (a cache) stays.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+        self._before: list[tuple[Any, dict[str, Any]]] = []
+
+    def __enter__(self) -> Unchanged:
+        self._before = [(holder, dict(vars(holder))) for holder in nested(self._dataset)]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for holder, before in self._before:
+            now = vars(holder)
+            for name in [n for n, value in now.items() if n not in before or value is not before[n]]:
+                opened = now[name]
+                if name in before:
+                    now[name] = before[name]
+                else:
+                    del now[name]
+                close = getattr(opened, "close", None)
+                if callable(close):
+                    with contextlib.suppress(Exception):  # the user's object, closed as well as it can be
+                        close()
 
 
 def nested(dataset: Any, depth: int = 3) -> Iterator[Any]:

@@ -41,6 +41,13 @@ class SwappedDataset(Dataset):  # type: ignore[misc]
             raise AttributeError(name)
         return getattr(self._perfdoc_inner, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # What a worker_init_fn sets is meant for the data set inside.
+        if name.startswith("_perfdoc"):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._perfdoc_inner, name, value)
+
     def __getitem__(self, index: Any) -> Any:
         return self._perfdoc_made(self._perfdoc_inner.__getitem__, index)
 
@@ -74,6 +81,12 @@ class SwappedIterable(IterableDataset):  # type: ignore[misc]
         if name.startswith(("__", "_perfdoc")):
             raise AttributeError(name)
         return getattr(self._perfdoc_inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_perfdoc"):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._perfdoc_inner, name, value)
 
     def __iter__(self) -> Iterator[Any]:
         stream = iter(self._perfdoc_inner)

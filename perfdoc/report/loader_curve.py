@@ -35,7 +35,8 @@ def _curve(answer: LoaderAnswer, title: str, rows: list[Row], in_samples: bool) 
         return (answer.batch_samples(row) or 1.0) if in_samples else 1.0
 
     last = max(1, max(row.workers for row in rows))
-    demand = answer.demand * scale(rows[0]) if answer.demand is not None else None
+    size = (answer.demand_size or scale(rows[0])) if in_samples else 1.0
+    demand = answer.demand * size if answer.demand is not None else None
     highest = max([(answer.bounds(row) or (0.0, row.rate or 0.0))[1] * scale(row) for row in rows])
     # A demand far above what the loader can do must not flatten the curve.
     shown = demand if demand is not None and demand < 3 * highest else None

@@ -32,7 +32,7 @@ class SlowCollate(Rule):
             __len__ = lambda self: 64
             __getitem__ = lambda self, i: {f"key {n}": torch.zeros(1) for n in range(200)}
 
-        loader = DataLoader(Strings(), batch_size=32)
+        loader = DataLoader(Strings(), batch_size=32, num_workers=1)
 
     Use instead
     -----------
@@ -43,7 +43,7 @@ class SlowCollate(Rule):
             __len__ = lambda self: 64
             __getitem__ = lambda self, i: self.data[i].sort().values
 
-        loader = DataLoader(Packed(), batch_size=32)
+        loader = DataLoader(Packed(), batch_size=32, num_workers=1)
 
     When this is wrong
     ------------------
