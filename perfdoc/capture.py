@@ -35,6 +35,7 @@ DERIVED: Mapping[str, Unit] = {
     "loader.round": "count",
     "loader.startup": "s",
     "loader.cpu": "s",
+    "loader.cores": "count",
     "loader.worker_memory": "B",
     "loader.shm": "B",
     "loader.batch_samples": "count",

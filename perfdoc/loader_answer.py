@@ -18,6 +18,8 @@ from perfdoc.measurement import Measurement, Unavailable
 
 CLOSE = 0.03
 """Share of the best rate that is given up for fewer workers."""
+FULL = 0.93
+"""Share of the cores that count as all of them: the rest goes to the system and to waiting between batches."""
 SURE = 1.645
 """Standard errors from a bound at which a setting counts as inside or outside: 5% on one side."""
 USUAL_SPREAD = 0.06
@@ -102,6 +104,22 @@ def recommended(rates: Rates[Key], workers: Callable[[Key], int]) -> Key:
     able = [s for s in rates if found[s] >= reach]
     fewest = min(workers(s) for s in able)
     return max((s for s in able if workers(s) == fewest), key=lambda s: found[s])
+
+
+def not_outdone(
+    rates: Rates[Key], workers: Callable[[Key], int], cpu: Mapping[Key, float], cores: float | None
+) -> dict[Key, Sequence[tuple[int, float]]]:
+    """The settings without those that cannot be faster than one with fewer workers that keeps all cores busy already.
+
+    ``cpu``: CPU seconds a batch. Where the cores are full, more workers are faster only if a batch takes less CPU with them;
+    CPU time is known much better than the rate on a shared machine. ``cores``: those available; None: nothing is left out.
+    """
+    found = effects(rates) if rates else {}
+    full = [s for s in rates if s in cpu and cores and math.exp(found[s]) * cpu[s] >= FULL * cores]
+    return {
+        s: visits for s, visits in rates.items()
+        if not any(workers(f) < workers(s) and s in cpu and cpu[s] >= (1 - CLOSE) * cpu[f] for f in full)
+    }
 
 
 def unsettled(rates: Rates[Key], workers: Callable[[Key], int]) -> list[Key]:
@@ -192,6 +210,8 @@ class LoaderAnswer:
     """Workers that the loader has."""
     demand_size: float | None = None
     """Samples in a batch of the step that the demand is of."""
+    cores: float | None = None
+    """CPU cores available to the loader."""
     duplicated: bool = False
     """Whether every worker of a stream delivers the same data, so that rates count copies."""
 
@@ -209,21 +229,29 @@ class LoaderAnswer:
         return self.samples.get(row.setting.get("batch_size"))
 
     @property
+    def _able(self) -> dict[int, Sequence[tuple[int, float]]]:
+        """Rates of the settings that can be the fastest."""
+        if len({tuple((k, v) for k, v in row.setting.items() if k != "workers") for row in self.rows}) > 1:
+            return dict(self._rates)
+        cpu = {place: row.cpu for place, row in enumerate(self.rows) if row.cpu is not None}
+        return not_outdone(self._rates, lambda place: self.rows[place].workers, cpu, self.cores)
+
+    @property
     def recommended(self) -> Row | None:
         """The smallest count within 3% of the best; None where nothing was measured."""
-        rates = self._rates
+        rates = self._able
         return self.rows[recommended(rates, lambda place: self.rows[place].workers)] if rates else None
 
     @property
     def best(self) -> Row | None:
         """The fastest setting."""
-        rates = self._rates
+        rates = self._able
         return self.rows[fastest(rates)] if rates else None
 
     @property
     def settled(self) -> bool:
         """Whether more time would not change the recommendation."""
-        rates = self._rates
+        rates = self._able
         return bool(rates) and not unsettled(rates, lambda place: self.rows[place].workers)
 
     def bounds(self, row: Row) -> tuple[float, float] | None:
@@ -255,7 +283,7 @@ class LoaderAnswer:
         """Share of the fastest setting's rate, differences between rounds taken out."""
         found = effects(self._rates)
         mine = found.get(self.rows.index(row))
-        return None if mine is None else math.exp(mine - found[fastest(self._rates)])
+        return None if mine is None else math.exp(mine - found[fastest(self._able)])
 
     @property
     def sentence(self) -> str:
@@ -329,7 +357,7 @@ def read(measurements: Sequence[Measurement | Unavailable], failed: Mapping[str,
     settings: dict[str, dict[str, Any]] = {}
     samples: dict[int | None, float] = {}
     turns: dict[str, tuple[float, ...]] = {}
-    demand, demand_size, now, duplicated = None, None, None, False
+    demand, demand_size, now, cores, duplicated = None, None, None, None, False
     for found in measurements:
         if isinstance(found, Unavailable):
             continue
@@ -337,6 +365,8 @@ def read(measurements: Sequence[Measurement | Unavailable], failed: Mapping[str,
             demand = found.median
             given = found.conditions.get("batch_size")
             demand_size = None if given is None else float(given)
+        elif found.metric == "loader.cores":
+            cores = found.median
         elif found.metric == "iterable.duplicated":
             duplicated = found.median == 1
         elif found.metric == "loader.num_workers":
@@ -369,7 +399,7 @@ def read(measurements: Sequence[Measurement | Unavailable], failed: Mapping[str,
             value("loader.worker_memory", max), value("loader.shm", max), failed.get(name, ""),
         ))
     rows.sort(key=lambda row: ([str(v) for k, v in row.setting.items() if k != "workers"], row.workers))
-    return LoaderAnswer(tuple(rows), samples, demand, turns, now, demand_size, duplicated)
+    return LoaderAnswer(tuple(rows), samples, demand, turns, now, demand_size, cores, duplicated)
 
 
 def demand_of(capture: Capture) -> float | None:

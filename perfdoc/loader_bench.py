@@ -81,6 +81,8 @@ class Visits:
     rates: list[tuple[int, float]] = field(default_factory=list)
     """(round, batches a second)."""
     starts: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    """CPU seconds a batch."""
     seconds: list[float] = field(default_factory=list)
     """How long whole visits took."""
     memory: int | None = None
@@ -120,6 +122,7 @@ class LoaderBench:
         self._batch_bytes = 0
         self._tensors = 1
         self._told_size: set[int | None] = set()
+        self._cores = available_cores()
         self._hangs: tuple[str | None, ...] = ()
         self._end = perf_counter() + budget
 
@@ -128,6 +131,7 @@ class LoaderBench:
     def run(self) -> None:
         """The whole measurement."""
         self._end = perf_counter() + (1 - TURNS_SHARE) * self.budget
+        self._tell(Measurement("loader.cores", "count", (self._cores,), {}, "measured in isolation"))
         first = self._coarse()
         self._warm(first[0])
         # The smallest counts come first, as they tell what a worker takes of the memory; the others in random order.
@@ -179,7 +183,7 @@ class LoaderBench:
 
     def _open(self) -> list[Setting]:
         """Settings that the next round visits: those that could change the answer, and untried neighbours of its pillars."""
-        rates = self._rates()
+        rates = self._able()
         best = loader_answer.fastest(rates)
         chosen = loader_answer.recommended(rates, lambda s: s.workers)
         untried = list(dict.fromkeys(s for place in (best, chosen) for s in self._neighbours(place)))
@@ -189,6 +193,14 @@ class LoaderBench:
         if not doubtful and len(rates[chosen]) < FEWEST_VISITS:
             return sorted(rates, key=lambda s: -self.visits[s].rate)[:3]  # one visit each is no answer, however clear it looks
         return doubtful
+
+    def _able(self) -> dict[Setting, Sequence[tuple[int, float]]]:
+        """Rates of the settings that can be the fastest, as the answer will see them."""
+        rates = self._rates()
+        if len({replace(s, workers=0) for s in rates}) > 1:
+            return dict(rates)
+        cpu = {s: statistics.median(self.visits[s].cpu) for s in rates if self.visits[s].cpu}
+        return loader_answer.not_outdone(rates, lambda s: s.workers, cpu, self._cores)
 
     def _rates(self) -> dict[Setting, list[tuple[int, float]]]:
         """Rates so far, in samples: batches of different sizes are compared too."""
@@ -274,7 +286,8 @@ class LoaderBench:
         self._say("loader.rate", "1/s", count / seconds, found)
         self._say("loader.round", "count", float(self._round), found)
         if before is not None and after is not None:
-            self._say("loader.cpu", "s", (mine + after - before) / count, found)
+            found.cpu.append((mine + after - before) / count)
+            self._say("loader.cpu", "s", found.cpu[-1], found)
         memory = process_use.proportional_memory(pids) if pids else 0
         if memory is not None:
             found.memory = max(found.memory or 0, memory)
@@ -367,7 +380,7 @@ class LoaderBench:
         """Seconds from the end of an epoch to the first batch of the next, for the recommended count, both ways."""
         if isinstance(self.loader.dataset, IterableDataset):
             return  # its epochs cannot be cut short
-        rates = self._rates()
+        rates = self._able()
         if not rates:
             return
         chosen = loader_answer.recommended(rates, lambda s: s.workers)

@@ -135,3 +135,16 @@ def test_demand_from_a_scan_is_the_step_without_its_wait():
     assert loader_answer.demand_of(capture) == pytest.approx(50)
     capture.blocks = [{"arm": "compute_ceiling=on", "seconds": 0.1, "count": 10}]
     assert loader_answer.demand_of(capture) == pytest.approx(100)
+
+
+def test_more_workers_than_keep_the_cores_busy_are_not_recommended():
+    """2 workers fill 2 cores: 8 that looked faster once, at the same CPU time a batch, cannot be; at less CPU time they can."""
+    rates = {0: [(0, 10.0)], 2: [(0, 20.0), (1, 20.0)], 8: [(0, 22.0)]}
+
+    def able(cpu):
+        return set(loader_answer.not_outdone(rates, lambda n: n, cpu, 2.0))
+
+    assert able({0: 0.19, 2: 0.0985, 8: 0.0985}) == {0, 2}
+    assert able({0: 0.19, 2: 0.0985, 8: 0.08}) == {0, 2, 8}
+    assert able({0: 0.19, 2: 0.05, 8: 0.05}) == {0, 2, 8}  # half of the cores are idle: storage is waited for
+    assert set(loader_answer.not_outdone(rates, lambda n: n, {}, 2.0)) == {0, 2, 8}
