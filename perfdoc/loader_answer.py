@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
 from perfdoc import stats
@@ -44,6 +44,8 @@ def effects(rates: Rates[Key]) -> dict[Key, float]:
     Alternately the level of every round and of every setting are fitted to the rest by trimmed means (Tukey's median polish
     with another mean), so that a setting that was visited while the machine was slow is not thought slow.
     """
+    if not rates:
+        return {}
     logs = {s: [(place, math.log(rate)) for place, rate in visits] for s, visits in rates.items()}
     rounds = {place: 0.0 for visits in logs.values() for place, _ in visits}
     found = dict.fromkeys(logs, 0.0)
@@ -159,6 +161,8 @@ class Row:
     """Bytes in use in /dev/shm while it ran, the most seen; other programs' use is in it."""
     why: str = ""
     """Why it was not measured, or what failed."""
+    rate: float | None = None
+    """Batches a second, what its rounds had in common taken out, so that rows can be compared; None where not measured."""
 
     @property
     def workers(self) -> int:
@@ -169,11 +173,6 @@ class Row:
     def words(self) -> str:
         """The setting as a person would write it."""
         return words_of(self.setting)
-
-    @property
-    def rate(self) -> float | None:
-        """Batches a second; None where it was not measured."""
-        return math.exp(stats.trimmed_mean([math.log(r) for _, r in self.visits])) if self.visits else None
 
     @property
     def cores(self) -> float | None:
@@ -399,6 +398,8 @@ def read(measurements: Sequence[Measurement | Unavailable], failed: Mapping[str,
             value("loader.worker_memory", max), value("loader.shm", max), failed.get(name, ""),
         ))
     rows.sort(key=lambda row: ([str(v) for k, v in row.setting.items() if k != "workers"], row.workers))
+    levels = effects({place: row.visits for place, row in enumerate(rows) if row.visits})
+    rows = [replace(row, rate=math.exp(levels[place]) if row.visits else None) for place, row in enumerate(rows)]
     return LoaderAnswer(tuple(rows), samples, demand, turns, now, demand_size, cores, duplicated)
 
 

@@ -96,6 +96,7 @@ def test_a_script_is_benched_for_what_its_step_takes(tmp_path):
     # The report draws it, and can be drawn again from the capture.
     again = command("report", "--html", "again.html", cwd=tmp_path)
     assert again.code == 0, again.err
+    assert "samples/s" in again.out
     assert "The loader by number of workers" in (tmp_path / "again.html").read_text()
 
 

@@ -100,14 +100,14 @@ def command(
     JPEGs. The script runs until its training loader is known; that loader, its data set, collate function and sampler, is
     then iterated alone under every setting. The answer is the smallest count within 3% of the best.
     """
-    from perfdoc import decoder_answer, loader_answer, sample_answer
+    from perfdoc import loader_answer
     from perfdoc.capture import read_events
     from perfdoc.commands._progress import Progress
     from perfdoc.diagnose import diagnose
     from perfdoc.errors import PerfdocError
     from perfdoc.launcher import Options, Scan
     from perfdoc.measurement import Measurement
-    from perfdoc.report import decoder_table, html, loader_table, sample_table, terminal
+    from perfdoc.report import bench, html, terminal
 
     demand = _demand(step_time) if step_time else None
     chosen, said = _target(target, images, batch_size)
@@ -149,12 +149,7 @@ def command(
     if as_json:
         click.echo(json.dumps({**answer.to_json(), "loader": capture.loader}, indent=1))
     else:
-        click.echo(loader_table.render(answer, capture.loader or {}, terminal.columns()))
-        anatomy, compared = sample_answer.read(capture.measurements), decoder_answer.read(capture.measurements)
-        if anatomy is not None:
-            click.echo("\n" + sample_table.render(anatomy, terminal.columns()))
-        if compared is not None:
-            click.echo("\n" + decoder_table.render(compared, terminal.columns()))
+        click.echo(bench.render(capture, terminal.columns()))
         report = html.write(diagnose(capture), scan.folder / "report.html")
         click.echo(f"report: {os.path.relpath(report)}")
     if capture.run["outcome"] in ("failed", "interrupted"):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def command(run: Path | None, as_json: bool, html_file: Path | None) -> None:
     """Show a RUN again: its folder, its capture.json, or its id; the newest run when left out."""
     from perfdoc.diagnose import diagnose
-    from perfdoc.report import html, terminal
+    from perfdoc.report import bench, html, terminal
 
     folder = find(run)
     capture = load(folder)
@@ -30,9 +30,9 @@ def command(run: Path | None, as_json: bool, html_file: Path | None) -> None:
     if as_json:
         click.echo(json.dumps(terminal.as_json(diagnosis), indent=1))
         return
-    click.echo(terminal.render(diagnosis, width=terminal.columns()))
+    click.echo(bench.render(capture, terminal.columns()) or terminal.render(diagnosis, width=terminal.columns()))
     target = html_file or (folder / "report.html" if folder.is_dir() else None)
-    if target is not None and capture.loop:
+    if target is not None and (capture.loop or capture.loader):
         click.echo(f"report: {os.path.relpath(html.write(diagnosis, target))}")
 
 

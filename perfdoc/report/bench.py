@@ -1,0 +1,21 @@
+"""The summary of a benched loader: table and answer, where a sample's time goes, decoders."""
+
+from __future__ import annotations
+
+from perfdoc import decoder_answer, loader_answer, sample_answer
+from perfdoc.capture import Capture
+from perfdoc.report import decoder_table, loader_table, sample_table
+
+
+def render(capture: Capture, width: int = 100) -> str:
+    """The whole summary as text; empty where the capture is of no bench."""
+    answer = loader_answer.read(capture.measurements, capture.experiment.get("failed", {}))
+    if answer is None or answer.recommended is None:
+        return ""
+    parts = [loader_table.render(answer, capture.loader or {}, width)]
+    anatomy, compared = sample_answer.read(capture.measurements), decoder_answer.read(capture.measurements)
+    if anatomy is not None:
+        parts.append(sample_table.render(anatomy, width))
+    if compared is not None:
+        parts.append(decoder_table.render(compared, width))
+    return "\n\n".join(parts)
