@@ -18,8 +18,12 @@ from perfdoc.measurement import Measurement, Unavailable
 
 CLOSE = 0.03
 """Share of the best rate that is given up for fewer workers."""
-FULL = 0.93
-"""Share of the cores that count as all of them: the rest goes to the system and to waiting between batches."""
+FULL = 0.8
+"""Share of the cores from which they count as busy: on shared machines the rest is taken by the system and by others."""
+BUSIER = 1.05
+"""Times as busy as with fewer workers that the cores must be for more workers to be thought faster."""
+SAME_CPU = 0.9
+"""Share of the CPU time a batch above which it counts as the same: caches and neighbours change it by as much."""
 SURE = 1.645
 """Standard errors from a bound at which a setting counts as inside or outside: 5% on one side."""
 USUAL_SPREAD = 0.06
@@ -111,17 +115,23 @@ def recommended(rates: Rates[Key], workers: Callable[[Key], int]) -> Key:
 def not_outdone(
     rates: Rates[Key], workers: Callable[[Key], int], cpu: Mapping[Key, float], cores: float | None
 ) -> dict[Key, Sequence[tuple[int, float]]]:
-    """The settings without those that cannot be faster than one with fewer workers that keeps all cores busy already.
+    """The settings without those that cannot be faster than one with fewer workers that keeps the cores busy already.
 
-    ``cpu``: CPU seconds a batch. Where the cores are full, more workers are faster only if a batch takes less CPU with them;
-    CPU time is known much better than the rate on a shared machine. ``cores``: those available; None: nothing is left out.
+    ``cpu``: CPU seconds a batch. More workers are faster only if they keep the cores busier, or a batch takes less CPU with
+    them; both are known much better than the rate on a shared machine. ``cores``: those available; None: nothing is left out.
     """
-    found = effects(rates) if rates else {}
-    full = [s for s in rates if s in cpu and cores and math.exp(found[s]) * cpu[s] >= FULL * cores]
-    return {
-        s: visits for s, visits in rates.items()
-        if not any(workers(f) < workers(s) and s in cpu and cpu[s] >= (1 - CLOSE) * cpu[f] for f in full)
-    }
+    if not cores:
+        return dict(rates)
+    found = effects(rates)
+    busy = {s: min(cores, math.exp(found[s]) * cpu[s]) for s in rates if s in cpu}
+    full = [s for s in busy if busy[s] >= FULL * cores]
+
+    def outdone(setting: Key) -> bool:
+        return setting in busy and any(
+            workers(f) < workers(setting) and cpu[setting] >= SAME_CPU * cpu[f] and busy[setting] <= BUSIER * busy[f] for f in full
+        )
+
+    return {s: visits for s, visits in rates.items() if not outdone(s)}
 
 
 def unsettled(rates: Rates[Key], workers: Callable[[Key], int]) -> list[Key]:
