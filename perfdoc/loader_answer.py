@@ -128,7 +128,8 @@ def not_outdone(
 
     def outdone(setting: Key) -> bool:
         return setting in busy and any(
-            workers(f) < workers(setting) and cpu[setting] >= SAME_CPU * cpu[f] and busy[setting] <= BUSIER * busy[f] for f in full
+            workers(f) < workers(setting) and cpu[setting] >= SAME_CPU * cpu[f] and busy[setting] <= BUSIER * busy[f]
+            for f in full
         )
 
     return {s: visits for s, visits in rates.items() if not outdone(s)}
