@@ -302,7 +302,9 @@ class LoaderAnswer:
         if chosen is None or best is None or chosen.rate is None or best.rate is None:
             return "No setting delivered a batch."
         shown = f"{chosen.words}: {self.speed(chosen)}"
-        if chosen is best:
+        if chosen is best and any((self.of_best(row) or 0.0) > 1 for row in self.rows if row is not best):
+            text = f"{shown}, which keeps {self.cores:g} cores busy: what looks faster with more workers is noise"
+        elif chosen is best:
             text = f"{shown}, the fastest of what was measured"
         else:
             text = f"{shown}, the fewest workers within {CLOSE:.0%} of the best ({best.words}: {self.speed(best)})"

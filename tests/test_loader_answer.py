@@ -148,3 +148,17 @@ def test_more_workers_than_keep_the_cores_busy_are_not_recommended():
     assert able({0: 0.19, 2: 0.0985, 8: 0.08}) == {0, 2, 8}
     assert able({0: 0.19, 2: 0.05, 8: 0.05}) == {0, 2, 8}  # half of the cores are idle: storage is waited for
     assert set(loader_answer.not_outdone(rates, lambda n: n, {}, 2.0)) == {0, 2, 8}
+
+
+def test_what_looks_faster_by_noise_is_said_to():
+    """8 workers had one lucky visit at the same CPU time a batch: 2 are recommended, and the sentence says why."""
+    found = [Measurement("loader.cores", "count", (2.0,))]
+    for workers, rates, cpu in ((0, (10.0, 10.0), 0.19), (2, (20.0, 20.2), 0.0985), (8, (22.0,), 0.0985)):
+        here = {"workers": workers}
+        found += [
+            Measurement("loader.rate", "1/s", rates, here), Measurement("loader.cpu", "s", (cpu,) * len(rates), here),
+            Measurement("loader.round", "count", tuple(float(n) for n in range(len(rates))), here),
+        ]
+    answer = loader_answer.read(found, {})
+    assert answer.recommended.workers == 2
+    assert "keeps 2 cores busy" in answer.sentence
