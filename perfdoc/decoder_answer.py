@@ -12,8 +12,6 @@ from perfdoc.finding import Effect
 from perfdoc.measurement import Measurement, Unavailable
 
 REFERENCE = "pil"
-SCALED = ("pil_draft",)
-"""Decoders whose speed is that of a smaller picture."""
 SURPRISES = ("raises", "returns", "turned", "other", "shape")
 """First words of outcomes that a person should know of."""
 
@@ -33,6 +31,8 @@ class DecoderRow:
     cases: Mapping[str, str] = field(default_factory=dict)
     """Odd file -> what becomes of it."""
     missing: str = ""
+    scaled: bool = False
+    """Whether its speed is that of a smaller picture."""
 
     def rate(self, where: str) -> float | None:
         """Files a second; None where it was not measured."""
@@ -42,7 +42,7 @@ class DecoderRow:
     @property
     def pixels(self) -> str:
         """How its pixels compare with Pillow's, in words."""
-        if self.slug in SCALED:
+        if self.scaled:
             return "scaled"
         if self.largest_error is None or self.mean_error is None:
             return ""
@@ -108,6 +108,7 @@ def read(measurements: Sequence[Measurement | Unavailable]) -> DecoderAnswer | N
     other: dict[str, dict[str, float]] = {}
     cases: dict[str, dict[str, str]] = {}
     missing: dict[str, str] = {}
+    scaled: dict[str, bool] = {}
     files, processes = 0, 1
     for found in measurements:
         if isinstance(found, Unavailable):
@@ -127,13 +128,14 @@ def read(measurements: Sequence[Measurement | Unavailable]) -> DecoderAnswer | N
         elif found.metric == "decoder.case":
             cases.setdefault(slug, {})[str(found.conditions["case"])] = str(found.conditions["outcome"])
         else:
+            scaled[slug] = scaled.get(slug, False) or bool(found.conditions.get("scaled"))
             worst = max(found.samples) if found.metric == "decoder.largest_error" else found.mean
             other.setdefault(slug, {})[found.metric] = worst
     if not seconds and not missing:
         return None
     rows = [
         DecoderRow(slug, seconds.get(slug, {}), had.get("decoder.decodes", 1.0), had.get("decoder.largest_error"),
-                   had.get("decoder.mean_error"), cases.get(slug, {}))
+                   had.get("decoder.mean_error"), cases.get(slug, {}), scaled=scaled.get(slug, False))
         for slug, had in other.items()
     ]
     rows.sort(key=lambda row: -(row.rate("in workers") or row.rate("alone") or 0.0))

@@ -142,8 +142,9 @@ def _middle(values: Sequence[float]) -> float:
 
 
 def _quality(slug: str, result: Mapping[str, Any], files: int) -> Found:
-    here = {"decoder": slug}
-    found: Found = [Measurement("decoder.decodes", "1", (len(result["decodes"]) / files,), here, HOW)]
+    here: dict[str, str | int | float] = {"decoder": slug}
+    scaled = {"scaled": int(result["scaled"])}
+    found: Found = [Measurement("decoder.decodes", "1", (len(result["decodes"]) / files,), {**here, **scaled}, HOW)]
     if result["largest"]:
         found.append(Measurement("decoder.largest_error", "1", tuple(v / 255 for v in result["largest"]), here, HOW))
         found.append(Measurement("decoder.mean_error", "1", tuple(v / 255 for v in result["mean"]), here, HOW))

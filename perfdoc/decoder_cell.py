@@ -82,7 +82,7 @@ def quality(decoder: Decoder, datas: list[bytes]) -> dict[str, Any]:
                 off = numpy.abs(wanted.astype(numpy.int16) - picture.astype(numpy.int16))
                 largest.append(float(off.max()))
                 mean.append(float(off.mean()))
-    return {"decodes": decodes, "largest": largest, "mean": mean, "cases": _cases(decoder, reference)}
+    return {"decodes": decodes, "largest": largest, "mean": mean, "scaled": decoder.scaled, "cases": _cases(decoder, reference)}
 
 
 def _pillow() -> Callable[[bytes], Any] | None:

@@ -303,7 +303,8 @@ class LoaderAnswer:
             return "No setting delivered a batch."
         shown = f"{chosen.words}: {self.speed(chosen)}"
         if chosen is best and any((self.of_best(row) or 0.0) > 1 for row in self.rows if row is not best):
-            text = f"{shown}, which keeps {self.cores:g} cores busy: what looks faster with more workers is noise"
+            text = (f"{shown}, which keeps {self.cores:g} cores busy; more workers do not keep them busier, so their rates are "
+                    "taken for noise")
         elif chosen is best:
             text = f"{shown}, the fastest of what was measured"
         else:

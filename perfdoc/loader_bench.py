@@ -28,7 +28,7 @@ from perfdoc.inject import loaders, process_use
 from perfdoc.inject.batches import tensors_in
 from perfdoc.inject.cores import available_cores
 from perfdoc.inject.sample_watch import Unchanged
-from perfdoc.measurement import Measurement, Unit
+from perfdoc.measurement import Measurement, Unavailable, Unit
 
 FIRST_WINDOW = 0.5
 """Seconds that the first visit to a setting times at least."""
@@ -94,7 +94,7 @@ class Visits:
         return statistics.median(rate for _, rate in self.rates) if self.rates else 0.0
 
 
-Tell = Callable[[Measurement], None]
+Tell = Callable[["Measurement | Unavailable"], None]
 """Called with every measurement as soon as it is taken."""
 
 
@@ -396,8 +396,8 @@ class LoaderBench:
                 items = batches * (chosen.batch_size or 1)
                 clone = self._twin(chosen, partial(loaders.Short, count=items), persistent)
                 self._turn_of(clone, batches, chosen, persistent)
-        except Exception:  # a sampler that cannot be cut short: the answer does not rest on this
-            return
+        except Exception as error:  # a sampler that cannot be cut short: the answer does not rest on this
+            self._tell(Unavailable("loader.epoch_turn", f"{type(error).__name__}: {error}"))
 
 
     def _turn_of(self, clone: Any, batches: int, chosen: Setting, persistent: bool) -> None:

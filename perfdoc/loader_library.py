@@ -12,7 +12,7 @@ from perfdoc.capture import from_events
 from perfdoc.errors import PerfdocError
 from perfdoc.loader_answer import LoaderAnswer
 from perfdoc.loader_bench import LoaderBench, open_resources, settings_of
-from perfdoc.measurement import Measurement
+from perfdoc.measurement import Measurement, Unavailable
 from perfdoc.report import loader_table
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class LoaderBenchResult:
 
     answer: LoaderAnswer
     about: dict[str, Any]
-    measurements: tuple[Measurement, ...]
+    measurements: tuple[Measurement | Unavailable, ...]
     """All raw samples."""
 
     @property
@@ -76,7 +76,7 @@ def bench_loader(
         raise PerfdocError(f"bench_loader needs a torch.utils.data.DataLoader, not {type(loader).__name__}.")
     if step_time is not None and not step_time > 0:
         raise PerfdocError(f"step_time={step_time}: a step takes more than 0 seconds.")
-    found: list[Measurement] = []
+    found: list[Measurement | Unavailable] = []
     failed: dict[str, str] = {}
     others = {
         "prefetch": prefetch, "pin_memory": pin_memory, "persistent": persistent, "batch_size": batch_size,

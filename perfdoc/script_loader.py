@@ -107,7 +107,7 @@ class Errand:
             paths = []
         recorder.write("pictures", paths=paths, cores=loop.cores)
 
-    def _tell(self, found: Measurement) -> None:
+    def _tell(self, found: Measurement | Unavailable) -> None:
         self._session.recorder.write("measurement", **found.to_json())
 
     def _not_tried(self, setting: Setting, why: str) -> None:

@@ -22,7 +22,24 @@ class Swap(Protocol):
         """Undo it, exactly."""
 
 
-class SwappedDataset(Dataset):  # type: ignore[misc]
+class _Transparent:
+    """Attributes are those of the data set inside: those that a script reads, and those that a worker_init_fn sets."""
+
+    _perfdoc_inner: Any
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("__", "_perfdoc")):
+            raise AttributeError(name)
+        return getattr(self._perfdoc_inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_perfdoc"):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._perfdoc_inner, name, value)
+
+
+class SwappedDataset(_Transparent, Dataset):  # type: ignore[misc]
     """A map-style data set under a :class:`Swap`. Attributes are those of the data set inside."""
 
     def __init__(self, inner: Any, swap: Swap) -> None:
@@ -35,18 +52,6 @@ class SwappedDataset(Dataset):  # type: ignore[misc]
 
     def __len__(self) -> int:
         return len(self._perfdoc_inner)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith(("__", "_perfdoc")):
-            raise AttributeError(name)
-        return getattr(self._perfdoc_inner, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # What a worker_init_fn sets is meant for the data set inside.
-        if name.startswith("_perfdoc"):
-            object.__setattr__(self, name, value)
-        else:
-            setattr(self._perfdoc_inner, name, value)
 
     def __getitem__(self, index: Any) -> Any:
         return self._perfdoc_made(self._perfdoc_inner.__getitem__, index)
@@ -70,23 +75,12 @@ class SwappedDataset(Dataset):  # type: ignore[misc]
             self._perfdoc_swap.leave()
 
 
-class SwappedIterable(IterableDataset):  # type: ignore[misc]
+class SwappedIterable(_Transparent, IterableDataset):  # type: ignore[misc]
     """A data set that is a stream, under a :class:`Swap`."""
 
     def __init__(self, inner: Any, swap: Swap) -> None:
         self._perfdoc_inner = inner
         self._perfdoc_swap = swap
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith(("__", "_perfdoc")):
-            raise AttributeError(name)
-        return getattr(self._perfdoc_inner, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name.startswith("_perfdoc"):
-            object.__setattr__(self, name, value)
-        else:
-            setattr(self._perfdoc_inner, name, value)
 
     def __iter__(self) -> Iterator[Any]:
         stream = iter(self._perfdoc_inner)
