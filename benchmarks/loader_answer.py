@@ -27,7 +27,8 @@ from perfdoc import stats
 from perfdoc.demo.make_images import make
 
 COUNTS = range(17)
-SECONDS = 1.0
+SECONDS = {"uneven": 4.0}
+"""How long a count is measured in a round, where one second does not see enough of the data set."""
 
 
 class Heavy(Dataset):
@@ -81,8 +82,9 @@ def loaders(folder: Path) -> dict[str, DataLoader]:
     }
 
 
-def rate(loader: DataLoader, workers: int) -> float:
+def rate(loader: DataLoader, workers: int, seconds: float, seed: int) -> float:
     """Batches a second of a loader made anew with so many workers, after a burst of each of them."""
+    torch.manual_seed(seed)  # the same batches for all counts of a round
     made = DataLoader(loader.dataset, batch_size=loader.batch_size, sampler=loader.sampler, num_workers=workers)
     batches = iter(made)
 
@@ -97,7 +99,7 @@ def rate(loader: DataLoader, workers: int) -> float:
     for _ in range(1 + 2 * workers):
         following()
     count, start = 0, perf_counter()
-    while perf_counter() - start < SECONDS or count < 2 * workers:
+    while perf_counter() - start < seconds or count < 2 * workers:
         following()
         count += 1
     return count / (perf_counter() - start)
@@ -117,9 +119,9 @@ def main() -> None:
             found = perfdoc.bench_loader(loader, COUNTS)
             took = perf_counter() - start
             logs: dict[int, list[float]] = {n: [] for n in COUNTS}
-            for _ in range(args.rounds):
+            for place in range(args.rounds):
                 for n in random.sample(COUNTS, len(COUNTS)):
-                    logs[n].append(math.log(rate(loader, n)))
+                    logs[n].append(math.log(rate(loader, n, SECONDS.get(name, 1.0), place)))
             best = max(COUNTS, key=lambda n: stats.trimmed_mean(logs[n]))
             mine = [a - b for a, b in zip(logs[found.recommended], logs[best], strict=True)]
             half = stats.t_critical(0.05, len(mine) - 1) * statistics.stdev(mine) / math.sqrt(len(mine)) if any(mine) else 0.0

@@ -1,11 +1,12 @@
 """What a faster loader means for the step: predicted from the loader alone, measured live, and realised in changed scripts.
 
-    python benchmarks/loader_to_step.py [--workers 1,2] [--pairs 5] [--budget 60]
+    python benchmarks/loader_to_step.py [--workers 1,2] [--pairs 6] [--budget 100]
 
 `workloads/images.py`, with one thread for the model, is benched (`bench-loader`: loader alone, and what a step takes without
 waiting) and scanned. Without workers a step is loading and computing one after the other. With n workers it is at best the
-longest of three: computing; loading with n workers; the CPU time of both shared out over the cores. That is the prediction;
-the scan measures the same change live; alternating plain processes with 0 and n workers are what it came to.
+longest of three: computing; loading with n workers; the CPU time of both shared out over the cores; and the turn of an epoch,
+when workers are filled anew, is added as it was timed. That is the prediction; the scan measures the same change live, inside
+of an epoch, and is given the same turn; alternating plain processes with 0 and n workers are what it came to, epochs and all.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,10 @@ from predicted_vs_realised import HERE, paired
 from tabulate import tabulate
 
 from perfdoc.demo.make_images import make
+
+EACH, BATCH = 100, 8
+STEPS = 4 * EACH // BATCH
+"""Steps an epoch of the workload: four classes, batches of eight."""
 
 
 def perfdoc(folder: str, *arguments: str) -> dict:
@@ -34,15 +40,15 @@ def perfdoc(folder: str, *arguments: str) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--workers", default="1,2")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=8)
-    parser.add_argument("--budget", default="60")
+    parser.add_argument("--budget", default="100")
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images"
-        make(images, each=100)
+        make(images, each=EACH)
         script, base = HERE / "images.py", ["--data", str(images), "--threads", "1"]
         command = [str(script), *base]
         bench = perfdoc(folder, "bench-loader", "--json", "--no-decoders", "--workers", f"0,{args.workers}", "--budget",
@@ -51,16 +57,25 @@ def main() -> None:
         compute = 1 / bench["batches_per_second_needed"]
         loading = {n: 1 / row["batches_per_second"] for n, row in by_count.items()}
         cpu = {n: row["cpu_cores"] * loading[n] for n, row in by_count.items()}
+        turn = statistics.median(bench["epoch_turn"].get("persistent", [0.0]))
         scan = perfdoc(folder, "scan", "--json", "--only", "dataloader_workers", "--budget", args.budget, *command)
         live = {arm["arm"]: arm["effect"] for arm in scan["arms"] if arm["effect"]}
         for n in map(int, args.workers.split(",")):
-            predicted = (compute + loading[0]) / max(compute, loading[n], (compute + cpu[n]) / cores)
+            before = compute + loading[0]
+            steady = max(compute, loading[n], (compute + cpu[n]) / cores)
+
+            def epoch(step: float, before: float = before) -> float:
+                """Speed-up over a whole epoch: its steps, and the turn in place of the first one's wait."""
+                return before * STEPS / (step * (STEPS - 1) + max(step, turn))
+
+            predicted = epoch(steady)
             shown = paired(script, base, [*base, "--workers", str(n)], args.pairs, args.seconds)
             ratio, low, high = shown.speedup
             effect = live.get(f"dataloader_workers={n}")
-            measured = f"{effect['speedup']:.2f} [{effect['low']:.2f}, {effect['high']:.2f}]" if effect else "not reached"
+            whole = [epoch(before / effect[key]) for key in ("speedup", "low", "high")] if effect else []
+            measured = f"{whole[0]:.2f} [{whole[1]:.2f}, {whole[2]:.2f}]" if whole else "not reached"
             rows.append((n, f"{predicted:.2f}", measured, f"{ratio:.2f} [{low:.2f}, {high:.2f}]",
-                         f"{predicted / ratio - 1:+.1%}", f"{effect['speedup'] / ratio - 1:+.1%}" if effect else ""))
+                         f"{predicted / ratio - 1:+.1%}", f"{whole[0] / ratio - 1:+.1%}" if whole else ""))
             print(rows[-1], file=sys.stderr, flush=True)
     print(tabulate(rows, headers=["workers", "from the loader alone", "live", "changed script", "error", "error live"]))
 

@@ -32,6 +32,7 @@ DERIVED: Mapping[str, Unit] = {
     "machine.cores": "1",
     "machine.shm": "B",
     "loader.rate": "1/s",
+    "loader.rate_error": "1",
     "loader.round": "count",
     "loader.startup": "s",
     "loader.cpu": "s",

@@ -63,8 +63,20 @@ def effects(rates: Rates[Key]) -> dict[Key, float]:
     return {s: value + middle for s, value in found.items()}
 
 
-def spread(rates: Rates[Key]) -> float:
-    """Standard deviation of the log rate of one visit about its setting and round, pooled over all settings."""
+def usual_spread(errors: Sequence[float]) -> float:
+    """What is assumed of the spread of visits before any was repeated.
+
+    ``errors``: relative standard errors of single visits' rates, from the batches within them. Where batches differ much (a
+    few slow samples), a visit's rate hangs on which ones it saw.
+    """
+    return math.hypot(USUAL_SPREAD, statistics.median(errors)) if errors else USUAL_SPREAD
+
+
+def spread(rates: Rates[Key], usual: float = USUAL_SPREAD) -> float:
+    """Standard deviation of the log rate of one visit about its setting and round, pooled over all settings.
+
+    ``usual``: what is assumed before any was repeated, with the weight of ``PRIOR_DF`` repeats.
+    """
     found = effects(rates)
     by_round: dict[int, list[float]] = {}
     for setting, visits in rates.items():
@@ -73,18 +85,18 @@ def spread(rates: Rates[Key]) -> float:
     off = [abs(value - stats.trimmed_mean(values)) for values in by_round.values() for value in values]
     df = len(off) - len(rates) - len(by_round) + 1
     if df <= 0:
-        return USUAL_SPREAD
-    usual = max(LEAST_SPREAD, 1.4826 * statistics.median(off) * math.sqrt(len(off) / df))
-    squares = sum(min(WORST * usual, value) ** 2 for value in off)
-    return math.sqrt((PRIOR_DF * USUAL_SPREAD**2 + squares) / (PRIOR_DF + df))
+        return usual
+    middle = max(LEAST_SPREAD, 1.4826 * statistics.median(off) * math.sqrt(len(off) / df))
+    squares = sum(min(WORST * middle, value) ** 2 for value in off)
+    return math.sqrt((PRIOR_DF * usual**2 + squares) / (PRIOR_DF + df))
 
 
-def fastest(rates: Rates[Key]) -> Key:
+def fastest(rates: Rates[Key], usual: float = USUAL_SPREAD) -> Key:
     """The setting that is fastest as far as is known: by its rate less one standard error.
 
     Of seventeen counts that are equally fast one looks fastest by chance, most likely one that was visited once.
     """
-    found, sd = effects(rates), spread(rates)
+    found, sd = effects(rates), spread(rates, usual)
     return max(rates, key=lambda s: found[s] - sd / math.sqrt(len(rates[s])))
 
 
@@ -103,10 +115,10 @@ class _Fit(Generic[Key]):
         return "yes" if distance > SURE else "no" if distance < -SURE else "unclear"
 
 
-def recommended(rates: Rates[Key], workers: Callable[[Key], int]) -> Key:
+def recommended(rates: Rates[Key], workers: Callable[[Key], int], usual: float = USUAL_SPREAD) -> Key:
     """The setting with the fewest workers whose estimate is within ``CLOSE`` of the best."""
     found = effects(rates)
-    reach = found[fastest(rates)] + math.log1p(-CLOSE)
+    reach = found[fastest(rates, usual)] + math.log1p(-CLOSE)
     able = [s for s in rates if found[s] >= reach]
     fewest = min(workers(s) for s in able)
     return max((s for s in able if workers(s) == fewest), key=lambda s: found[s])
@@ -135,13 +147,13 @@ def not_outdone(
     return {s: visits for s, visits in rates.items() if not outdone(s)}
 
 
-def unsettled(rates: Rates[Key], workers: Callable[[Key], int]) -> list[Key]:
+def unsettled(rates: Rates[Key], workers: Callable[[Key], int], usual: float = USUAL_SPREAD) -> list[Key]:
     """Settings that could change the recommendation: fewer workers that may be within reach, more that may be too fast for it.
 
     Empty where the answer is settled. Else the recommended one and the fastest are among them: all are compared with these.
     """
-    fit = _Fit(rates, effects(rates), spread(rates))
-    chosen, best = recommended(rates, workers), fastest(rates)
+    fit = _Fit(rates, effects(rates), spread(rates, usual))
+    chosen, best = recommended(rates, workers, usual), fastest(rates, usual)
     doubtful = []
     for setting in rates:
         if setting == chosen:
@@ -170,6 +182,8 @@ class Row:
     """Bytes (PSS) of all workers together, the most seen."""
     shm: float | None = None
     """Bytes in use in /dev/shm while it ran, the most seen; other programs' use is in it."""
+    errors: tuple[float, ...] = ()
+    """Relative standard error of the rate of single visits, from the batches within them."""
     why: str = ""
     """Why it was not measured, or what failed."""
     rate: float | None = None
@@ -239,6 +253,10 @@ class LoaderAnswer:
         return self.samples.get(row.setting.get("batch_size"))
 
     @property
+    def _usual(self) -> float:
+        return usual_spread([error for row in self.rows for error in row.errors])
+
+    @property
     def _able(self) -> dict[int, Sequence[tuple[int, float]]]:
         """Rates of the settings that can be the fastest."""
         if len({tuple((k, v) for k, v in row.setting.items() if k != "workers") for row in self.rows}) > 1:
@@ -250,26 +268,26 @@ class LoaderAnswer:
     def recommended(self) -> Row | None:
         """The smallest count within 3% of the best; None where nothing was measured."""
         rates = self._able
-        return self.rows[recommended(rates, lambda place: self.rows[place].workers)] if rates else None
+        return self.rows[recommended(rates, lambda place: self.rows[place].workers, self._usual)] if rates else None
 
     @property
     def best(self) -> Row | None:
         """The fastest setting."""
         rates = self._able
-        return self.rows[fastest(rates)] if rates else None
+        return self.rows[fastest(rates, self._usual)] if rates else None
 
     @property
     def settled(self) -> bool:
         """Whether more time would not change the recommendation."""
         rates = self._able
-        return bool(rates) and not unsettled(rates, lambda place: self.rows[place].workers)
+        return bool(rates) and not unsettled(rates, lambda place: self.rows[place].workers, self._usual)
 
     def bounds(self, row: Row) -> tuple[float, float] | None:
         """95% interval of a rate, the spread of visits pooled over all settings; None where none was visited twice."""
         rates, place = self._rates, self.rows.index(row)
         if place not in rates or row.rate is None or max(len(visits) for visits in rates.values()) < 2:
             return None
-        half = 1.96 * spread(rates) / math.sqrt(len(row.visits))
+        half = 1.96 * spread(rates, self._usual) / math.sqrt(len(row.visits))
         return row.rate * math.exp(-half), row.rate * math.exp(half)
 
     @property
@@ -293,7 +311,7 @@ class LoaderAnswer:
         """Share of the fastest setting's rate, differences between rounds taken out."""
         found = effects(self._rates)
         mine = found.get(self.rows.index(row))
-        return None if mine is None else math.exp(mine - found[fastest(self._able)])
+        return None if mine is None else math.exp(mine - found[fastest(self._able, self._usual)])
 
     @property
     def sentence(self) -> str:
@@ -350,7 +368,9 @@ class LoaderAnswer:
         }
 
 
-BY_SETTING = ("loader.rate", "loader.round", "loader.startup", "loader.cpu", "loader.worker_memory", "loader.shm")
+BY_SETTING = (
+    "loader.rate", "loader.rate_error", "loader.round", "loader.startup", "loader.cpu", "loader.worker_memory", "loader.shm",
+)
 """Metrics whose conditions are a setting."""
 
 
@@ -409,7 +429,8 @@ def read(measurements: Sequence[Measurement | Unavailable], failed: Mapping[str,
 
         rows.append(Row(
             setting, visits, value("loader.startup", statistics.median), value("loader.cpu", statistics.median),
-            value("loader.worker_memory", max), value("loader.shm", max), failed.get(name, ""),
+            value("loader.worker_memory", max), value("loader.shm", max),
+            had["loader.rate_error"].samples if "loader.rate_error" in had else (), failed.get(name, ""),
         ))
     rows.sort(key=lambda row: ([str(v) for k, v in row.setting.items() if k != "workers"], row.workers))
     levels = effects({place: row.visits for place, row in enumerate(rows) if row.visits})

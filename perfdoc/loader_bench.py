@@ -27,6 +27,7 @@ from perfdoc.errors import PerfdocError
 from perfdoc.inject import loaders, process_use
 from perfdoc.inject.batches import tensors_in
 from perfdoc.inject.cores import available_cores
+from perfdoc.inject.random_state import RandomState
 from perfdoc.inject.sample_watch import Unchanged
 from perfdoc.measurement import Measurement, Unavailable, Unit
 
@@ -34,6 +35,10 @@ FIRST_WINDOW = 0.5
 """Seconds that the first visit to a setting times at least."""
 WINDOW = 1.0
 """Seconds of later visits."""
+LONGEST_WINDOW = 3.0
+"""Seconds of later visits where batches differ much."""
+FEWEST_BURSTS = 4
+"""Bursts of a visit from which its error is told."""
 SLOWEST_BATCH = 30.0
 """Seconds without a batch after which a worker is taken to hang (a longer time-out of the user's own is kept)."""
 TIMED_OUT = "DataLoader timed out"
@@ -81,6 +86,8 @@ class Visits:
     rates: list[tuple[int, float]] = field(default_factory=list)
     """(round, batches a second)."""
     starts: list[float] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
+    """Relative standard error of the rate of a visit, from the batches within it."""
     cpu: list[float] = field(default_factory=list)
     """CPU seconds a batch."""
     seconds: list[float] = field(default_factory=list)
@@ -118,6 +125,8 @@ class LoaderBench:
         self._not_tried = not_tried
         self._progress = progress
         self._random = random.Random(seed)
+        self._numbers = RandomState(loader)
+        self._seed = seed
         self._round = 0
         self._batch_bytes = 0
         self._tensors = 1
@@ -129,7 +138,13 @@ class LoaderBench:
     # -- which setting when
 
     def run(self) -> None:
-        """The whole measurement."""
+        """The whole measurement. Random number generators are as before when it returns or raises."""
+        try:
+            self._run()
+        finally:
+            self._numbers.restore()
+
+    def _run(self) -> None:
         self._end = perf_counter() + (1 - TURNS_SHARE) * self.budget
         self._tell(Measurement("loader.cores", "count", (self._cores,), {}, "measured in isolation"))
         first = self._coarse()
@@ -151,7 +166,7 @@ class LoaderBench:
             self._random.shuffle(open_ones)
             for setting in open_ones:
                 if perf_counter() < self._end:
-                    self._visit(setting, WINDOW)
+                    self._visit(setting, self._window())
         if not self._rates():
             reasons = {found.failed for found in self.visits.values() if found.failed}
             raise PerfdocError("the loader fails with every setting: " + "; ".join(sorted(reasons)))
@@ -184,15 +199,22 @@ class LoaderBench:
     def _open(self) -> list[Setting]:
         """Settings that the next round visits: those that could change the answer, and untried neighbours of its pillars."""
         rates = self._able()
-        best = loader_answer.fastest(rates)
-        chosen = loader_answer.recommended(rates, lambda s: s.workers)
+        best = loader_answer.fastest(rates, self._usual())
+        chosen = loader_answer.recommended(rates, lambda s: s.workers, self._usual())
         untried = list(dict.fromkeys(s for place in (best, chosen) for s in self._neighbours(place)))
-        doubtful = loader_answer.unsettled(rates, lambda s: s.workers)
+        doubtful = loader_answer.unsettled(rates, lambda s: s.workers, self._usual())
         if untried:
             return list(dict.fromkeys([*untried, *doubtful, best]))
         if not doubtful and len(rates[chosen]) < FEWEST_VISITS:
             return sorted(rates, key=lambda s: -self.visits[s].rate)[:3]  # one visit each is no answer, however clear it looks
         return doubtful
+
+    def _usual(self) -> float:
+        return loader_answer.usual_spread([error for found in self.visits.values() for error in found.errors])
+
+    def _window(self) -> float:
+        """Seconds of a visit: more where batches differ so much that one second does not tell the rate."""
+        return min(LONGEST_WINDOW, WINDOW * (self._usual() / loader_answer.USUAL_SPREAD) ** 2)
 
     def _able(self) -> dict[Setting, Sequence[tuple[int, float]]]:
         """Rates of the settings that can be the fastest, as the answer will see them."""
@@ -240,6 +262,8 @@ class LoaderBench:
         # Without workers samples are made here: what they open must not be shared by workers that are forked later.
         unchanged: Any = nullcontext() if setting.workers else Unchanged(self.loader.dataset)
         try:
+            # All settings of a round are given the same batches, so that none is fast because it saw easy ones.
+            self._numbers.seed(self._seed + self._round)
             with unchanged:
                 iterator = _Endless(self._twin(setting, loaders.Endless))
                 self._told_start(found, iterator)
@@ -275,16 +299,20 @@ class LoaderBench:
         burst = max(1, found.setting.workers)
         pids = iterator.pids
         before, cpu, start = process_use.cpu_seconds(pids), process_time(), perf_counter()
-        count, seconds = 0, 0.0
-        while seconds < window or not count:
+        ends = [0.0]
+        while ends[-1] < window:
             for _ in range(burst):
                 iterator.next()
-            count += burst
-            seconds = perf_counter() - start
+            ends.append(perf_counter() - start)
+        seconds, count = ends[-1], (len(ends) - 1) * burst
         mine, after = process_time() - cpu, process_use.cpu_seconds(pids)
         found.rates.append((self._round, count / seconds))
         self._say("loader.rate", "1/s", count / seconds, found)
         self._say("loader.round", "count", float(self._round), found)
+        if len(ends) > FEWEST_BURSTS:
+            each = [b - a for a, b in itertools.pairwise(ends)]
+            found.errors.append(statistics.stdev(each) / statistics.fmean(each) / math.sqrt(len(each)))
+            self._say("loader.rate_error", "1", found.errors[-1], found)
         if before is not None and after is not None:
             found.cpu.append((mine + after - before) / count)
             self._say("loader.cpu", "s", found.cpu[-1], found)
@@ -383,7 +411,7 @@ class LoaderBench:
         rates = self._able()
         if not rates:
             return
-        chosen = loader_answer.recommended(rates, lambda s: s.workers)
+        chosen = loader_answer.recommended(rates, lambda s: s.workers, self._usual())
         found = self.visits[chosen]
         kinds = (False, True) if chosen.workers else (False,)
         cost = (2 * statistics.median(found.starts) + chosen.workers / found.rate) * TURNS * len(kinds)

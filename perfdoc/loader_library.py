@@ -86,11 +86,7 @@ def bench_loader(
         loader, settings_of(workers, others), budget, found.append,
         lambda setting, why: failed.update({loader_answer.setting_name(setting.conditions): why}), seed=seed,
     )
-    random_numbers = Randomness(loader)
-    try:
-        bench.run()
-    finally:
-        random_numbers.restore()
+    bench.run()
     if step_time is not None:
         size = {"batch_size": loader.batch_size} if isinstance(loader.batch_size, int) else {}
         found.append(Measurement("loader.demand", "1/s", (1 / step_time,), size))
@@ -104,32 +100,6 @@ def bench_loader(
         "cores": available_cores(), "device": "",
     }
     return LoaderBenchResult(answer, about, tuple(found))
-
-
-class Randomness:
-    """Random states that samplers and data sets draw from, to be put back."""
-
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        import random
-        import sys
-
-        import torch
-
-        self._puts: list[tuple[Any, Any]] = [
-            (random.setstate, random.getstate()), (torch.set_rng_state, torch.get_rng_state())
-        ]
-        numpy = sys.modules.get("numpy")
-        if numpy is not None:
-            self._puts.append((numpy.random.set_state, numpy.random.get_state()))
-        for holder in (loader, loader.sampler):
-            generator = getattr(holder, "generator", None)
-            if generator is not None:
-                self._puts.append((generator.set_state, generator.get_state()))
-
-    def restore(self) -> None:
-        """Put all of them back."""
-        for put, state in self._puts:
-            put(state)
 
 
 def _length(loader: DataLoader[Any]) -> int | None:

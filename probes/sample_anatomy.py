@@ -99,12 +99,18 @@ def _watch(loader: Any, wanted: int) -> tuple[list[Any], list[Sample], list[int]
             elapsed = perf_counter() - start
             if (elapsed > SECONDS and len(seen) >= FEWEST) or elapsed > SLOW_SAMPLE:
                 break
-        # A stall of the machine makes any sample slow once; one that is slow by itself is slow again.
-        for place in sorted(range(len(seen)), key=lambda place: -seen[place].seconds)[:SLOWEST]:
+        # A stall of the machine makes any sample slow once; one that is slow by itself is slow again. Whoever moves up among
+        # the slowest when a stalled one has been cleared is made again too.
+        made_again: set[int] = set()
+        while perf_counter() - start < SLOW_SAMPLE:
+            slowest = sorted(range(len(seen)), key=lambda place: -seen[place].seconds)[:SLOWEST]
+            place = next((place for place in slowest if place not in made_again), None)
+            if place is None:
+                break
+            made_again.add(place)
             for _ in range(AGAIN):
-                if perf_counter() - start < SLOW_SAMPLE:
-                    _, again = watch.sample(seen[place].index)
-                    seen[place] = min(seen[place], again, key=lambda sample: sample.seconds)
+                _, again = watch.sample(seen[place].index)
+                seen[place] = min(seen[place], again, key=lambda sample: sample.seconds)
     return values, seen, used
 
 

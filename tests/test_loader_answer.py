@@ -50,6 +50,15 @@ def test_what_is_settled_is_right():
     assert sum(loader_answer.recommended(r, lambda n: n) == 2 for r in closed) >= 0.9 * len(closed)
 
 
+def test_batches_that_differ_much_are_not_called_settled_after_one_visit():
+    """Where a visit's rate hangs on which batches it saw, single visits that differ by a quarter settle nothing."""
+    rates = {0: [(0, 14.0)], 1: [(0, 9.0)], 2: [(0, 18.0)], 4: [(0, 14.5)]}
+    assert not loader_answer.unsettled(rates, lambda n: n)
+    usual = loader_answer.usual_spread([0.21, 0.17, 0.19])
+    assert usual == pytest.approx(0.2, abs=0.01)
+    assert set(loader_answer.unsettled(rates, lambda n: n, usual)) == {0, 2, 4}
+
+
 def test_a_slow_round_does_not_make_a_setting_slow():
     """A count that was visited only while the machine was slow is compared with the others of that round."""
     rates = {1: [(0, 50.0), (1, 25.0)], 2: [(0, 100.0), (1, 50.0)], 4: [(1, 50.0)]}

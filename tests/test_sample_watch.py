@@ -241,6 +241,25 @@ def test_a_slow_sample_is_named():
     assert [index for index, _, _ in answer.uneven] == ["7"]
 
 
+def test_stalls_of_the_machine_are_not_slow_samples():
+    """More samples stall than are made again at first, each only once: none is named in the end."""
+
+    class Stalling(Dataset):
+        def __init__(self):
+            self.calls = {}
+
+        def __len__(self):
+            return 20
+
+        def __getitem__(self, index):
+            self.calls[index] = self.calls.get(index, 0) + 1
+            time.sleep(0.05 if index < 9 and self.calls[index] == 2 else 0.002)
+            return torch.zeros(2)
+
+    answer = sample_answer.read(SampleAnatomy().measure(Loop(DataLoader(Stalling(), batch_size=4)), {}))
+    assert answer.uneven == []
+
+
 def test_files_are_read_warm_and_cold(pictures):
     """Every file is read from the page cache; cold figures are there, or it is said why they cannot be."""
     found = {m.metric: m for m in Storage().measure(Loop(DataLoader(ByPil(pictures))), {})}

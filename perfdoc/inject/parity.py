@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import random
-import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from perfdoc.inject.random_state import RandomState
 from perfdoc.treatment import CONTROL, Config, config_id
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Snapshot:
              [{k: _copied(v) for k, v in group.items() if k != "params"} for group in optimizer.param_groups])
             for optimizer in optimizers
         ]
-        self._random = _random_state()
+        self._random = RandomState()
 
     def restore(self) -> None:
         """Put everything back; tensors keep their identity and their strides."""
@@ -53,7 +53,7 @@ class Snapshot:
                 _put_back(optimizer.state[parameter], state)
             for group, values in zip(optimizer.param_groups, groups, strict=False):
                 group.update({k: _copied(v) for k, v in values.items() if k not in ("foreach", "fused")})
-        _set_random_state(self._random)
+        self._random.restore()
 
 
 def _put_back(state: Any, values: Any) -> None:
@@ -79,24 +79,6 @@ def _copied(value: Any) -> Any:
     return value
 
 
-def _random_state() -> dict[str, Any]:
-    state: dict[str, Any] = {"python": random.getstate(), "torch": torch.get_rng_state()}
-    if "numpy" in sys.modules:
-        state["numpy"] = sys.modules["numpy"].random.get_state()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def _set_random_state(state: Mapping[str, Any]) -> None:
-    random.setstate(state["python"])
-    torch.set_rng_state(state["torch"])
-    if "numpy" in state:
-        sys.modules["numpy"].random.set_state(state["numpy"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
 def _bytes(batch: Any) -> int:
     """Bytes of the tensors in a batch."""
     if isinstance(batch, torch.Tensor):
@@ -106,13 +88,6 @@ def _bytes(batch: Any) -> int:
     if isinstance(batch, tuple | list):
         return sum(_bytes(part) for part in batch)
     return 0
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    torch.manual_seed(seed)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(seed % 2**32)
 
 
 class Listener:
@@ -201,7 +176,7 @@ class ParityRuns:
             handle.replay(found)
         yield arm
         snapshot.restore()
-        _seed(1000 + seed)
+        RandomState().seed(1000 + seed)
         listener = self.session.listener = Listener()
         for _ in range(self.steps):
             yield arm
