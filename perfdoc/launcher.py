@@ -351,11 +351,7 @@ class Scan:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(5)
         pids |= {int(e["pid"]) for e in self.watch.this_lap("process")}
-        with contextlib.suppress(OSError):
-            for name in os.listdir("/dev/shm"):
-                parts = name.split("_")
-                if parts[0] == "torch" and len(parts) > 1 and parts[1].isdigit() and int(parts[1]) in pids:
-                    os.unlink(os.path.join("/dev/shm", name))
+        remove_shared_memory(pids)
 
     def _finish(self, started: float, laps: list[Lap]) -> captures.Capture:
         events = captures.read_events(self.folder)
@@ -508,6 +504,15 @@ def _shm() -> list[Measurement | Unavailable]:
     except OSError:
         return [Unavailable("machine.shm", "this system has no /dev/shm")]
     return [Measurement("machine.shm", "B", (float(found.f_blocks * found.f_frsize),), {}, "measured in isolation")]
+
+
+def remove_shared_memory(pids: set[int]) -> None:
+    """Remove what torch left in /dev/shm for processes that were killed."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/dev/shm"):
+            parts = name.split("_")
+            if parts[0] == "torch" and len(parts) > 1 and parts[1].isdigit() and int(parts[1]) in pids:
+                os.unlink(os.path.join("/dev/shm", name))
 
 
 def _of_run(folder: str) -> Iterator[psutil.Process]:

@@ -116,10 +116,17 @@ class _Fit(Generic[Key]):
 
 
 def recommended(rates: Rates[Key], workers: Callable[[Key], int], usual: float = USUAL_SPREAD) -> Key:
-    """The setting with the fewest workers whose estimate is within ``CLOSE`` of the best."""
-    found = effects(rates)
-    reach = found[fastest(rates, usual)] + math.log1p(-CLOSE)
-    able = [s for s in rates if found[s] >= reach]
+    """The setting with the fewest workers whose estimate is within ``CLOSE`` of the best, give or take one standard error.
+
+    The one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984, 3.4.3): of what cannot be told
+    apart, the simplest.
+    """
+    found, best, sd = effects(rates), fastest(rates, usual), spread(rates, usual)
+
+    def slack(setting: Key) -> float:
+        return 0.0 if setting == best else sd * math.sqrt(1 / len(rates[setting]) + 1 / len(rates[best]))
+
+    able = [s for s in rates if found[s] >= found[best] + math.log1p(-CLOSE) - slack(s)]
     fewest = min(workers(s) for s in able)
     return max((s for s in able if workers(s) == fewest), key=lambda s: found[s])
 
@@ -326,7 +333,9 @@ class LoaderAnswer:
         elif chosen is best:
             text = f"{shown}, the fastest of what was measured"
         else:
-            text = f"{shown}, the fewest workers within {CLOSE:.0%} of the best ({best.words}: {self.speed(best)})"
+            near = f"within {CLOSE:.0%} of the best ({best.words}: {self.speed(best)})"
+            told = (self.of_best(chosen) or 0.0) >= 1 - CLOSE
+            text = f"{shown}, the fewest workers {near}" if told else f"{shown}, the fewest workers that may be {near}"
         if not self.settled:
             text += "; not settled, more --budget could change it"
         if self.duplicated:

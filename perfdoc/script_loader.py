@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from perfdoc.errors import PerfdocError
 from perfdoc.inject import pictures
 from perfdoc.inject.clock import DATA
+from perfdoc.inject.step_finder import Step
 from perfdoc.loader_answer import setting_name
 from perfdoc.loader_bench import LoaderBench, Setting, open_resources, settings_of
 from perfdoc.measurement import Measurement, Unavailable
@@ -38,7 +39,7 @@ class Errand:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def on_step(self) -> None:
+    def on_step(self, step: Step, regular: bool) -> None:
         """The loop is known: the loader of its steps is benched, for what its steps take."""
         session = self._session
         handles = session.handles_in_step()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from perfdoc import memory
 from perfdoc.errors import PerfdocError
 from perfdoc.inject.step_capture import StepCapture
+from perfdoc.inject.step_finder import Step
 
 if TYPE_CHECKING:
     from perfdoc.inject.session import Session
@@ -25,7 +26,7 @@ class Errand:
         self._capture = StepCapture()
         self.active = (self._capture,)
 
-    def on_step(self) -> None:
+    def on_step(self, step: Step, regular: bool) -> None:
         """A whole step was watched: plan, tell the parent, end the script."""
         session, capture = self._session, self._capture
         capture.stop()

@@ -42,6 +42,11 @@ def calling_site(depth: int = 2) -> str:
     return ""
 
 
+def calling_users(depth: int = 2) -> bool:
+    """Whether the caller at that depth is the user's code itself, not a library that it called."""
+    return is_users(sys._getframe(depth).f_code.co_filename)
+
+
 def site_of(frame: FrameType) -> str:
     """``file:line`` of a frame, relative to the working directory where it lies inside."""
     filename = frame.f_code.co_filename

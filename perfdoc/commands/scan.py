@@ -39,9 +39,13 @@ def command(
     `-- /other/.venv/bin/python train.py` work the same way. Exit code 0 when the scan completed, whatever it found; the
     script's own code when it failed.
     """
+    from perfdoc import store
+    from perfdoc.commands._patching import make_patch, said_of
     from perfdoc.commands._progress import Progress
+    from perfdoc.commands._storing import commit, keep
     from perfdoc.diagnose import diagnose
     from perfdoc.launcher import Options, Scan, resolve
+    from perfdoc.patch import make
     from perfdoc.report import html, terminal
 
     # click drops the dashes: whether they were there decides between a script and a command.
@@ -55,15 +59,21 @@ def command(
     if options.only:
         _check_names(options.only)
     scan = Scan(options, lambda event: None)
+    keep(scan.folder, store.Row(scan.folder.name, "scan", command=json.dumps(options.command), pid=os.getpid()))
     with Progress(budget, sys.stderr) as progress:
         scan.show = progress.show
         capture = scan.run()
     diagnosis = diagnose(capture)
+    patch = make_patch(diagnosis, scan.folder)
+    keep(scan.folder, store.from_capture(capture, diagnosis.plan, commit()))
     report = html.write(diagnosis, scan.folder / "report.html") if capture.loop else None
     if as_json:
-        click.echo(json.dumps(terminal.as_json(diagnosis), indent=1))
+        more = {"patch": {"file": os.path.relpath(scan.folder / make.FILE_NAME), **patch.about()} if patch else None}
+        click.echo(json.dumps({**terminal.as_json(diagnosis), **more}, indent=1))
     else:
         click.echo(terminal.render(diagnosis, width=terminal.columns()))
+        if patch is not None:
+            click.echo(said_of(patch, scan.folder))
         if report is not None:
             click.echo(f"report: {os.path.relpath(report)}")
     outcome = capture.run["outcome"]

@@ -38,11 +38,12 @@ from perfdoc.inject.experiment import Experiment
 from perfdoc.inject.guard import Guard
 from perfdoc.inject.modules import OutermostCalls, trained_parents
 from perfdoc.inject.parity import Listener
+from perfdoc.inject.places import Places
 from perfdoc.inject.recorder import Recorder
 from perfdoc.inject.step_finder import BACKWARD_ONLY, Step, StepFinder
 from perfdoc.probe import Probe, discover
 from perfdoc.treatment import EvalCall, Offer, Treatment
-from perfdoc.user_code import calling_site
+from perfdoc.user_code import calling_site, calling_users
 
 OBSERVE_SECONDS = 1.0
 OBSERVE_STEPS = 5
@@ -114,15 +115,18 @@ class Session:
         self.clock = Clock()
         self.finder = StepFinder()
         self.loop = LoopView(self)
+        self.places = Places()
         self.conductor: Conductor | None = None
         self.follower: Follower | None = None
         self.errand: Any = None
-        """What is done with the loop in place of an experiment: an object with ``active`` hooks and ``on_step()``."""
+        """What is done with the loop in place of an experiment: an object with ``active`` hooks and
+        ``on_step(step, regular)``."""
         self._knows_validation = False
         self._maybe_validation: EvalCall | None = None
         self.ending: ending.Ending | None = None
         self.listener: Listener | None = None
         self._handles: dict[int, loaders.Handle] = {}
+        self._loader_sites: dict[int, str] = {}
         self._seen: set[str] = set()
         self._first_step: float | None = None
         self._training = False
@@ -154,7 +158,15 @@ class Session:
         def made(loader: Any, *args: Any, **kwargs: Any) -> None:
             loader_init(loader, *args, **kwargs)
             if session.enabled:
-                loader.__dict__["_perfdoc_made_at"] = calling_site(2)
+                loader.__dict__["_perfdoc_made_at"] = session._made_at(loader, calling_site(2), calling_users(2))
+
+        optimizer_init = torch_optimizer.Optimizer.__init__
+
+        @functools.wraps(optimizer_init)
+        def optimizer_made(optimizer: Any, *args: Any, **kwargs: Any) -> None:
+            optimizer_init(optimizer, *args, **kwargs)
+            if session.enabled:
+                optimizer._perfdoc_made_at = session.places.made_here()  # type: ignore[attr-defined]
 
         @functools.wraps(base_init)
         def iterated(iterator: Any, loader: Any) -> None:
@@ -177,6 +189,7 @@ class Session:
             return session._fetch(iterator)
 
         self._replace(torch_dataloader.DataLoader, "__init__", made)
+        self._replace(torch_optimizer.Optimizer, "__init__", optimizer_made)
         self._replace(base, "__init__", iterated)
         self._replace(loaders._MultiIter, "__init__", workers_started)
         self._replace(base, "__next__", __next__)
@@ -219,6 +232,8 @@ class Session:
         self._calls.release()
         for hook in self._hooks:
             hook.remove()
+        for optimizer in self.loop.optimizers:
+            optimizer.__dict__.pop("_perfdoc_made_at", None)
         for handle in self._handles.values():
             if getattr(handle.loader, "_iterator", None) is not None:
                 handle.loader._iterator = None  # its workers were ended: the next epoch starts new ones
@@ -247,12 +262,16 @@ class Session:
 
         @functools.wraps(zero_grad)
         def zeroed(optimizer: Any, set_to_none: bool = True) -> None:
-            session.loop.zeroing_seen |= not set_to_none
+            if not set_to_none:
+                session.loop.zeroing_seen = True
+                session.places.zero_grad()
             zero_grad(optimizer, set_to_none)
 
         @functools.wraps(zero_module)
         def zeroed_module(module: Any, set_to_none: bool = True) -> None:
-            session.loop.zeroing_seen |= not set_to_none
+            if not set_to_none:
+                session.loop.zeroing_seen = True
+                session.places.zero_grad()
             zero_module(module, set_to_none)
 
         torch.optim.Optimizer.zero_grad = zeroed  # type: ignore[method-assign]
@@ -389,6 +408,13 @@ class Session:
             self.errand = importlib.import_module(self.settings["errand"]).Errand(self)
             self.errand.on_loader(handle)
 
+    def _made_at(self, loader: Any, site: str, directly: bool) -> str:
+        """Where the user made a loader; libraries (accelerate, Lightning) make another one for the same data set."""
+        key = id(loader.dataset)
+        if directly:
+            self._loader_sites[key] = site
+        return self._loader_sites.get(key, site)
+
     def _handle_of(self, loader: Any, iterator: Any) -> loaders.Handle:
         """The handle of a loader; scripts that make their loader anew every epoch keep one handle."""
         key: int | None = loader.__dict__.get("_perfdoc_key")
@@ -432,6 +458,8 @@ class Session:
             self.seen("forward", module=type(module).__name__)
         if self._observing:
             self.loop.saw_call(args, kwargs)
+            if module.training and self._has_parameters(module):
+                self.places.forward(args, kwargs)
         trained = self._with_parameters.get(id(module))
         if trained is None:
             trained = self._has_parameters(module)
@@ -484,8 +512,9 @@ class Session:
     def _backward(self, run: Callable[[Any], None], tensors: Any) -> None:
         self._check_end()
         self.seen("backward")
-        if self._observing and torch.is_anomaly_enabled():
-            self.loop.anomaly_seen = True
+        if self._observing:
+            self.loop.anomaly_seen |= torch.is_anomaly_enabled()
+            self.places.backward()
         active = self._active()
         self.clock.push(BACKWARD)
         try:
@@ -551,6 +580,8 @@ class Session:
         if key not in self._optimizers:
             self._optimizers.add(key)
             self.loop.optimizers.append(optimizer)
+        if self._observing:
+            self.places.step(optimizer)
         self._optimizer_call(key)
 
     def _optimizer_call(self, key: int) -> None:
@@ -689,6 +720,7 @@ class Session:
             parameters=sum(p.numel() for model in self.loop.models for p in model.parameters()),
             optimizers=[type(optimizer).__name__ for optimizer in self.loop.optimizers],
             torch=torch.__version__,
+            places=self.places.to_json(),
         )
 
     def _treatments(self) -> dict[str, Treatment]:
@@ -779,7 +811,7 @@ class Session:
         assert self.finder.shape is not None
         regular = self.finder.shape.regular(step)
         if self.errand is not None:
-            self.errand.on_step()
+            self.errand.on_step(step, regular)
         if self.conductor is None:
             self.steps_written += 1
             if self.steps_written <= KEPT_STEPS or not self.settings["experiment"]:
@@ -799,6 +831,7 @@ class Session:
     def restart_observation(self) -> None:
         """Look at the loop anew: another one begins (used by the overhead benchmark)."""
         self.finder = StepFinder()
+        self.places = Places()
         self.loop.optimizers.clear()
         self._optimizers.clear()
         self._observing, self._first_step = True, None

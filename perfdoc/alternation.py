@@ -1,0 +1,301 @@
+"""Two versions of a training script as processes of their own that take turns: the ratio of their speeds, measured.
+
+Both are started; then they alternate, block by block, in random order: the one that does not run stands still (SIGSTOP).
+So both see the machine of the same seconds, which two processes that run one after the other do not. As two processes of the
+same code differ by a little all their life (where memory lies, which cores), both are started anew a few times: the interval
+is of the pairs of processes, not of the blocks alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import random
+import signal
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from perfdoc import stats
+from perfdoc.errors import PerfdocError
+from perfdoc.launcher import Watch, environment, remove_shared_memory
+from perfdoc.probe import packages
+
+BLOCK = 1.0
+"""Seconds of a block at least."""
+ROUNDS = 6
+"""Blocks of each side while a pair of processes lives."""
+FEWEST_STARTS = 2
+POLL = 0.01
+PATIENCE = 10.0
+"""Times a block's usual length after which a side that does not end its block is taken to hang."""
+START_SPREAD = 0.01
+"""Standard deviation of the log ratio between pairs of processes of the same code that is assumed before it was seen, with the
+weight of ``PRIOR_DF`` pairs. ``benchmarks/gate_truth.py`` shows what false alarms come of it."""
+PRIOR_DF = 4.0
+
+
+@dataclass
+class Side:
+    """One of the two versions."""
+
+    name: str
+    command: list[str]
+    directory: Path
+    home: Path
+    """Root of the version's files."""
+    python_path: list[str] = field(default_factory=list)
+    """Entries of ``PYTHONPATH`` that come before all others."""
+    counts: dict[str, Any] = field(default_factory=dict)
+    """Syncs, graph breaks, bytes given to the model a step (from the first start)."""
+    paces: list[float] = field(default_factory=list)
+    """Seconds a step of every block."""
+    log: Path | None = None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Seconds a step of the second side over those of the first, from ``starts`` pairs of processes with ``rounds`` in all."""
+
+    center: float
+    """Log of the ratio."""
+    error: float
+    """Standard error of the log."""
+    df: float
+    starts: int
+    rounds: int
+
+    def bounds(self, error: float = 0.05) -> tuple[float, float]:
+        """Interval of the ratio (not of its log), two-sided."""
+        half = stats.t_critical(error, self.df) * self.error
+        return math.exp(self.center - half), math.exp(self.center + half)
+
+    @property
+    def ratio(self) -> float:
+        """The estimate."""
+        return math.exp(self.center)
+
+    def to_json(self) -> dict[str, Any]:
+        """The ratio as ``--json`` prints it."""
+        low, high = self.bounds()
+        return {"ratio": self.ratio, "low": low, "high": high, "starts": self.starts, "rounds": self.rounds}
+
+
+def ratio_of(starts: Sequence[Sequence[float]]) -> Ratio:
+    """From log ratios by pair of processes and round.
+
+    Means of the pairs have the variance of the processes plus that of their rounds' mean; it is estimated from the pairs that
+    were seen together with what is assumed (a moderated t, Smyth 2004). Rounds are averaged with 20% trimmed from either end.
+    """
+    means = [stats.trimmed_mean(values) for values in starts]
+    off = [value - statistics.median(values) for values in starts for value in values]
+    count = len(off)
+    # Of the trimmed mean: its variance is that of the mean for normal noise within a few percent, and stalls do not count.
+    within = (1.4826 * statistics.median(abs(x) for x in off)) ** 2 * count / max(1, count - len(starts)) if count > 1 else 0.01
+    prior = START_SPREAD**2 + within / (count / len(starts))
+    middle = statistics.fmean(means)
+    squares = sum((m - middle) ** 2 for m in means)
+    variance = (PRIOR_DF * prior + squares) / (PRIOR_DF + len(means) - 1)
+    return Ratio(middle, math.sqrt(variance / len(means)), PRIOR_DF + len(means) - 1, len(means), count)
+
+
+Progress = Callable[[str, "Ratio | None", float], None]
+"""Called with what is done, the ratio so far and the seconds left."""
+
+
+class Alternation:
+    """Runs both sides until ``decided(ratio)`` or the budget is spent; the budget begins when both have started first.
+
+    ``folder``: where logs and events go. ``wait``: seconds a side may take to its first steps. Raises PerfdocError with exit
+    code 4 where a side fails, 3 where it ends before anything was measured.
+    """
+
+    def __init__(self, first: Side, second: Side, folder: Path, budget: float, wait: float = 300.0, seed: int = 0,
+                 progress: Progress = lambda what, ratio, left: None, block: float = BLOCK) -> None:
+        self.sides = (first, second)
+        self.folder = folder
+        self.budget = budget
+        self.wait = wait
+        self.block = block
+        self.starts: list[list[float]] = []
+        """Log ratios of the rounds, by pair of processes."""
+        self._progress = progress
+        self._random = random.Random(seed)
+        self._end = math.inf
+        self.seconds_to_start = 0.0
+
+    def run(self, decided: Callable[[Ratio], bool]) -> Ratio:
+        """Alternate; nothing that was started is alive when it returns or raises."""
+        number = 0
+        while True:
+            runners = []
+            began = time.monotonic()
+            try:
+                for side in self.sides:
+                    runners.append(_Runner(side, self.folder / f"{side.name}-{number}", self.block))
+                for runner in runners:
+                    self._progress(f"starting {runner.side.name}", self._ratio(), self._left())
+                    runner.until_standing(self.wait)
+                if not number:
+                    self._end = time.monotonic() + self.budget
+                    self.seconds_to_start = time.monotonic() - began
+                ended = self._rounds(runners)
+            finally:
+                for runner in runners:
+                    runner.end()
+            number += 1
+            ratio = self._ratio()
+            if ratio is None:
+                raise PerfdocError("the script ended before anything could be measured: let it train longer", 3)
+            cost = time.monotonic() - began
+            if (number >= FEWEST_STARTS and decided(ratio)) or self._left() < 0.5 * cost:
+                return ratio
+            del ended
+
+    def _left(self) -> float:
+        return self._end - time.monotonic()
+
+    def _ratio(self) -> Ratio | None:
+        return ratio_of(self.starts) if self.starts else None
+
+    def _rounds(self, runners: Sequence[_Runner]) -> bool:
+        """Blocks of both in turn; whether a side ended by itself."""
+        logs: list[float] = []
+        usual = 0.0
+        for _ in range(ROUNDS):
+            if self._left() <= 0 and logs:
+                break
+            found = {}
+            for runner in self._random.sample(list(runners), 2):
+                self._progress(f"running {runner.side.name}", self._ratio(), self._left())
+                pace = runner.block(max(30.0, PATIENCE * max(usual, self.block)))
+                if pace is None:
+                    if logs:
+                        self.starts.append(logs)
+                    return True
+                usual = max(usual, pace[1])
+                found[runner.side.name] = pace[0]
+                runner.side.paces.append(pace[0])
+            logs.append(math.log(found[self.sides[1].name] / found[self.sides[0].name]))
+        self.starts.append(logs)
+        return False
+
+
+class _Runner:
+    """One process of a side."""
+
+    def __init__(self, side: Side, folder: Path, block: float) -> None:
+        self.side = side
+        self.folder = folder
+        folder.mkdir(parents=True)
+        settings = {
+            "lap": 0, "budget": 1e9, "spent": 0, "guard": True, "protect": [str(side.directory), str(side.home)],
+            "experiment": False, "only": [], "packages": packages(), "smallest_effect": 0.02, "seed": 0, "history": None,
+            "excluded": [], "errand": "perfdoc.pace", "block": block, "home": str(side.home),
+        }
+        (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+        self.watch = Watch(folder)
+        side.log = folder / "output.log"
+        env = environment(folder)
+        env["PYTHONPATH"] = os.pathsep.join([*side.python_path, env["PYTHONPATH"]])
+        with side.log.open("wb") as out:
+            try:
+                self.process = subprocess.Popen(
+                    side.command, cwd=side.directory, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+                )
+            except OSError as error:
+                raise PerfdocError(f"cannot run {side.command[0]}: {error.strerror or error}", 4) from None
+        self._standings = 0
+
+    def until_standing(self, wait: float) -> None:
+        """Wait for the first standstill. Raises PerfdocError where the script fails, or never trains."""
+        if not self._stands(wait):
+            raise PerfdocError(
+                f"{self.side.name}: the script ended before its loop was known: let it train longer (more epochs or data)", 4)
+        counts = self.watch.this_lap("counts")
+        if counts and not self.side.counts:
+            self.side.counts = {k: counts[-1][k] for k in ("syncs", "input_bytes", "graph_breaks", "modules")}
+
+    def block(self, patience: float) -> tuple[float, float] | None:
+        """Wake it up for a block: seconds a step, and those that the block took. None where the script ended by itself."""
+        began = time.monotonic()
+        self._wake()
+        if not self._stands(patience):
+            return None
+        last = self.watch.this_lap("pace")[-1]
+        return last["seconds"] / last["steps"], time.monotonic() - began
+
+    def _wake(self) -> None:
+        for process in self._tree():
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGCONT)
+
+    def _tree(self) -> list[psutil.Process]:
+        """Children first."""
+        try:
+            whole = psutil.Process(self.process.pid)
+            return [*whole.children(recursive=True), whole]
+        except psutil.Error:
+            return []
+
+    def _stands(self, patience: float) -> bool:
+        """Wait until it stands still; False where it ended instead. Raises PerfdocError where it failed or hangs."""
+        until = time.monotonic() + patience
+        while True:
+            code = self.process.poll()
+            self.watch.news()
+            standing = self.watch.this_lap("standing")
+            if len(standing) > self._standings and _is_stopped(int(standing[-1].get("pid") or self._leader())):
+                self._standings = len(standing)
+                for process in self._tree():  # helpers that the process itself does not know of
+                    with contextlib.suppress(psutil.Error):
+                        process.suspend()
+                return True
+            if code == 0:
+                return False
+            if code is not None:
+                raise PerfdocError(f"{self.side.name}: {self._failure(code)}", 4)
+            if time.monotonic() > until:
+                failed = [e["error"] for e in self.watch.this_lap("inject_failed")]
+                what = f"perfdoc could not get into the script: {failed[-1].strip()[-300:]}" if failed else (
+                    f"no training steps came for {patience:.0f} s" + ("" if self._standings else " (--wait gives it more)"))
+                raise PerfdocError(f"{self.side.name}: {what}; its output: {os.path.relpath(self.side.log or '')}", 4)
+            time.sleep(POLL)
+
+    def _leader(self) -> int:
+        """Process id of the process that trains."""
+        found = [int(e["file"].split("-")[2]) for e in self.watch.this_lap("standing")]
+        return found[-1] if found else self.process.pid
+
+    def _failure(self, code: int) -> str:
+        failure = next(iter(reversed(self.watch.this_lap("failure"))), None)
+        what = f"{failure['type']}: {failure['message']}" if failure else f"it ended with exit code {code}"
+        lines = (self.side.log.read_text(errors="replace").strip().splitlines() if self.side.log else [])[-12:]
+        shown = "\n".join(f"    {line}" for line in lines)
+        return f"the script fails: {what}\n{shown}"
+
+    def end(self) -> None:
+        """Kill it, and all that it started."""
+        tree = self._tree()
+        for process in tree:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)
+        psutil.wait_procs(tree, timeout=3)
+        remove_shared_memory({process.pid for process in tree} | {self.process.pid})
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    except psutil.Error:
+        return False

@@ -1,0 +1,140 @@
+"""``perfdoc gate``: stop a change that makes training slower."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from perfdoc.gate import Verdict
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--base", metavar="REV", help="Revision to compare with (main, HEAD~1, a tag).")
+@click.option("--head", default="HEAD", show_default=True, metavar="REV", help="Revision that is judged.")
+@click.option("--max-slowdown", default=5.0, show_default=True, metavar="PERCENT", type=click.FloatRange(0, 1000),
+              help="How much slower a step may be.")
+@click.option("--budget", default=90.0, show_default=True, metavar="SECONDS", type=click.FloatRange(min=5),
+              help="Time for measuring, from when both versions have started.")
+@click.option("--wait", default=300.0, show_default=True, metavar="SECONDS", type=click.FloatRange(min=1),
+              help="Give up if a version makes no steps by then.")
+@click.option("--no-counts", is_flag=True, help="Judge the time alone, not syncs, graph breaks and bytes.")
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write JUnit XML here.")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def command(base: str | None, head: str, max_slowdown: float, budget: float, wait: float, no_counts: bool, junit: Path | None,
+            as_json: bool, arguments: tuple[str, ...]) -> None:
+    """Compare two revisions (`perfdoc gate --base main -- python train.py`) or captures (`perfdoc gate base.json head.json`).
+
+    Both revisions are checked out beside each other and run in turns on this machine until the interval of the ratio of their
+    steps decides, or the budget is spent. Syncs, graph breaks and bytes given to the model are compared exactly.
+
+    Exit codes: 0 fine, 1 regression, 2 usage, 3 undecided, 4 the script fails.
+    """
+    from perfdoc.errors import PerfdocError
+    from perfdoc.gate import failed_junit
+
+    began = time.monotonic()
+    try:
+        if base is None:
+            verdict, more = _captures(arguments, max_slowdown / 100)
+        else:
+            verdict, more = _revisions(base, head, arguments, max_slowdown / 100, budget, wait, no_counts)
+    except PerfdocError as error:
+        if junit is not None and error.exit_code == 4:
+            junit.write_text(failed_junit("perfdoc gate", str(error)), encoding="utf-8")
+        raise
+    if junit is not None:
+        junit.write_text(verdict.junit("perfdoc gate", time.monotonic() - began), encoding="utf-8")
+    if as_json:
+        more |= {"max_slowdown": max_slowdown / 100, "seconds": time.monotonic() - began}
+        click.echo(json.dumps(verdict.to_json(**more), indent=1))
+    else:
+        colour = {"fine": "green", "regression": "red", "undecided": "yellow"}
+        for check in verdict.checks:
+            word = click.style(check.decision.upper(), fg=colour[check.decision], bold=True)
+            click.echo(f"{word}  {check.name}: {check.said}")
+    sys.exit(verdict.exit_code)
+
+
+def _captures(arguments: tuple[str, ...], allowed: float) -> tuple[Verdict, dict[str, Any]]:
+    from perfdoc import capture as captures
+    from perfdoc.errors import PerfdocError
+    from perfdoc.gate import Check, Verdict, decide, of_captures
+
+    if len(arguments) != 2 or not all(Path(a).exists() for a in arguments):
+        raise PerfdocError("say what to compare: `perfdoc gate --base REV -- python train.py`, or two captures that exist: "
+                           "`perfdoc gate base.json head.json`.")
+    ratio = of_captures(captures.read(Path(arguments[0])), captures.read(Path(arguments[1])))
+    low, high = ratio.bounds()
+    decision = decide(ratio, allowed)
+    said = (f"a step takes {ratio.ratio:.1%} [{low:.1%}, {high:.1%}] of the base's time: {allowed:+.1%} is allowed (two runs "
+            "at different times: how the machine changed between them is not in the interval)")
+    return Verdict((Check("step time", decision, said),)), {"ratio": ratio.to_json()}
+
+
+def _revisions(base: str, head: str, arguments: tuple[str, ...], allowed: float, budget: float, wait: float,
+               no_counts: bool) -> tuple[Verdict, dict[str, Any]]:
+    from perfdoc.alternation import Alternation, Side
+    from perfdoc.commands._alternating import Line
+    from perfdoc.errors import PerfdocError
+    from perfdoc.farm import moved
+    from perfdoc.gate import Verdict, count_checks, decide, step_check
+    from perfdoc.launcher import python_command
+    from perfdoc.worktrees import Worktrees, editable_projects, git, python_path
+
+    if not arguments:
+        raise PerfdocError("say what to run: `perfdoc gate --base REV -- python train.py [its arguments]`.")
+    run = list(arguments)
+    run = python_command(run) if run[0].endswith(".py") else run
+    program = shutil.which(run[0])
+    if program is None:
+        raise PerfdocError(f"no such command: {run[0]}")
+    folder = Path.cwd() / ".perfdoc" / "gates" / f"{datetime.now().strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    folder.mkdir(parents=True)
+    (Path.cwd() / ".perfdoc" / ".gitignore").write_text("*\n", encoding="ascii")
+    with Worktrees(folder) as trees:
+        directory = Path.cwd().resolve().relative_to(trees.top.resolve())
+        projects = editable_projects(program, trees.top)
+        sides = []
+        for name, revision in (("base", base), ("head", head)):
+            tree = trees.add(revision, name)
+            here = tree / directory
+            if not here.is_dir():
+                raise PerfdocError(f"{directory} does not exist in {revision}")
+            script = next((part for part in run[1:] if part.endswith(".py")), None)
+            if script and not os.path.isabs(script) and not (here / script).exists():
+                raise PerfdocError(f"{script} does not exist in {revision}", 4)
+            sides.append(Side(name, moved(run, trees.top, tree), here, trees.top, python_path(tree, projects)))
+        if head == "HEAD" and git(trees.top, "status", "--porcelain", "--untracked-files=no"):
+            click.echo("perfdoc: uncommitted changes are not part of HEAD: what is judged is the commit", err=True)
+        line = Line()
+        runner = Alternation(sides[0], sides[1], folder / "processes", budget, wait, progress=line.show)
+        try:
+            ratio = runner.run(lambda found: decide(found, allowed) != "undecided")
+        finally:
+            line.clear()
+        for side in sides:
+            outside = [m for m in side.counts.get("modules", ()) if not Path(m).is_relative_to(folder)]
+            if outside:
+                raise PerfdocError(
+                    f"{os.path.relpath(outside[0])} was imported from the checkout itself, not from {side.name}'s: the two "
+                    "revisions were not compared. Is it installed as editable? Add its folder to PYTHONPATH."
+                )
+    checks = [step_check(ratio, allowed)]
+    if not no_counts:
+        checks += count_checks(sides[0].counts, sides[1].counts)
+    return Verdict(tuple(checks)), {
+        "ratio": ratio.to_json(), "log_ratios": runner.starts, "seconds_a_step": {s.name: s.paces for s in sides},
+        "counts": {s.name: {k: v for k, v in s.counts.items() if k != "modules"} for s in sides},
+        "seconds_to_start": runner.seconds_to_start,
+    }

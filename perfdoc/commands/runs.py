@@ -1,0 +1,33 @@
+"""``perfdoc runs``: what was run here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def command(as_json: bool) -> None:
+    """List the runs in .perfdoc, the newest last."""
+    from perfdoc.report.figures import command_line
+    from perfdoc.store import Store
+
+    rows = Store(Path(".perfdoc")).rows() if Path(".perfdoc").is_dir() else []
+    if as_json:
+        click.echo(json.dumps([{**vars(row), "state": row.state, "command": row.words} for row in rows], indent=1))
+        return
+    if not rows:
+        click.echo("no runs in .perfdoc here. Start one with `perfdoc scan train.py`.")
+        return
+    from tabulate import tabulate
+
+    lines = [
+        (row.id, row.kind, row.state, f"{row.step_seconds * 1e3:.1f} ms" if row.step_seconds else "",
+         f"{row.speedup:.2f}x [{row.low:.2f}, {row.high:.2f}]" if row.speedup else "", row.plan or "",
+         command_line(row.words)[:60])
+        for row in rows
+    ]
+    click.echo(tabulate(lines, headers=["run", "what", "state", "step", "plan's effect", "plan", "command"]))

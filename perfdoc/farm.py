@@ -1,0 +1,45 @@
+"""A folder that looks like the user's, in which some files have another text: everything else in it is a link."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+LEFT_OUT = frozenset({".perfdoc", ".git", "__pycache__"})
+
+
+def mirror(root: Path, target: Path, texts: Mapping[str, str], folders: Iterable[Path] = ()) -> None:
+    """Make ``target`` look like ``root``, with ``texts`` (by path relative to the root) in place of the files' own.
+
+    Folders on the way to such files, and ``folders`` (where a process will run), are real: a process that runs in a link would
+    find itself in the user's own folder.
+    """
+    real = {Path(path).parent for path in texts} | {_relative(folder, root) for folder in folders}
+    real |= {parent for folder in real for parent in folder.parents}
+    for folder in sorted(real | {Path()}):
+        (target / folder).mkdir(parents=True, exist_ok=True)
+        source = root / folder
+        if not source.is_dir():
+            continue
+        for entry in source.iterdir():
+            here = folder / entry.name
+            if entry.name in LEFT_OUT or here in real or here.as_posix() in texts:
+                continue
+            (target / here).symlink_to(entry, target_is_directory=entry.is_dir())
+    for path, text in texts.items():
+        (target / path).write_bytes(text.encode())
+
+
+def moved(command: Iterable[str], root: Path, target: Path) -> list[str]:
+    """The command with absolute paths below ``root`` turned to ``target``; its program stays where it is."""
+    parts = list(command)
+    prefix = os.path.join(str(root), "")
+    return [
+        os.path.join(str(target), part[len(prefix):]) if place and part.startswith(prefix) else part
+        for place, part in enumerate(parts)
+    ]
+
+
+def _relative(folder: Path, root: Path) -> Path:
+    return folder.resolve().relative_to(root.resolve()) if folder.resolve().is_relative_to(root.resolve()) else Path()

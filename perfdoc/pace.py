@@ -1,0 +1,152 @@
+"""One side of an alternation, inside the user's process: runs blocks of steps, and stands still while the other side runs.
+
+At the end of a block the process stops itself (SIGSTOP), with its workers; :mod:`perfdoc.alternation` wakes it. Before the
+first block it counts what can be counted exactly: host-device syncs, graph breaks, bytes given to the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import statistics
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from perfdoc.inject.batches import tensors_in
+from perfdoc.inject.step_finder import Step
+from perfdoc.measurement import Measurement
+from perfdoc.probe import Probe, discover
+from perfdoc.treatment import Loop, Offer, Treatment
+
+if TYPE_CHECKING:
+    from perfdoc.inject.session import Session
+
+COUNTED_STEPS = 5
+"""Steps in which syncs are counted; a place counts as often as in the middle one."""
+MOST_SETTLING = 64
+"""Steps at the start of a block that do not count, at most: those whose batches were made before."""
+
+
+class Inputs(Treatment):
+    """Counts the bytes that outermost modules are given in a step; changes nothing."""
+
+    slug = "_inputs"
+    title = "bytes given to the model"
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def offer(self, loop: Loop) -> Offer:
+        """Never offered: it is no change."""
+        return Offer("not applicable")
+
+    def apply(self, loop: Loop, level: str) -> None:
+        """Nothing."""
+
+    def restore(self, loop: Loop) -> None:
+        """Nothing."""
+
+    def on_forward(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Add up what the module is given."""
+        self.bytes += sum(t.numel() * t.element_size() for t in tensors_in((args, kwargs)))
+        return args, kwargs
+
+
+class Errand:
+    """What is done with the loop in place of an experiment (see ``Session``)."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._block = float(session.settings["block"])
+        self._inputs = Inputs()
+        self.active: tuple[Treatment, ...] = (self._inputs,)
+        self._watched: list[Counter[tuple[str, str]]] = []
+        self._bytes: list[int] = []
+        self._probe: Any = None
+        self._settling = 0
+        self._seconds = 0.0
+        self._steps = 0
+        self._other = 0
+        stock = sum(
+            handle.loader.num_workers * (handle.loader.prefetch_factor or 2) / max(1, handle.batches_a_step)
+            for handle in session.handles_in_step()
+        )
+        self._stock = min(MOST_SETTLING, max(2, round(stock)))
+
+    def on_step(self, step: Step, regular: bool) -> None:
+        """A step has ended: count, or time, or stand still."""
+        if self.active:
+            self._count(regular)
+            return
+        if self._settling:
+            self._settling -= 1
+            return
+        if regular:
+            self._seconds += step.seconds
+            self._steps += 1
+        else:
+            self._other += 1
+        if self._steps and self._seconds >= self._block:
+            self._session.recorder.write("pace", seconds=self._seconds, steps=self._steps, other=self._other)
+            self._stand_still()
+
+    def _count(self, regular: bool) -> None:
+        """Watch the next steps for syncs, then tell, and wait for the first block."""
+        session = self._session
+        if self._probe is not None:
+            found = [m for m in self._probe.measure(session.loop, {}) if isinstance(m, Measurement)]
+            if regular:
+                self._watched.append(Counter({
+                    (str(m.conditions["site"]), str(m.conditions["call"])): int(m.median) for m in found if m.conditions
+                }))
+                self._bytes.append(self._inputs.bytes)
+        if len(self._watched) < COUNTED_STEPS:
+            self._probe = next(iter(p for p in discover(Probe, session.settings["packages"])  # type: ignore[type-abstract]
+                                    if p.slug == "host_syncs"), None)
+            self._inputs.bytes = 0
+            if self._probe is not None:
+                self._probe.prepare(session.loop)
+                return
+        places = {place for one in self._watched for place in one}
+        syncs = {place: int(statistics.median_low([one[place] for one in self._watched])) for place in places}
+        session.recorder.write(
+            "counts", syncs=[[site, call, times] for (site, call), times in sorted(syncs.items()) if times],
+            input_bytes=int(statistics.median_low(self._bytes)) if self._bytes else None, graph_breaks=_graph_breaks(),
+            modules=_modules(session.settings["home"]),
+        )
+        self.active = ()
+        self._stand_still()
+
+    def _stand_still(self) -> None:
+        session = self._session
+        session.device_wait()
+        workers = [child.pid for child in multiprocessing.active_children() if child.pid]
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)  # or they would fill up the stock while the other side runs
+        session.recorder.write("standing", workers=workers)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        # Woken up: the pause is no part of any step.
+        self._seconds, self._steps, self._other, self._settling = 0.0, 0, 0, self._stock
+        session.clock.restart()
+
+
+def _graph_breaks() -> int | None:
+    """Graph breaks that torch.compile met so far; None where nothing was compiled."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    if dynamo is None:
+        return None
+    counters = dynamo.counters
+    return sum(counters["graph_break"].values()) if counters["stats"] else None
+
+
+def _modules(home: str) -> list[str]:
+    """Files of modules that were imported from below ``home``."""
+    prefix = os.path.join(home, "")
+    files = {os.path.abspath(f) for m in list(sys.modules.values()) if (f := getattr(m, "__file__", None))}
+    return sorted(f for f in files if f.startswith(prefix) and "site-packages" not in f)
+
+

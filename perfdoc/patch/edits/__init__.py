@@ -1,0 +1,1 @@
+"""Edits, one treatment a file (see ``perfdoc.patch.edit``); nothing else lists them."""

@@ -1,0 +1,31 @@
+"""Edit: autograd's anomaly mode off."""
+
+from __future__ import annotations
+
+import libcst as cst
+
+from perfdoc.patch.edit import Edit
+from perfdoc.patch.source import last_name
+from perfdoc.patch.workspace import CannotEdit, Workspace
+
+
+class AnomalyDetectionEdit(Edit):
+    """The argument of the call that switches anomaly mode on becomes False."""
+
+    slug = "anomaly_detection"
+
+    def make(self, level: str, work: Workspace) -> str:
+        """The call's argument."""
+        found = work.existing_call(lambda name: last_name(name) in ("set_detect_anomaly", "detect_anomaly"))
+        if found is None:
+            raise CannotEdit("no call of set_detect_anomaly stands in the files that were seen", "")
+        source, call = found
+        if last_name(source.code(call.func)) == "detect_anomaly":
+            source.change(call, lambda node: cst.parse_expression(f"{source.torch()}.autograd.set_detect_anomaly(False)"))
+        else:
+            source.change(call, lambda node: node.with_changes(args=[cst.Arg(cst.Name("False"))]))
+        return work.shown(source, call)
+
+    def snippet(self, level: str, work: Workspace) -> str:
+        """The call."""
+        return "torch.autograd.set_detect_anomaly(False)"

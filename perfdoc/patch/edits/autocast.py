@@ -1,0 +1,120 @@
+"""Edit: mixed precision, as a block around forward and loss, or by the framework's own switch."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import libcst as cst
+
+from perfdoc.patch.edit import Edit
+from perfdoc.patch.source import SourceFile, argument, dotted, last_name, with_argument, without_argument
+from perfdoc.patch.workspace import CannotEdit, Region, Workspace
+
+LIGHTNING = {"bf16": '"bf16-mixed"', "fp16": '"16-mixed"'}
+
+
+class AutocastEdit(Edit):
+    """``with torch.autocast(device, dtype):`` from the first forward pass to the last statement before backward."""
+
+    slug = "autocast"
+
+    def make(self, level: str, work: Workspace) -> str:
+        """A block, a block's arguments where there is one already, or an argument of Trainer or Accelerator."""
+        switch = {
+            "lightning": (("Trainer",), "precision", LIGHTNING[level]),
+            "transformers": (("TrainingArguments", "Seq2SeqTrainingArguments"), level, "True"),
+            "accelerate": (("Accelerator",), "mixed_precision", f'"{level}"'),
+            "fabric": (("Fabric",), "precision", LIGHTNING[level]),
+        }.get(work.framework or "")
+        if switch is not None:
+            names, keyword, value = switch
+            source, call = work.constructor(names, f"{names[0]}({keyword}={value})")
+            source.change(call, lambda node: with_argument(node, keyword, value))
+            return work.shown(source, call)
+        regions = work.regions()
+        if level == "fp16":
+            _scaled(work)
+        for region in regions:
+            block = _block(work, region)
+            if block is not None:
+                region.source.change(block, partial(_on, source=region.source, level=level))
+                continue
+            torch = region.source.torch()
+            region.source.wrap(
+                region.suite, region.first, region.last,
+                f'with {torch}.autocast("{work.device}", dtype={torch}.{"bfloat16" if level == "bf16" else "float16"})',
+            )
+        first = regions[0]
+        return work.shown(first.source, first.suite.body[first.first])
+
+    def snippet(self, level: str, work: Workspace) -> str:
+        """The block around forward and loss."""
+        if level == "bf16":
+            return f'with torch.autocast("{work.device}", dtype=torch.bfloat16):\n    ...  # forward and loss, not backward'
+        return (
+            f'scaler = torch.amp.GradScaler("{work.device}")\n'
+            f'with torch.autocast("{work.device}", dtype=torch.float16):\n    ...  # forward and loss, not backward\n'
+            "scaler.scale(loss).backward()\nscaler.step(optimizer)\nscaler.update()"
+        )
+
+
+def _block(work: Workspace, region: Region) -> cst.Call | None:
+    """The autocast block that the forward pass stands in already, switched off: its call."""
+    source = region.source
+    inside = region.suite.body[region.first]
+    for block in source.all(cst.With):
+        lines = source.where(block)
+        here = source.where(inside)
+        if not (lines.start.line <= here.start.line <= lines.end.line or block is inside
+                or here.start.line <= lines.start.line <= here.end.line):
+            continue
+        for item in block.items:
+            name = dotted(item.item.func) if isinstance(item.item, cst.Call) else ""
+            if last_name(name) == "autocast" and isinstance(item.item, cst.Call) and _is_for(item.item, name, work.device):
+                return item.item
+    return None
+
+
+def _is_for(call: cst.Call, name: str, device: str) -> bool:
+    """Whether an autocast block acts on the device, as far as its text says."""
+    if ".cuda." in f".{name}" or name == "cuda.amp.autocast":
+        return device == "cuda"
+    given = argument(call, "device_type", 0)
+    if given is None or not isinstance(given.value, cst.SimpleString):
+        return True
+    return given.value.evaluated_value == device
+
+
+def _on(call: cst.Call, source: SourceFile, level: str) -> cst.Call:
+    torch = source.name_of_torch() or "torch"
+    dtype = f"{torch}.{'bfloat16' if level == 'bf16' else 'float16'}"
+    return with_argument(without_argument(call, "enabled"), "dtype", dtype)
+
+
+def _scaled(work: Workspace) -> None:
+    """Backward and optimizer through a GradScaler, where both are plain statements of one function."""
+    backwards, steps, optimizers = work.backward_calls(), work.step_calls(), work.optimizers()
+    if work.existing_call(lambda name: last_name(name) == "GradScaler"):
+        raise CannotEdit("the script has a GradScaler already", "")
+    if not (len(backwards) == len(steps) == len(optimizers) == 1):
+        raise CannotEdit("fp16 needs a GradScaler, and there is not exactly one backward and one optimizer", "")
+    (source, backward), (other, step), (third, made) = backwards[0], steps[0], optimizers[0]
+    if not (source is other is third) or source.function_of(backward) is not source.function_of(made) or (
+        source.function_of(step) is not source.function_of(made)
+    ):
+        raise CannotEdit("fp16 needs a GradScaler, and optimizer and loop stand in different functions", "")
+    suite, place = source.statement(step)
+    made_suite, made_place = source.statement(made)
+    optimizer = source.code(cst.ensure_type(step.func, cst.Attribute).value)
+    loss = source.code(cst.ensure_type(backward.func, cst.Attribute).value)
+    if step.args or not isinstance(suite.body[place], cst.SimpleStatementLine):
+        raise CannotEdit("fp16 needs a GradScaler, and the optimizer is given a closure", "")
+    torch = source.torch()
+    source.insert_after(made_suite, made_place, f'scaler = {torch}.amp.GradScaler("{work.device}")')
+    source.change(backward, lambda node: node.with_changes(func=cst.parse_expression(f"scaler.scale({loss}).backward")))
+    clip = next((c for c in source.all(cst.Call) if last_name(dotted(c.func)).startswith("clip_grad")
+                 and source.function_of(c) is source.function_of(step)), None)
+    if clip is not None:
+        source.insert_before(*source.statement(clip), f"scaler.unscale_({optimizer})")
+    source.change(step, lambda node: cst.parse_expression(f"scaler.step({optimizer})"))
+    source.insert_after(suite, place, "scaler.update()")

@@ -1,0 +1,23 @@
+"""Edit: precision of float32 matrix products."""
+
+from __future__ import annotations
+
+from perfdoc.patch.edit import Edit
+from perfdoc.patch.source import last_name
+from perfdoc.patch.statements import call_once
+from perfdoc.patch.workspace import Workspace
+
+
+class MatmulPrecisionEdit(Edit):
+    """``torch.set_float32_matmul_precision(...)`` after the imports of the script, or in the call that it has already."""
+
+    slug = "matmul_precision"
+
+    def make(self, level: str, work: Workspace) -> str:
+        """The call's argument, or the call."""
+        name = "set_float32_matmul_precision"
+        return call_once(work, lambda found: last_name(found) == name, name, f'"{level}"')
+
+    def snippet(self, level: str, work: Workspace) -> str:
+        """The call."""
+        return f'torch.set_float32_matmul_precision("{level}")'

@@ -1,0 +1,36 @@
+"""Edit: foreach or fused optimizer kernels."""
+
+from __future__ import annotations
+
+import libcst as cst
+
+from perfdoc.patch.edit import Edit
+from perfdoc.patch.source import with_argument, without_argument
+from perfdoc.patch.statements import training_arguments
+from perfdoc.patch.workspace import CannotEdit, Workspace
+
+
+class OptimizerImplementationEdit(Edit):
+    """``foreach=True`` or ``fused=True`` where the optimizer is made."""
+
+    slug = "optimizer_implementation"
+
+    def make(self, level: str, work: Workspace) -> str:
+        """The argument; HF Trainer makes its optimizer itself."""
+        if work.framework == "transformers":
+            if level != "fused":
+                raise CannotEdit("TrainingArguments has no switch for foreach", "")
+            return training_arguments(work, {"optim": '"adamw_torch_fused"'})
+        optimizers = work.optimizers()
+        for source, call in optimizers:
+            source.change(call, lambda node: _implemented(node, level))
+        return work.shown(*optimizers[0])
+
+    def snippet(self, level: str, work: Workspace) -> str:
+        """The argument."""
+        return f"{'/'.join(work.loop['optimizers'])}(..., {level}=True)"
+
+
+def _implemented(call: cst.Call, level: str) -> cst.Call:
+    other = "foreach" if level == "fused" else "fused"
+    return with_argument(without_argument(call, other), level, "True")

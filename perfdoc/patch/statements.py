@@ -1,0 +1,67 @@
+"""What several edits write: arguments of loaders and of HF's TrainingArguments, settings of the whole script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import libcst as cst
+
+from perfdoc.patch.source import dotted, with_argument
+from perfdoc.patch.workspace import Workspace
+
+DATALOADER = {
+    name: place for place, name in enumerate((
+        "dataset", "batch_size", "shuffle", "sampler", "batch_sampler", "num_workers", "collate_fn", "pin_memory", "drop_last",
+    ))
+}
+"""Places of DataLoader's arguments (torch 2)."""
+
+HF_LOADER = {
+    "persistent_workers": "dataloader_persistent_workers", "pin_memory": "dataloader_pin_memory",
+    "prefetch_factor": "dataloader_prefetch_factor", "batch_size": "per_device_train_batch_size",
+}
+
+
+def loader_argument(work: Workspace, keyword: str, value: str) -> str:
+    """``keyword=value`` where the loaders of the step are made; ``file:line`` of the first."""
+    if work.framework == "transformers" and keyword in HF_LOADER:
+        return training_arguments(work, {HF_LOADER[keyword]: value})
+    loaders = work.loaders()
+    for source, call in loaders:
+        source.change(call, lambda node: with_argument(node, keyword, value, DATALOADER.get(keyword)))
+    return work.shown(*loaders[0])
+
+
+def training_arguments(work: Workspace, values: Mapping[str, str]) -> str:
+    """Arguments of HF's TrainingArguments; ``file:line``."""
+    said = ", ".join(f"{name}={value}" for name, value in values.items())
+    source, call = work.constructor(("TrainingArguments", "Seq2SeqTrainingArguments"), f"TrainingArguments(..., {said})")
+    for name, value in values.items():
+        source.change(call, partial(with_argument, keyword=name, value=value))
+    return work.shown(source, call)
+
+
+def call_once(work: Workspace, accept: Callable[[str], bool], name: str, value: str) -> str:
+    """``torch.<name>(<value>)``: in the call that the script has already, else after its imports; ``file:line``."""
+    present = work.existing_call(accept)
+    if present is not None and len(present[1].args) == 1:
+        source, call = present
+        source.change(call, lambda node: node.with_changes(args=[node.args[0].with_changes(value=cst.parse_expression(value))]))
+        return work.shown(source, call)
+    source = work.main_file(f"torch.{name}({value})")
+    source.after_imports(f"{source.torch()}.{name}({value})")
+    return work.shown(source, source.module.body[0])
+
+
+def assign_once(work: Workspace, path: str, ending: str, value: str) -> str:
+    """``torch.<path> = <value>``: in the line that the script has already (``... <ending> = ...``), else after its imports."""
+    for file in work.files():
+        source = work.file(file)
+        for assignment in source.all(cst.Assign):
+            if any(dotted(t.target).endswith(ending) for t in assignment.targets):
+                source.change(assignment, lambda node: node.with_changes(value=cst.parse_expression(value)))
+                return work.shown(source, assignment)
+    source = work.main_file(f"torch.{path} = {value}")
+    source.after_imports(f"{source.torch()}.{path} = {value}")
+    return work.shown(source, source.module.body[0])

@@ -1,0 +1,423 @@
+"""What a patch is made from: the capture's places and the source files they lie in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import libcst as cst
+
+from perfdoc.capture import Capture
+from perfdoc.errors import PerfdocError
+from perfdoc.patch.source import SourceFile, Suite, dotted, last_name
+from perfdoc.user_code import is_users
+
+FRAMEWORKS = {
+    "lightning": "lightning", "pytorch_lightning": "lightning", "lightning_fabric": "fabric", "transformers": "transformers",
+    "accelerate": "accelerate",
+}
+
+
+class CannotEdit(Exception):
+    """Why a change is not made by itself, and what a person would write where."""
+
+    def __init__(self, why: str, snippet: str, where: str = "") -> None:
+        super().__init__(why)
+        self.why = why
+        self.snippet = snippet
+        self.where = where
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A line of the user's code on the stack of a call."""
+
+    file: str
+    line: int
+    function: str
+    first: int
+    """First line of the function, its decorators included."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that every step makes: ``forward``, ``backward`` or ``step``; frames innermost first."""
+
+    what: str
+    frames: tuple[Frame, ...]
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Region:
+    """Statements of one suite: from the first forward pass to the last before a backward."""
+
+    source: SourceFile
+    suite: Suite
+    first: int
+    last: int
+    backward: int
+    """Index of the statement that holds backward."""
+
+
+class Workspace:
+    """Files of the user's, by path, and the calls of the loop. Raises PerfdocError where the capture has no places."""
+
+    def __init__(self, capture: Capture, config: Mapping[str, str]) -> None:
+        loop = capture.loop
+        places = (loop or {}).get("places")
+        if loop is None or not places:
+            raise PerfdocError("this capture does not say where the loop's calls are made (an older perfdoc): scan again")
+        self.config = config
+        self._offers = capture.offers
+        self.loop = loop
+        self.device = str(loop["device"])
+        self.directory = Path(capture.run.get("directory") or ".")
+        self.main: str | None = places["main"]
+        self.zero_grad = [(str(file), int(line)) for file, line in places["zero_grad"]]
+        self.packages = set(places["packages"])
+        self.calls = [
+            Call(entry["what"], tuple(Frame(*frame) for frame in entry["frames"]), entry) for entry in places["trail"]
+        ]
+        self._files: dict[str, SourceFile] = {}
+        self.root = self._root()
+
+    def change(self, slug: str, level: str) -> str:
+        """The change in words, as the treatment offered it."""
+        offer = next((o for o in self._offers if o["slug"] == slug), None)
+        return str(dict(offer["levels"]).get(level, "")) if offer else ""
+
+    # -- files
+
+    def _root(self) -> Path:
+        """The checkout that holds the script; else the folder that holds all of its files."""
+        files = self.files()
+        start = os.path.dirname(files[0]) if files else str(self.directory)
+        try:
+            top = subprocess.run(["git", "-C", start, "rev-parse", "--show-toplevel"], capture_output=True, text=True,
+                                 check=True, timeout=30).stdout.strip()
+            if top and all(Path(f).is_relative_to(top) for f in files):
+                return Path(top)
+        except (OSError, subprocess.SubprocessError):
+            pass
+        return Path(os.path.commonpath([str(self.directory), *(os.path.dirname(f) for f in files)]))
+
+    def files(self) -> list[str]:
+        """The user's files that the loop was seen in, the main script first."""
+        found = [self.main] if self.main and is_users(self.main) else []
+        found += [frame.file for call in self.calls for frame in call.frames]
+        return [f for f in dict.fromkeys(found) if f and os.path.isfile(f)]
+
+    def file(self, path: str) -> SourceFile:
+        """A parsed file."""
+        whole = os.path.normpath(os.path.join(self.directory, path))
+        if whole not in self._files:
+            self._files[whole] = SourceFile(Path(whole))
+        return self._files[whole]
+
+    @property
+    def touched(self) -> list[SourceFile]:
+        """Files that are to be changed."""
+        return [source for source in self._files.values() if source.touched]
+
+    def shown(self, source: SourceFile, node: cst.CSTNode) -> str:
+        """``file:line`` relative to the directory of the scan where it lies inside."""
+        line = source.where(node).start.line
+        path = os.path.relpath(source.path, self.directory)
+        return f"{source.path if path.startswith('..') else path}:{line}"
+
+    # -- the loop
+
+    @property
+    def framework(self) -> str | None:
+        """The library that runs the loop, if one does: ``lightning``, ``transformers``, ``accelerate``."""
+        found = {FRAMEWORKS[name] for name in self.packages if name in FRAMEWORKS}
+        # Trainer uses accelerate inside.
+        return next((name for name in ("lightning", "transformers", "fabric", "accelerate") if name in found), None)
+
+    def regions(self) -> list[Region]:
+        """Forward and loss of every backward of a step. Raises CannotEdit where they are not statements of one suite."""
+        found: list[Region] = []
+        forwards: list[Call] = []
+        for call in self.calls:
+            if call.what == "forward":
+                forwards.append(call)
+            elif call.what == "backward":
+                if forwards:
+                    region = self._region(forwards, call)
+                    if not any(_same(region, other) for other in found):
+                        found.append(region)
+                forwards = []
+        if not found:
+            raise CannotEdit("no forward pass followed by backward was seen in the user's code", "")
+        return found
+
+    def _region(self, forwards: list[Call], backward: Call) -> Region:
+        places = []
+        for forward in forwards:
+            pair = _common(forward, backward)
+            if pair is None:
+                raise CannotEdit("forward and backward are called from different functions", "", _first(backward))
+            places.append(pair)
+        file = places[0][1].file
+        if any(back.file != file or back.line != places[0][1].line for _, back in places):
+            raise CannotEdit("forward passes of one backward are called from different functions", "", _first(backward))
+        source = self.file(file)
+        ends = source.suites(places[0][1].line)
+        best: Region | None = None
+        for suite, last in ends:
+            firsts = []
+            for front, _ in places:
+                at = next((place for other, place in source.suites(front.line) if other is suite), None)
+                if at is None:
+                    break
+                firsts.append(at)
+            else:
+                best = Region(source, suite, min(firsts), last - 1, last)
+        if best is None or best.first > best.backward:
+            raise CannotEdit("backward stands before forward in the text", "", _first(backward))
+        if best.first == best.backward:
+            raise CannotEdit("forward and backward are one statement", "", _first(backward))
+        last = _last_of_loss(best)
+        while last > best.first and _is_zeroing(best.suite.body[last]):
+            last -= 1
+        return Region(source, best.suite, best.first, last, best.backward)
+
+    def forward_calls(self) -> list[tuple[SourceFile, cst.Call, Mapping[str, Any]]]:
+        """Calls of outermost models in the user's code, with what was seen of their arguments.
+
+        Raises CannotEdit where a call is not found in the text.
+        """
+        found: list[tuple[SourceFile, cst.Call, Mapping[str, Any]]] = []
+        for call in self.calls:
+            if call.what != "forward" or not call.frames:
+                continue
+            frame = call.frames[0]
+            source = self.file(frame.file)
+            node = _model_call(source, frame.line, call.fields)
+            if node is None:
+                raise CannotEdit("the model's call is not found in the text", "", _shown(frame))
+            if not any(node is known for _, known, _ in found):
+                found.append((source, node, call.fields))
+        if not found:
+            raise CannotEdit("no call of the model was seen in the user's code", "")
+        return found
+
+    def backward_calls(self) -> list[tuple[SourceFile, cst.Call]]:
+        """Calls of ``backward`` in the user's code."""
+        found: list[tuple[SourceFile, cst.Call]] = []
+        for call in self.calls:
+            if call.what == "backward" and call.frames:
+                source = self.file(call.frames[0].file)
+                node = source.call(call.frames[0].line, lambda name: last_name(name) == "backward")
+                if node is not None and not any(node is known for _, known in found):
+                    found.append((source, node))
+        return found
+
+    def step_calls(self) -> list[tuple[SourceFile, cst.Call]]:
+        """Calls of ``optimizer.step`` in the user's code."""
+        found: list[tuple[SourceFile, cst.Call]] = []
+        for call in self.calls:
+            if call.what == "step" and call.frames:
+                source = self.file(call.frames[0].file)
+                node = source.call(call.frames[0].line, lambda name: last_name(name) == "step")
+                if node is not None and not any(node is known for _, known in found):
+                    found.append((source, node))
+        return found
+
+    def optimizers(self) -> list[tuple[SourceFile, cst.Call]]:
+        """Where the optimizers are made. Raises CannotEdit where a place is no call of an optimizer's class."""
+        found: list[tuple[SourceFile, cst.Call]] = []
+        for call in self.calls:
+            if call.what != "step":
+                continue
+            made, name = call.fields.get("made"), str(call.fields["optimizer"])
+            if made is None:
+                raise CannotEdit(f"it was not seen where the optimizer ({name}) is made", "")
+            file, line = made
+            source = self.file(str(file))
+            node = source.call(int(line), lambda dotted, name=name: last_name(dotted) == name)  # type: ignore[misc]
+            if node is None:
+                raise CannotEdit(f"the optimizer is not made by a call of {name} in the text", "", _at(str(file), int(line)))
+            if not any(node is known for _, known in found):
+                found.append((source, node))
+        if not found:
+            raise CannotEdit("no optimizer was seen", "")
+        return found
+
+    def loaders(self) -> list[tuple[SourceFile, cst.Call]]:
+        """Where the loaders of the step are made. Raises CannotEdit where a place is no call of a DataLoader."""
+        found: list[tuple[SourceFile, cst.Call]] = []
+        for loader in self.loop["loaders"]:
+            file, _, line = str(loader["site"]).rpartition(":")
+            if not file or not line.isdigit():
+                raise CannotEdit("it was not seen where the DataLoader is made", "")
+            source = self.file(file)
+            kind = str(loader["class"])
+            node = source.call(int(line), lambda name, kind=kind: last_name(name) in (kind, "DataLoader"))  # type: ignore[misc]
+            if node is None:
+                raise CannotEdit("no call of DataLoader stands there", "", loader["site"])
+            if not any(node is known for _, known in found):
+                found.append((source, node))
+        if not found:
+            raise CannotEdit("the step takes its batches from no DataLoader", "")
+        return found
+
+    def models(self) -> list[tuple[SourceFile, Suite, int, str]]:
+        """Where the models are complete: before the statement that makes their optimizer; suite, index and expression.
+
+        Raises CannotEdit where no ``<model>.parameters()`` stands in that statement.
+        """
+        found: list[tuple[SourceFile, Suite, int, str]] = []
+        for source, call in self.optimizers():
+            suite, place = source.statement(call)
+            holders = [
+                c.func.value for c in source.all(cst.Call, suite.body[place])
+                if isinstance(c.func, cst.Attribute) and c.func.attr.value in ("parameters", "named_parameters")
+            ]
+            if not holders:
+                holders = _assigned_parameters(source, call)
+            if not holders:
+                raise CannotEdit("the optimizer is not given `model.parameters()` in one statement", "",
+                                 self.shown(source, call))
+            for holder in holders:
+                entry = (source, suite, place, source.code(holder))
+                if not any(entry[1] is e[1] and entry[2:] == e[2:] for e in found):
+                    found.append(entry)
+        return found
+
+    def constructor(self, names: tuple[str, ...], change: str) -> tuple[SourceFile, cst.Call]:
+        """The one call that makes a framework's object. Raises CannotEdit where there is none, or several."""
+        found = [
+            (self.file(path), call) for path in self.files() for call in self.file(path).all(cst.Call)
+            if last_name(_name(call)) in names
+        ]
+        if len(found) != 1:
+            why = "no call of" if not found else f"{len(found)} calls of"
+            raise CannotEdit(f"{why} {names[0]}(...) stand in the files that were seen", change,
+                             self.shown(*found[0]) if found else "")
+        return found[0]
+
+    def existing_call(self, accept: Callable[[str], bool]) -> tuple[SourceFile, cst.Call] | None:
+        """The last call of that name in the files that were seen."""
+        found = [
+            (self.file(path), call) for path in self.files() for call in self.file(path).all(cst.Call) if accept(_name(call))
+        ]
+        return found[-1] if found else None
+
+    def main_file(self, change: str) -> SourceFile:
+        """The script that was started. Raises CannotEdit where it is not the user's own."""
+        if not self.main or not is_users(self.main) or not os.path.isfile(self.main):
+            raise CannotEdit("the command starts no script of the user's own", change)
+        return self.file(self.main)
+
+
+def _name(call: cst.Call) -> str:
+    return dotted(call.func)
+
+
+def _same(one: Region, other: Region) -> bool:
+    return one.suite is other.suite and (one.first, one.last) == (other.first, other.last)
+
+
+def _common(one: Call, other: Call) -> tuple[Frame, Frame] | None:
+    """The innermost function that both calls were made from, as the frame of each."""
+    for frame in one.frames:
+        for second in other.frames:
+            if (frame.file, frame.function, frame.first) == (second.file, second.function, second.first):
+                return frame, second
+    return None
+
+
+def _model_call(source: SourceFile, line: int, fields: Mapping[str, Any]) -> cst.Call | None:
+    """The call on that line with as many arguments as the model was called with."""
+    args, names = len(fields.get("args", ())), set(fields.get("kwargs", ()))
+
+    def fits(call: cst.Call) -> bool:
+        plain = [a for a in call.args if a.keyword is None and not a.star]
+        named = {a.keyword.value for a in call.args if a.keyword is not None}
+        starred = any(a.star for a in call.args)
+        return starred or (len(plain) == args and named == names)
+
+    found = [c for c in source.all(cst.Call) if source.covers(c, line) and fits(c) and not _is_builtin(c)]
+    found.sort(key=lambda c: (source.where(c).start.line != line, -_depth(source, c)))
+    return found[0] if found else None
+
+
+BUILTINS = frozenset({"print", "len", "float", "int", "range", "enumerate", "zip", "tuple", "list", "dict"})
+TENSOR_METHODS = frozenset({
+    "to", "cuda", "cpu", "float", "half", "mean", "sum", "view", "reshape", "item", "backward", "squeeze", "unsqueeze",
+    "detach", "flatten", "permute", "transpose", "long", "bfloat16", "contiguous", "size", "pow", "zero_grad", "step",
+})
+
+
+def _is_builtin(call: cst.Call) -> bool:
+    name = _name(call)
+    return name in BUILTINS or ("." in name and last_name(name) in TENSOR_METHODS) or not name or _is_functional(name)
+
+
+def _is_functional(name: str) -> bool:
+    return any(part in ("F", "functional", "torch") for part in name.split(".")[:-1])
+
+
+def _depth(source: SourceFile, node: cst.CSTNode) -> int:
+    return sum(1 for _ in source.ancestors(node))
+
+
+def _last_of_loss(region: Region) -> int:
+    """Index of the last statement that assigns what backward starts from; the last one before backward where none is seen."""
+    source = region.source
+    calls = [c for c in source.all(cst.Call, region.suite.body[region.backward]) if last_name(_name(c)) == "backward"]
+    if not calls:
+        return region.last
+    first = calls[0]
+    roots = [cst.ensure_type(first.func, cst.Attribute).value, *(a.value for a in first.args)]
+    names = {source.code(root) for root in roots if isinstance(root, cst.Name | cst.Attribute)}
+    for place in range(region.last, region.first - 1, -1):
+        statement = region.suite.body[place]
+        targets = [t.target for a in source.all(cst.Assign, statement) for t in a.targets]
+        targets += [a.target for a in source.all(cst.AugAssign, statement)]
+        targets += [a.target for a in source.all(cst.AnnAssign, statement)]
+        parts = [e.value for t in targets if isinstance(t, cst.Tuple | cst.List) for e in t.elements]
+        if names & {source.code(target) for target in [*targets, *parts]}:
+            return place
+    return region.last
+
+
+def _is_zeroing(statement: cst.CSTNode) -> bool:
+    if not isinstance(statement, cst.SimpleStatementLine) or len(statement.body) != 1:
+        return False
+    only = statement.body[0]
+    return isinstance(only, cst.Expr) and isinstance(only.value, cst.Call) and last_name(_name(only.value)) == "zero_grad"
+
+
+def _assigned_parameters(source: SourceFile, call: cst.Call) -> list[cst.BaseExpression]:
+    """Holders of ``.parameters()`` in the assignment of the name that the optimizer is given."""
+    names = {a.value.value for a in call.args if isinstance(a.value, cst.Name)}
+    scope = source.function_of(call) or source.module
+    found = []
+    for assignment in source.all(cst.Assign, scope):
+        targets = {t.target.value for t in assignment.targets if isinstance(t.target, cst.Name)}
+        if targets & names:
+            found += [
+                c.func.value for c in source.all(cst.Call, assignment)
+                if isinstance(c.func, cst.Attribute) and c.func.attr.value in ("parameters", "named_parameters")
+            ]
+    return found
+
+
+def _first(call: Call) -> str:
+    return _shown(call.frames[0]) if call.frames else ""
+
+
+def _shown(frame: Frame) -> str:
+    return _at(frame.file, frame.line)
+
+
+def _at(file: str, line: int) -> str:
+    path = os.path.relpath(file)
+    return f"{file if path.startswith('..') else path}:{line}"

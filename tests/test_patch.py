@@ -1,0 +1,260 @@
+"""The patch of a plan: golden diffs for eight styles of scripts that run and compute the same, and the single edits."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from perfdoc import capture as captures
+from perfdoc.capture import Capture
+from perfdoc.patch.edit import discover
+from perfdoc.patch.make import make, unified
+from perfdoc.probe import packages, slugs
+
+HERE = Path(__file__).parent
+STYLES = {
+    "plain": {"autocast": "bf16", "channels_last": "on", "dataloader_workers": "1", "cpu_threads": "1",
+              "optimizer_implementation": "fused"},
+    "argparse_main": {"autocast": "bf16", "channels_last": "on", "dataloader_workers": "2", "cpu_threads": "1",
+                      "optimizer_implementation": "foreach"},
+    "gan": {"autocast": "bf16", "channels_last": "on", "dataloader_workers": "1", "optimizer_implementation": "fused"},
+    "accumulation": {"autocast": "bf16", "dataloader_workers": "1", "zero_grad": "on", "optimizer_implementation": "fused",
+                     "matmul_precision": "medium"},
+    "no_loader": {"autocast": "bf16", "optimizer_implementation": "fused", "matmul_precision": "medium"},
+    "hf_trainer": {"autocast": "bf16", "dataloader_workers": "1", "optimizer_implementation": "fused", "cpu_threads": "1"},
+    "lightning_module": {"autocast": "bf16", "channels_last": "on", "dataloader_workers": "1",
+                         "optimizer_implementation": "fused"},
+    "accelerated": {"autocast": "bf16", "dataloader_workers": "1", "optimizer_implementation": "foreach", "cpu_threads": "1"},
+}
+LOSSES = 4
+
+
+def losses(folder: Path, script: str) -> list[float]:
+    """The first losses that a script prints."""
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", "GOMP_SPINCOUNT": "0"}
+    found: list[float] = []
+    with subprocess.Popen([sys.executable, script], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                          env=env, start_new_session=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("loss "):
+                found.append(float(line.split()[1]))
+            if len(found) == LOSSES:
+                break
+        os.killpg(process.pid, 9)
+    return found
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_patch_is_the_golden_one_and_the_patched_script_computes_the_same(style, tmp_path, monkeypatch):
+    """A script of each style is looked at, its patch compared with the golden one; patched, its losses are the original's."""
+    script = f"{style}.py"
+    shutil.copy(HERE / "scripts" / "patched" / script, tmp_path)
+    ran = subprocess.run(
+        [sys.executable, "-m", "perfdoc", "scan", "--clock-only", "--budget", "2", script], cwd=tmp_path, capture_output=True,
+        text=True, env={**os.environ, "PYTHONUNBUFFERED": "1", "GOMP_SPINCOUNT": "0"}, check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    run = next((tmp_path / ".perfdoc" / "runs").iterdir())
+    monkeypatch.chdir(tmp_path)
+    patch = make(captures.read(run), STYLES[style])
+    assert not patch.snippets
+    golden = HERE / "goldens" / f"{style}.patch"
+    if os.environ.get("PERFDOC_WRITE_GOLDENS"):
+        golden.write_text(patch.diff)
+    assert patch.diff == golden.read_text()
+    (tmp_path / "plan.patch").write_text(patch.diff)
+    subprocess.run(["git", "apply", "plan.patch"], cwd=tmp_path, check=True)
+    before = [float(line.split()[1]) for line in (run / "output.log").read_text().splitlines() if line.startswith("loss ")]
+    after = losses(tmp_path, script)
+    assert len(after) == LOSSES
+    # bf16 keeps eight bits: what differs by more was not rounded but computed otherwise.
+    assert after == pytest.approx(before[:LOSSES], rel=0.05, abs=0.02)
+
+
+def captured(folder: Path, text: str, **loop: object) -> Capture:
+    """A capture of a script in which the calls are marked: ``# forward``, ``# backward``, ``# step``, ``# made``..."""
+    text = textwrap.dedent(text)
+    path = folder / "train.py"
+    path.write_text(text)
+    lines = text.splitlines()
+
+    def frame(number: int) -> list[object]:
+        heads = [(i, line) for i, line in enumerate(lines[:number], 1) if line.lstrip().startswith("def ")]
+        inside = [(i, line) for i, line in heads if len(line) - len(line.lstrip()) < len(lines[number - 1]) - len(
+            lines[number - 1].lstrip())]
+        first, name = (inside[-1][0], inside[-1][1].split("def ")[1].split("(")[0]) if inside else (1, "<module>")
+        return [str(path), number, name, first]
+
+    at = {mark: [i for i, line in enumerate(lines, 1) if f"# {mark}" in line] for mark in
+          ("forward", "backward", "step", "made", "loader", "zeroed")}
+    trail = []
+    for number, line in enumerate(lines, 1):
+        if "# forward" in line:
+            trail.append({"what": "forward", "frames": [frame(number)], "args": [4], "kwargs": {}})
+        if "# backward" in line:
+            trail.append({"what": "backward", "frames": [frame(number)]})
+        if "# step" in line:
+            trail.append({"what": "step", "frames": [frame(number)], "optimizer": "SGD", "made": [str(path), at["made"][0]]})
+    places = {"main": str(path), "packages": [], "zero_grad": [[str(path), n] for n in at["zeroed"]], "trail": trail}
+    loaders = [{"site": f"{path}:{n}", "class": "DataLoader", "dataset": "D", "batch_size": 8, "num_workers": 0,
+                "prefetch_factor": None} for n in at["loader"]]
+    loop = {"device": "cpu", "loaders": loaders, "optimizers": ["SGD"], "places": places, **loop}
+    return Capture({"directory": str(folder)}, loop=loop)
+
+
+LOOP = """
+    import torch
+    from torch.utils.data import DataLoader
+
+    def train(model, data):
+        loader = DataLoader(data, 8, True)  # loader
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)  # made
+        for x, y in loader:
+            loss = model(x).sum()  # forward
+            loss.backward()  # backward
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()  # step
+            optimizer.zero_grad(set_to_none=False)  # zeroed
+"""
+
+
+def added(capture: Capture, **config: str) -> list[str]:
+    """Lines that the patch adds, without their indentation."""
+    patch = make(capture, config)
+    assert not patch.snippets, patch.snippets
+    return [line[1:].strip() for line in patch.diff.splitlines() if line.startswith("+") and not line.startswith("+++")]
+
+
+@pytest.mark.parametrize(("config", "lines"), [
+    ({"autocast": "bf16"}, ['with torch.autocast("cpu", dtype=torch.bfloat16):', "loss = model(x).sum()  # forward"]),
+    ({"channels_last": "on"}, ["model.to(memory_format=torch.channels_last)",
+                               "loss = model(x.to(memory_format=torch.channels_last)).sum()  # forward"]),
+    ({"compiled_model": "default"}, ["model.compile()"]),
+    ({"compiled_model": "max-autotune"}, ['model.compile(mode="max-autotune")']),
+    ({"dataloader_workers": "2"}, ["loader = DataLoader(data, 8, True, num_workers=2, persistent_workers=True)  # loader"]),
+    ({"pin_memory": "on"}, ["loader = DataLoader(data, 8, True, pin_memory=True)  # loader"]),
+    ({"prefetching": "deeper"}, ["loader = DataLoader(data, 8, True, prefetch_factor=8)  # loader"]),
+    ({"prefetching": "any_order"}, ["loader = DataLoader(data, 8, True, in_order=False)  # loader"]),
+    ({"batch_size": "x4"}, ["loader = DataLoader(data, 32, True)  # loader"]),
+    ({"optimizer_implementation": "fused"}, ["optimizer = torch.optim.SGD(model.parameters(), 0.1, fused=True)  # made"]),
+    ({"zero_grad": "on"}, ["optimizer.zero_grad()  # zeroed"]),
+    ({"cpu_threads": "1"}, ["", "torch.set_num_threads(1)"]),
+    ({"matmul_precision": "medium"}, ["", 'torch.set_float32_matmul_precision("medium")']),
+    ({"cudnn_benchmark": "on"}, ["", "torch.backends.cudnn.benchmark = True"]),
+    ({"inplace_activation": "on"}, ["for layer in model.modules():", 'if hasattr(layer, "inplace"):', "layer.inplace = True"]),
+], ids=lambda value: str(value) if isinstance(value, dict) else "")
+def test_single_edits(config, lines, tmp_path, monkeypatch):
+    """Each change is written as a person would write it, and nothing else is touched."""
+    monkeypatch.chdir(tmp_path)
+    assert added(captured(tmp_path, LOOP), **config) == lines
+
+
+def test_fp16_comes_with_a_scaler(tmp_path, monkeypatch):
+    """The scaler is made beside the optimizer, scales backward, unscales before clipping, steps and updates."""
+    monkeypatch.chdir(tmp_path)
+    found = added(captured(tmp_path, LOOP, device="cuda"), autocast="fp16")
+    assert found == [
+        'scaler = torch.amp.GradScaler("cuda")', 'with torch.autocast("cuda", dtype=torch.float16):',
+        "loss = model(x).sum()  # forward", "scaler.scale(loss).backward()  # backward", "scaler.unscale_(optimizer)",
+        "scaler.step(optimizer)  # step", "scaler.update()",
+    ]
+
+
+def test_copies_to_the_device_do_not_block(tmp_path, monkeypatch):
+    """The loop's copies get non_blocking, the loader pinned memory; a copy outside of the loop stays."""
+    monkeypatch.chdir(tmp_path)
+    text = LOOP.replace("loss = model(x)", "x = x.to(device)\n            loss = model(x)").replace(
+        "def train(model, data):", "def train(model, data):\n        model.to(device)")
+    assert added(captured(tmp_path, text, device="cuda"), non_blocking_copy="on") == [
+        "loader = DataLoader(data, 8, True, pin_memory=True)  # loader", "x = x.to(device, non_blocking=True)"]
+
+
+def test_a_block_that_is_there_is_switched_on(tmp_path, monkeypatch):
+    """`autocast(enabled=args.amp)` around the forward pass is not wrapped again."""
+    monkeypatch.chdir(tmp_path)
+    text = LOOP.replace(
+        "            loss = model(x).sum()  # forward",
+        "            with torch.autocast('cpu', enabled=args.amp):\n                loss = model(x).sum()  # forward",
+    )
+    assert added(captured(tmp_path, text), autocast="bf16") == ["with torch.autocast('cpu', dtype=torch.bfloat16):"]
+
+
+def test_settings_that_the_script_makes_are_changed_in_place(tmp_path, monkeypatch):
+    """A call of set_num_threads and a line for cuDNN are changed, not overridden by a second one."""
+    monkeypatch.chdir(tmp_path)
+    text = LOOP.replace("def train", "torch.set_num_threads(8)\n    torch.backends.cudnn.benchmark = False\n\n    def train")
+    assert added(captured(tmp_path, text), cpu_threads="2", cudnn_benchmark="on") == [
+        "torch.set_num_threads(2)", "torch.backends.cudnn.benchmark = True"]
+
+
+def test_no_workers_leave_no_argument_that_needs_some(tmp_path, monkeypatch):
+    """Without workers DataLoader refuses prefetch_factor and persistent_workers."""
+    monkeypatch.chdir(tmp_path)
+    text = LOOP.replace("DataLoader(data, 8, True)", "DataLoader(data, 8, num_workers=4, prefetch_factor=4, "
+                        "persistent_workers=True)")
+    assert added(captured(tmp_path, text), dataloader_workers="0") == [
+        "loader = DataLoader(data, 8, num_workers=0, persistent_workers=False)  # loader"]
+
+
+@pytest.mark.parametrize(("old", "new", "slug", "level", "why"), [
+    ("loss = model(x).sum()  # forward\n            loss.backward()  # backward",
+     "model(x).sum().backward()  # forward # backward", "autocast", "bf16", "one statement"),
+    ("model.parameters(), 0.1", "groups, 0.1", "channels_last", "on", "model.parameters()"),
+    ("torch.optim.SGD(", "make_optimizer(", "optimizer_implementation", "fused", "no|not made by a call of SGD"),
+    ("DataLoader(data, 8, True)", "make_loader(data)", "dataloader_workers", "2", "no call of DataLoader"),
+    ("model(x).sum()", "model(*batch).sum()", "channels_last", "on", r"\*args"),
+])
+def test_what_cannot_be_edited_safely_is_a_snippet(old, new, slug, level, why, tmp_path, monkeypatch):
+    """Where the text does not show the place, nothing is changed, and it is said why, with the code to write."""
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    assert old in LOOP
+    patch = make(captured(tmp_path, LOOP.replace(old, new)), {slug: level})
+    assert patch.diff == ""
+    (left,) = patch.snippets
+    assert re.search(why, left.why)
+    assert left.code
+
+
+def test_what_can_be_edited_is_edited_beside_what_cannot(tmp_path, monkeypatch):
+    """One part of a plan that needs a person does not take the others with it, and leaves nothing half done."""
+    monkeypatch.chdir(tmp_path)
+    patch = make(captured(tmp_path, LOOP.replace("model.parameters(), 0.1", "groups, 0.1")), {
+        "channels_last": "on", "cpu_threads": "1", "image_decoder": "simplejpeg"})
+    assert list(patch.edited) == ["cpu_threads=1"]
+    assert {s.slug for s in patch.snippets} == {"channels_last", "image_decoder"}
+    assert "channels_last" not in patch.diff
+
+
+@pytest.mark.parametrize("text", ["import torch\r\nx = 1\r\n", "import torch\nx = 1", "import torch\n\x0c\nx = 1\n"],
+                         ids=["CRLF", "no line break at the end", "form feed"])
+def test_line_ends_are_kept(text, tmp_path, monkeypatch):
+    """The diff of a file with other line ends applies, and changes only the line it is about."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "train.py"
+    path.write_bytes(text.encode())
+    new = text.replace("x = 1", "x = 2")
+    (tmp_path / "a.patch").write_bytes("".join(unified("train.py", text, new)).encode())
+    subprocess.run(["git", "apply", "a.patch"], cwd=tmp_path, check=True)
+    assert path.read_bytes().decode() == new
+
+
+def test_every_edit_is_of_a_treatment():
+    """An edit whose treatment was renamed would never be made."""
+    assert set(discover()) <= set(slugs(packages()))
+
+
+def test_what_is_kept_beside_the_patch_can_be_read(tmp_path, monkeypatch):
+    """plan.json holds what the patch was made from."""
+    monkeypatch.chdir(tmp_path)
+    about = make(captured(tmp_path, LOOP), {"cpu_threads": "1"}).about()
+    assert json.loads(json.dumps(about))["edited"] == {"cpu_threads=1": "train.py:2"}
