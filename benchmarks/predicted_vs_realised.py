@@ -6,6 +6,9 @@ pairs of processes), relative error, whether the predicted interval holds the re
 to its own interval, whether the two agree (their difference cannot be told from none).
 
     python benchmarks/predicted_vs_realised.py [--budget 120] [--pairs 6] [--seconds 8] [workload ...]
+
+With --patch the plan is realised by its own patch: `perfdoc scan`, `perfdoc apply`, the changed script runs, `perfdoc apply
+--reverse`, and `perfdoc verify` measures original and patched in turns.
 """
 
 from __future__ import annotations
@@ -57,14 +60,68 @@ def paired(script: Path, one: list[str], other: list[str], pairs: int, seconds: 
     return stats.Interval(center, center - half, center + half, pairs)
 
 
+def perfdoc(folder: Path, *arguments: str) -> str:
+    ran = subprocess.run([sys.executable, "-m", "perfdoc", *arguments], capture_output=True, text=True, check=False, cwd=folder)
+    if ran.returncode:
+        raise SystemExit(f"perfdoc {' '.join(arguments)} failed\n{ran.stdout}\n{ran.stderr}")
+    return ran.stdout
+
+
+def through_the_patch(name: str, folder: Path, base: list[str], budget: str, verify: str) -> tuple[str, ...]:
+    """Scan, apply, run the changed script, take it back, verify; a row of the table."""
+    work = folder / name
+    work.mkdir()
+    for script in (f"{name}.py", "common.py"):
+        (work / script).write_text((HERE / script).read_text())
+    subprocess.run(["git", "init", "-q"], cwd=work, check=True)
+    command = [f"{name}.py", *base, "--seconds", "100000"]
+    found = json.loads(perfdoc(work, "scan", "--json", "--budget", budget, *command))
+    if not found["plan"] or not found["plan"]["effect"]:
+        return (name, "no plan", found["headline"][:70])
+    left = ", ".join(s["slug"] for s in found["patch"]["snippets"])
+    if not found["patch"]["edited"]:
+        return (name, found["plan"]["arm"], f"nothing of it could be edited: {left}")
+    perfdoc(work, "apply")
+    subprocess.run([sys.executable, f"{name}.py", *base, "--seconds", "2"], cwd=work, check=True, capture_output=True)
+    perfdoc(work, "apply", "--reverse")
+    result = json.loads(perfdoc(work, "verify", "--json", "--budget", verify))
+    said, real = result["predicted"], result["realised"]
+    return (name, found["plan"]["arm"] + (f" (without {left})" if left else ""),
+            f"{said['speedup']:.2f} [{said['low']:.2f}, {said['high']:.2f}]",
+            f"{real['speedup']:.2f} [{real['low']:.2f}, {real['high']:.2f}]", f"{result['error']:+.1%}",
+            "yes" if result["inside"] else "no")
+
+
+def patches(workloads: list[str], budget: str, verify: str) -> None:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder) / "images"
+        for name in workloads:
+            if name == "images":
+                make(images, each=100)
+            base = ["--data", str(images)] if name == "images" else []
+            rows.append(through_the_patch(name, Path(folder), base, budget, verify))
+            print(rows[-1], file=sys.stderr, flush=True)
+    print(tabulate(rows, headers=["workload", "plan", "predicted", "realised", "error", "inside"]))
+    errors = sorted(abs(float(row[4].rstrip("%"))) for row in rows if len(row) == 6)
+    if errors:
+        print(f"\nmedian error {statistics.median(errors):.1f}%, worst {errors[-1]:.1f}%, "
+              f"90th percentile {errors[math.ceil(0.9 * len(errors)) - 1]:.1f}%")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--patch", action="store_true")
+    parser.add_argument("--verify", default="90", help="seconds of perfdoc verify")
     parser.add_argument("workloads", nargs="*", default=WORKLOADS)
     parser.add_argument("--budget", default="120")
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--singles", type=int, default=1, help="single changes checked beside the plan, largest effect first")
     args = parser.parse_args()
+    if args.patch:
+        patches(args.workloads, args.budget, args.verify)
+        return
     rows, errors, inside, agreed = [], [], 0, 0
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images"

@@ -9,10 +9,12 @@ is of the pairs of processes, not of the blocks alone.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import math
 import os
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -35,6 +37,8 @@ ROUNDS = 6
 """Blocks of each side while a pair of processes lives."""
 FEWEST_STARTS = 2
 POLL = 0.01
+PR_SET_PDEATHSIG = 1
+"""prctl(2)."""
 PATIENCE = 10.0
 """Times a block's usual length after which a side that does not end its block is taken to hang."""
 START_SPREAD = 0.01
@@ -210,6 +214,7 @@ class _Runner:
             try:
                 self.process = subprocess.Popen(
                     side.command, cwd=side.directory, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+                    preexec_fn=_die_with_parent,
                 )
             except OSError as error:
                 raise PerfdocError(f"cannot run {side.command[0]}: {error.strerror or error}", 4) from None
@@ -292,6 +297,14 @@ class _Runner:
             self.process.wait(5)
         psutil.wait_procs(tree, timeout=3)
         remove_shared_memory({process.pid for process in tree} | {self.process.pid})
+        for name in ("redirected", "trackers"):  # checkpoints of runs that are thrown away
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+def _die_with_parent() -> None:
+    """In the child: a process that stands still would stay for ever if its parent were killed (Linux; elsewhere nothing)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _is_stopped(pid: int) -> bool:

@@ -11,8 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 from perfdoc.errors import PerfdocError
 
+PID = "pid"
+"""File in the folder of worktrees that names the process that uses them."""
 NOT_LINKED = frozenset({".perfdoc", "__pycache__", ".git", "build", "dist", ".pytest_cache", ".mypy_cache", ".ruff_cache"})
 
 
@@ -40,10 +44,24 @@ class Worktrees:
                                "compares captures.")
         self.top = Path(top)
         self.folder = folder
+        self._sweep()
         self._made: list[tuple[Path, Path]] = []
 
     def __enter__(self) -> Worktrees:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / PID).write_text(str(os.getpid()), encoding="ascii")
         return self
+
+    def _sweep(self) -> None:
+        """Remove what a process left behind that was killed."""
+        for note in self.folder.parent.glob(f"*/{PID}"):
+            with contextlib.suppress(OSError, ValueError):
+                if psutil.pid_exists(int(note.read_text(encoding="ascii"))):
+                    continue
+            for place in note.parent.glob("*/.git"):
+                shutil.rmtree(place.parent, ignore_errors=True)
+            note.unlink(missing_ok=True)
+        git(self.top, "worktree", "prune", check=False)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         while self._made:
@@ -53,6 +71,7 @@ class Worktrees:
             shutil.rmtree(path, ignore_errors=True)
             with contextlib.suppress(PerfdocError, subprocess.TimeoutExpired):
                 git(owner, "worktree", "prune", check=False)
+        (self.folder / PID).unlink(missing_ok=True)
 
     def commit(self, revision: str) -> str:
         """The commit that a revision names. Raises PerfdocError where there is none."""
@@ -127,6 +146,13 @@ def editable_projects(program: str, top: Path) -> list[Path]:
     return [path.relative_to(top.resolve()) for path in paths if path.is_relative_to(top.resolve())]
 
 
-def python_path(tree: Path, projects: Sequence[Path]) -> list[str]:
-    """Entries of ``PYTHONPATH`` with which these projects are imported from the worktree, not from the checkout."""
-    return [str(place) for project in projects for place in (tree / project / "src", tree / project) if place.is_dir()]
+def python_path(tree: Path, projects: Sequence[Path], top: Path) -> list[str]:
+    """Entries of ``PYTHONPATH`` with which the user's own code is imported from the worktree, not from the checkout.
+
+    These are the editable projects, and entries of the user's ``PYTHONPATH`` below the checkout.
+    """
+    found = [place for project in projects for place in (tree / project / "src", tree / project)]
+    for entry in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        if os.path.isabs(entry) and Path(entry).resolve().is_relative_to(top.resolve()):
+            found.append(tree / Path(entry).resolve().relative_to(top.resolve()))
+    return [str(place) for place in found if place.is_dir()]

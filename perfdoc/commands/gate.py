@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import sys
 import time
 from datetime import datetime
@@ -44,6 +45,7 @@ def command(base: str | None, head: str, max_slowdown: float, budget: float, wai
     from perfdoc.gate import failed_junit
 
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # worktrees are removed, processes ended, as with Ctrl-C
     try:
         if base is None:
             verdict, more = _captures(arguments, max_slowdown / 100)
@@ -114,7 +116,7 @@ def _revisions(base: str, head: str, arguments: tuple[str, ...], allowed: float,
             script = next((part for part in run[1:] if part.endswith(".py")), None)
             if script and not os.path.isabs(script) and not (here / script).exists():
                 raise PerfdocError(f"{script} does not exist in {revision}", 4)
-            sides.append(Side(name, moved(run, trees.top, tree), here, trees.top, python_path(tree, projects)))
+            sides.append(Side(name, moved(run, trees.top, tree), here, trees.top, python_path(tree, projects, trees.top)))
         if head == "HEAD" and git(trees.top, "status", "--porcelain", "--untracked-files=no"):
             click.echo("perfdoc: uncommitted changes are not part of HEAD: what is judged is the commit", err=True)
         line = Line()

@@ -6,7 +6,10 @@ import json
 import math
 import os
 import shutil
+import signal
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -34,6 +37,7 @@ def command(run: Path | None, budget: float, wait: float, precision: float, as_j
     from perfdoc.farm import mirror, moved
     from perfdoc.patch import apply
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended, as with Ctrl-C
     folder = find(run)
     capture = load(folder)
     written = apply.read(folder)
@@ -68,7 +72,7 @@ def command(run: Path | None, budget: float, wait: float, precision: float, as_j
     low, high = ratio.bounds()
     realised = (1 / ratio.ratio, 1 / high, 1 / low)
     predicted = (plan.epoch or plan.effect) if plan is not None and plan.arm == arm else diagnosis.seen.effect(arm)
-    result = {
+    result: dict[str, Any] = {
         "arm": arm, "edited": list(written.about["edited"]),
         "left_out": [s["slug"] for s in written.about["snippets"]],
         "predicted": predicted.to_json() if predicted else None,

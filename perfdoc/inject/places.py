@@ -13,6 +13,7 @@ from perfdoc.user_code import is_users
 
 MOST = 120
 """Calls that are noted: several cycles of any ordinary step."""
+MOST_FILES = 500
 NOT_FRAMEWORKS = frozenset({"torch", "perfdoc", "perfdoc_probes", "contextlib", "functools", "__main__"})
 
 
@@ -59,6 +60,7 @@ class Places:
         return {
             "main": os.path.abspath(main) if main else None,
             "packages": sorted(self.packages),
+            "files": _files(),
             "zero_grad": sorted(self.zeroed),
             "trail": self.trail,
         }
@@ -82,6 +84,12 @@ class Places:
                     self.packages.add(package)
             frame = frame.f_back
         return found
+
+
+def _files() -> list[str]:
+    """Source files of the user's modules that are imported."""
+    found = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
+    return sorted(os.path.abspath(file) for file in found if file.endswith(".py") and is_users(file))[:MOST_FILES]
 
 
 def _dim(value: Any) -> int:

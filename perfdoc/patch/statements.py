@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 import libcst as cst
@@ -42,11 +42,11 @@ def training_arguments(work: Workspace, values: Mapping[str, str]) -> str:
     return work.shown(source, call)
 
 
-def call_once(work: Workspace, accept: Callable[[str], bool], name: str, value: str) -> str:
+def call_once(work: Workspace, name: str, value: str) -> str:
     """``torch.<name>(<value>)``: in the call that the script has already, else after its imports; ``file:line``."""
-    present = work.existing_call(accept)
-    if present is not None and len(present[1].args) == 1:
-        source, call = present
+    present = work.calls_of(name)
+    if present and len(present[-1][1].args) == 1:
+        source, call = present[-1]
         source.change(call, lambda node: node.with_changes(args=[node.args[0].with_changes(value=cst.parse_expression(value))]))
         return work.shown(source, call)
     source = work.main_file(f"torch.{name}({value})")
@@ -56,8 +56,7 @@ def call_once(work: Workspace, accept: Callable[[str], bool], name: str, value: 
 
 def assign_once(work: Workspace, path: str, ending: str, value: str) -> str:
     """``torch.<path> = <value>``: in the line that the script has already (``... <ending> = ...``), else after its imports."""
-    for file in work.files():
-        source = work.file(file)
+    for source in work.mentioning(ending):
         for assignment in source.all(cst.Assign):
             if any(dotted(t.target).endswith(ending) for t in assignment.targets):
                 source.change(assignment, lambda node: node.with_changes(value=cst.parse_expression(value)))

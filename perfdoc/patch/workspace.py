@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ class Workspace:
         self.main: str | None = places["main"]
         self.zero_grad = [(str(file), int(line)) for file, line in places["zero_grad"]]
         self.packages = set(places["packages"])
+        self.imported = [str(file) for file in places.get("files", ())]
         self.calls = [
             Call(entry["what"], tuple(Frame(*frame) for frame in entry["frames"]), entry) for entry in places["trail"]
         ]
@@ -95,7 +96,7 @@ class Workspace:
 
     def _root(self) -> Path:
         """The checkout that holds the script; else the folder that holds all of its files."""
-        files = self.files()
+        files = self._seen()
         start = os.path.dirname(files[0]) if files else str(self.directory)
         try:
             top = subprocess.run(["git", "-C", start, "rev-parse", "--show-toplevel"], capture_output=True, text=True,
@@ -106,11 +107,16 @@ class Workspace:
             pass
         return Path(os.path.commonpath([str(self.directory), *(os.path.dirname(f) for f in files)]))
 
-    def files(self) -> list[str]:
-        """The user's files that the loop was seen in, the main script first."""
+    def _seen(self) -> list[str]:
+        """The main script, and the files that the loop was seen in."""
         found = [self.main] if self.main and is_users(self.main) else []
         found += [frame.file for call in self.calls for frame in call.frames]
         return [f for f in dict.fromkeys(found) if f and os.path.isfile(f)]
+
+    def files(self) -> list[str]:
+        """The user's files: the main script, those that the loop was seen in, others below the root that were imported."""
+        more = [f for f in self.imported if Path(f).is_relative_to(self.root) and os.path.isfile(f)]
+        return list(dict.fromkeys([*self._seen(), *more]))
 
     def file(self, path: str) -> SourceFile:
         """A parsed file."""
@@ -292,22 +298,29 @@ class Workspace:
 
     def constructor(self, names: tuple[str, ...], change: str) -> tuple[SourceFile, cst.Call]:
         """The one call that makes a framework's object. Raises CannotEdit where there is none, or several."""
-        found = [
-            (self.file(path), call) for path in self.files() for call in self.file(path).all(cst.Call)
-            if last_name(_name(call)) in names
-        ]
+        found = self.calls_of(*names)
         if len(found) != 1:
             why = "no call of" if not found else f"{len(found)} calls of"
             raise CannotEdit(f"{why} {names[0]}(...) stand in the files that were seen", change,
                              self.shown(*found[0]) if found else "")
         return found[0]
 
-    def existing_call(self, accept: Callable[[str], bool]) -> tuple[SourceFile, cst.Call] | None:
-        """The last call of that name in the files that were seen."""
-        found = [
-            (self.file(path), call) for path in self.files() for call in self.file(path).all(cst.Call) if accept(_name(call))
+    def calls_of(self, *names: str) -> list[tuple[SourceFile, cst.Call]]:
+        """Calls in the user's files whose dotted name ends with one of these."""
+        return [
+            (source, call) for source in self.mentioning(*names) for call in source.all(cst.Call)
+            if last_name(_name(call)) in names
         ]
-        return found[-1] if found else None
+
+    def mentioning(self, *words: str) -> list[SourceFile]:
+        """The user's files in whose text one of the words stands: parsing all of a large project would take long."""
+        found = []
+        for path in self.files():
+            with open(path, "rb") as f:
+                text = f.read()
+            if any(word.encode() in text for word in words):
+                found.append(self.file(path))
+        return found
 
     def main_file(self, change: str) -> SourceFile:
         """The script that was started. Raises CannotEdit where it is not the user's own."""

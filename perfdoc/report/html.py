@@ -12,18 +12,21 @@ from perfdoc import decoder_answer, loader_answer, sample_answer
 from perfdoc.blocks import CONTROL_ARM
 from perfdoc.diagnose import Diagnosis
 from perfdoc.finding import Effect
-from perfdoc.report import decoder_table, figures, loader_curve, sample_table, summary
+from perfdoc.report import decoder_table, figures, loader_curve, patch_section, sample_table, summary
 from perfdoc.rule import discover_rules
 
 
 def write(diagnosis: Diagnosis, path: Path) -> Path:
     """Render the report into ``path``."""
-    path.write_text(render(diagnosis), encoding="utf-8")
+    path.write_text(render(diagnosis, path.parent), encoding="utf-8")
     return path
 
 
-def render(diagnosis: Diagnosis) -> str:
-    """The report as HTML. Everything from the user's machine is escaped by the template engine."""
+def render(diagnosis: Diagnosis, folder: Path | None = None) -> str:
+    """The report as HTML. Everything from the user's machine is escaped by the template engine.
+
+    ``folder``: the run's, where its patch lies and what ``perfdoc verify`` measured.
+    """
     env = jinja2.Environment(
         loader=jinja2.PackageLoader("perfdoc.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
@@ -47,6 +50,7 @@ def render(diagnosis: Diagnosis) -> str:
         epoch=summary.epoch_sentence(diagnosis), numbers=summary.numbers_sentence(diagnosis),
         forest=forest(diagnosis), timeline=timeline(diagnosis), groups=summary.grouped(diagnosis),
         untestable=summary.untestable(diagnosis), already=summary.already_on(diagnosis), notes=summary.notes(diagnosis),
+        patch=patch_section.read(folder) if folder is not None and diagnosis.plan else None,
         withheld=diagnosis.seen.withheld, docs={rule.code: rule.sections() for rule in discover_rules()},
         guard=capture.guard, smallest=diagnosis.seen.smallest_effect,
     )

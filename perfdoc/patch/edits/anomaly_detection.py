@@ -16,10 +16,10 @@ class AnomalyDetectionEdit(Edit):
 
     def make(self, level: str, work: Workspace) -> str:
         """The call's argument."""
-        found = work.existing_call(lambda name: last_name(name) in ("set_detect_anomaly", "detect_anomaly"))
-        if found is None:
+        found = work.calls_of("set_detect_anomaly", "detect_anomaly")
+        if not found:
             raise CannotEdit("no call of set_detect_anomaly stands in the files that were seen", "")
-        source, call = found
+        source, call = found[-1]
         if last_name(source.code(call.func)) == "detect_anomaly":
             source.change(call, lambda node: cst.parse_expression(f"{source.torch()}.autograd.set_detect_anomaly(False)"))
         else:

@@ -94,7 +94,7 @@ def _on(call: cst.Call, source: SourceFile, level: str) -> cst.Call:
 def _scaled(work: Workspace) -> None:
     """Backward and optimizer through a GradScaler, where both are plain statements of one function."""
     backwards, steps, optimizers = work.backward_calls(), work.step_calls(), work.optimizers()
-    if work.existing_call(lambda name: last_name(name) == "GradScaler"):
+    if work.calls_of("GradScaler"):
         raise CannotEdit("the script has a GradScaler already", "")
     if not (len(backwards) == len(steps) == len(optimizers) == 1):
         raise CannotEdit("fp16 needs a GradScaler, and there is not exactly one backward and one optimizer", "")

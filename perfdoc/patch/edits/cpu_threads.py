@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from perfdoc.patch.edit import Edit
-from perfdoc.patch.source import last_name
 from perfdoc.patch.statements import call_once
 from perfdoc.patch.workspace import Workspace
 
@@ -15,7 +14,7 @@ class CpuThreadsEdit(Edit):
 
     def make(self, level: str, work: Workspace) -> str:
         """The call's argument, or the call."""
-        return call_once(work, lambda name: last_name(name) == "set_num_threads", "set_num_threads", level)
+        return call_once(work, "set_num_threads", level)
 
     def snippet(self, level: str, work: Workspace) -> str:
         """The call."""

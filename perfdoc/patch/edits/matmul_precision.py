@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from perfdoc.patch.edit import Edit
-from perfdoc.patch.source import last_name
 from perfdoc.patch.statements import call_once
 from perfdoc.patch.workspace import Workspace
 
@@ -15,8 +14,7 @@ class MatmulPrecisionEdit(Edit):
 
     def make(self, level: str, work: Workspace) -> str:
         """The call's argument, or the call."""
-        name = "set_float32_matmul_precision"
-        return call_once(work, lambda found: last_name(found) == name, name, f'"{level}"')
+        return call_once(work, "set_float32_matmul_precision", f'"{level}"')
 
     def snippet(self, level: str, work: Workspace) -> str:
         """The call."""

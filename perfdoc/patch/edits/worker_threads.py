@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from perfdoc.patch.edit import Edit
-from perfdoc.patch.source import last_name
 from perfdoc.patch.workspace import CannotEdit, Workspace
 
 
@@ -14,14 +13,13 @@ class WorkerThreadsEdit(Edit):
 
     def make(self, level: str, work: Workspace) -> str:
         """The call's argument, or the call."""
-        present = work.existing_call(lambda name: last_name(name) == "setNumThreads")
-        if present is not None:
-            raise CannotEdit("the script sets OpenCV's threads itself", "", work.shown(*present))
-        for path in work.files():
-            source = work.file(path)
+        present = work.calls_of("setNumThreads")
+        if present:
+            raise CannotEdit("the script sets OpenCV's threads itself", "", work.shown(*present[0]))
+        for source in work.mentioning("import cv2"):
             if any(source.code(s).strip() == "import cv2" for s in source.module.body):
                 source.after_import("cv2", "cv2.setNumThreads(0)")
-                return f"{path}:1"
+                return work.shown(source, source.module.body[0])
         raise CannotEdit("no file that was seen imports cv2", "")
 
     def snippet(self, level: str, work: Workspace) -> str:

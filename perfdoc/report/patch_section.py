@@ -1,0 +1,32 @@
+"""The patch of a run as the report shows it: the diff by lines, what is left to the user, and what verify measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """What lies beside a capture; None where its scan wrote no patch."""
+    try:
+        about = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        diff = (folder / "plan.patch").read_bytes().decode()
+    except (OSError, ValueError):
+        return None
+    return {"lines": [_line(line) for line in diff.splitlines()], "snippets": about["snippets"], "verified": _verified(folder)}
+
+
+def _line(text: str) -> dict[str, str]:
+    kind = {"+": "add", "-": "del", "@": "at"}.get(text[:1], "")
+    if text.startswith(("+++", "---", "diff ")):
+        kind = "at"
+    return {"text": text, "kind": kind}
+
+
+def _verified(folder: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads((folder / "verified.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found

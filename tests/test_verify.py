@@ -1,0 +1,123 @@
+"""`perfdoc verify` and what stands behind it: two versions take turns, and nothing of them is left."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import psutil
+import pytest
+from conftest import perfdoc
+from test_patch import captured
+
+from perfdoc.alternation import ROUNDS, Alternation, Side
+from perfdoc.errors import PerfdocError
+from perfdoc.patch import make
+
+SCRIPT = """
+import sys
+import time
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+torch.set_num_threads(1)
+model = nn.Linear(8, 8)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+loader = DataLoader(TensorDataset(torch.randn(512, 8)), batch_size=8)
+for epoch in range(int(sys.argv[2]) if len(sys.argv) > 2 else 1000):
+    for (x,) in loader:
+        time.sleep(float(sys.argv[1]))
+        model(x).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.save(model.state_dict(), "last.pt")
+"""
+
+
+def side(name, folder, *arguments):
+    return Side(name, [sys.executable, "train.py", *arguments], folder, folder)
+
+
+@pytest.mark.alone
+def test_two_sleeping_scripts_differ_by_what_they_sleep(tmp_path):
+    """40 ms against 60 ms a step: the ratio is close to 1.5, both ran, no file of theirs was written, no process is left."""
+    (tmp_path / "train.py").write_text(SCRIPT)
+    one, two = side("one", tmp_path, "0.04"), side("two", tmp_path, "0.06")
+    runner = Alternation(one, two, tmp_path / "work", budget=24, block=0.5)
+    ratio = runner.run(lambda found: found.bounds()[1] / found.bounds()[0] < 1.2)
+    assert 1.35 < ratio.ratio < 1.55
+    assert ratio.bounds()[0] > 1.2
+    assert ratio.starts >= 2
+    assert len(one.paces) == len(two.paces) == ratio.rounds
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["train.py", "work"]
+    assert not [p for p in psutil.process_iter() if str(tmp_path) in " ".join(_environment(p))]
+
+
+def _environment(process: psutil.Process) -> list[str]:
+    try:
+        return [process.environ().get("PERFDOC_RUN_DIR", "")]
+    except psutil.Error:
+        return []
+
+
+def test_a_side_that_fails_is_named_with_its_error(tmp_path):
+    """The other side was fine: the message says which failed, and how, and the exit code is 4."""
+    (tmp_path / "train.py").write_text(SCRIPT)
+    runner = Alternation(side("base", tmp_path, "0.01"), side("head", tmp_path, "fast"), tmp_path / "work", budget=10)
+    with pytest.raises(PerfdocError, match="head: the script fails: ValueError: could not convert string to float") as error:
+        runner.run(lambda found: True)
+    assert error.value.exit_code == 4
+    assert not [p for p in psutil.process_iter() if str(tmp_path) in " ".join(_environment(p))]
+
+
+def test_a_script_that_ends_while_it_is_measured(tmp_path):
+    """The blocks that ran before it ended by itself count."""
+    (tmp_path / "train.py").write_text(SCRIPT)
+    one, two = (side(name, tmp_path, "0.002", "40") for name in ("one", "two"))
+    runner = Alternation(one, two, tmp_path / "work", budget=10, block=1.5)
+    runner.run(lambda found: False)
+    assert all(1 <= len(rounds) < ROUNDS for rounds in runner.starts)
+
+
+@pytest.mark.alone
+def test_verify_prints_predicted_against_realised(tmp_path, monkeypatch):
+    """A patch that drops a sleeping loader's wait: realised is measured, the user's files stay, folders of links are gone."""
+    monkeypatch.chdir(tmp_path)
+    capture = captured(tmp_path, """
+        import sys, time, torch
+        from torch.utils.data import DataLoader, Dataset
+
+        class Slow(Dataset):
+            def __len__(self):
+                return 100000
+            def __getitem__(self, index):
+                time.sleep(0.004)
+                return torch.zeros(4)
+
+        model = torch.nn.Linear(4, 4)
+        loader = DataLoader(Slow(), batch_size=4)  # loader
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)  # made
+        for x in loader:
+            time.sleep(0.016)
+            loss = model(x).sum()  # forward
+            loss.backward()  # backward
+            optimizer.step()  # step
+            optimizer.zero_grad()
+    """)
+    capture.run.update(id="one", command=[sys.executable, "train.py"])
+    capture.loop.update(rank=0, ranks=1, cores=2.0, threads=2, models=["Linear"], parameters=20, torch="2.14.1",
+                        step={"batches": 1, "optimizer_calls": 1, "forwards": 1, "backwards": 1, "by_hand": False})
+    folder = tmp_path / ".perfdoc" / "runs" / "one"
+    folder.mkdir(parents=True)
+    capture.write(folder)
+    make.write(make.make(capture, {"dataloader_workers": "1"}), folder)
+    before = (tmp_path / "train.py").read_bytes()
+    ran = perfdoc("verify", "--budget", "20", "--precision", "5", "--json", cwd=tmp_path)
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    assert 1.4 < found["realised"]["speedup"] < 2.2
+    assert found["predicted"] is None
+    assert (tmp_path / "train.py").read_bytes() == before
+    assert not (folder / "verify" / "patched").exists()
+    assert json.loads((folder / "verified.json").read_text()) == found
