@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--slowdowns", default="0.05,0.1,0.2")
     parser.add_argument("--step", type=float, default=0.1, help="seconds")
     parser.add_argument("--budget", default="90")
+    parser.add_argument("--raw", type=Path, metavar="FILE", help="append every gate's answer here")
     args = parser.parse_args()
     work = max(20, round(100 * args.step / min(seconds_of(100) for _ in range(3))))
     cases = [(0.0, args.none), *((float(s), args.planted) for s in args.slowdowns.split(","))]
@@ -121,10 +122,14 @@ def main() -> None:
                 means = {name: statistics.fmean(paces) for name, paces in answer["seconds_a_step"].items()}
                 plain["regression" if means["head"] > 1.05 * means["base"] else "fine"] += 1
                 times.append(took - answer["seconds_to_start"])
+                if args.raw:
+                    with args.raw.open("a") as f:
+                        f.write(json.dumps({"planted": slowdown, "took": took, **answer}) + "\n")
                 ratios.append(answer["ratio"])
                 print(f"{slowdown:.0%} {decision} {answer['ratio']['ratio']:.3f} [{answer['ratio']['low']:.3f}, "
                       f"{answer['ratio']['high']:.3f}] {times[-1]:.0f} s", file=sys.stderr, flush=True)
-        held = sum(r["low"] <= 1 + slowdown <= r["high"] for r in ratios)
+        truth = round(work * (1 + slowdown)) / work
+        held = sum(r["low"] <= truth <= r["high"] for r in ratios)
         rows.append((f"{slowdown:.0%}", count, found["regression"], found["undecided"], found["fine"],
                      f"{plain['regression']}", f"{held}/{count}", f"{statistics.median(times):.0f} s", f"{max(times):.0f} s"))
         print(tabulate([rows[-1]], tablefmt="plain"), file=sys.stderr, flush=True)

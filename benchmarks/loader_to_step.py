@@ -1,12 +1,12 @@
 """What a faster loader means for the step: predicted from the loader alone, measured live, and realised in changed scripts.
 
-    python benchmarks/loader_to_step.py [--workers 1,2] [--pairs 6] [--budget 100]
+    python benchmarks/loader_to_step.py [--workers 1,2] [--budget 100] [--verify 90]
 
 `workloads/images.py`, with one thread for the model, is benched (`bench-loader`: loader alone, and what a step takes without
 waiting) and scanned. Without workers a step is loading and computing one after the other. With n workers it is at best the
 longest of three: computing; loading with n workers; the CPU time of both shared out over the cores; and the turn of an epoch,
 when workers are filled anew, is added as it was timed. That is the prediction; the scan measures the same change live, inside
-of an epoch, and is given the same turn; alternating plain processes with 0 and n workers are what it came to, epochs and all.
+of an epoch, and is given the same turn; processes with 0 and n workers that take turns are what it came to, epochs and all.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ def perfdoc(folder: str, *arguments: str) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--workers", default="1,2")
-    parser.add_argument("--pairs", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--verify", type=float, default=90, help="seconds of the changed script against the original")
     parser.add_argument("--budget", default="100")
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
@@ -69,7 +68,7 @@ def main() -> None:
                 return before * STEPS / (step * (STEPS - 1) + max(step, turn))
 
             predicted = epoch(steady)
-            shown = paired(script, base, [*base, "--workers", str(n)], args.pairs, args.seconds)
+            shown = paired(script, base, [*base, "--workers", str(n)], args.verify)
             ratio, low, high = shown.speedup
             effect = live.get(f"dataloader_workers={n}")
             whole = [epoch(before / effect[key]) for key in ("speedup", "low", "high")] if effect else []

@@ -1,11 +1,11 @@
 """Does the changed script run as much faster as the scan said?
 
 For every workload: one scan of the original; then, for the plan and for the best single changes, original and hand-changed
-script as ordinary processes that alternate. Printed: predicted ratio with its interval, realised ratio with its own (of the
-pairs of processes), relative error, whether the predicted interval holds the realised ratio, and, as that is only known
+script as ordinary processes that take turns. Printed: predicted ratio with its interval, realised ratio with its own, relative
+error, whether the predicted interval holds the realised ratio, and, as that is only known
 to its own interval, whether the two agree (their difference cannot be told from none).
 
-    python benchmarks/predicted_vs_realised.py [--budget 120] [--pairs 6] [--seconds 8] [workload ...]
+    python benchmarks/predicted_vs_realised.py [--budget 120] [--verify 90] [workload ...]
 
 With --patch the plan is realised by its own patch: `perfdoc scan`, `perfdoc apply`, the changed script runs, `perfdoc apply
 --reverse`, and `perfdoc verify` measures original and patched in turns.
@@ -25,6 +25,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from perfdoc import stats
+from perfdoc.alternation import Alternation, Side
 from perfdoc.demo.make_images import make
 from perfdoc.treatment import config_from_id
 
@@ -48,16 +49,16 @@ def seconds_a_step(script: Path, arguments: list[str], seconds: float) -> float:
     return float(ran.stdout.split("seconds_a_step")[1].split()[0])
 
 
-def paired(script: Path, one: list[str], other: list[str], pairs: int, seconds: float) -> stats.Interval:
-    """Log speed-up of ``other`` over ``one`` in pairs of alternating processes, with the interval of Student's t."""
-    logs = []
-    for number in range(pairs):
-        order = [one, other] if number % 2 == 0 else [other, one]
-        times = {" ".join(arguments): seconds_a_step(script, arguments, seconds) for arguments in order}
-        logs.append(math.log(times[" ".join(one)] / times[" ".join(other)]))
-    center = statistics.fmean(logs)
-    half = stats.t_critical(0.05, pairs - 1) * statistics.stdev(logs) / math.sqrt(pairs)
-    return stats.Interval(center, center - half, center + half, pairs)
+def paired(script: Path, one: list[str], other: list[str], budget: float) -> stats.Interval:
+    """Log speed-up of ``other`` over ``one``: both as ordinary processes that take turns, as `perfdoc verify` runs them."""
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = (
+            Side(name, [sys.executable, str(script), *arguments, "--seconds", "100000"], HERE, HERE)
+            for name, arguments in (("one", one), ("other", other))
+        )
+        ratio = Alternation(first, second, Path(folder), budget).run(lambda found: found.bounds()[1] / found.ratio < 1.015)
+    low, high = ratio.bounds()
+    return stats.Interval(-ratio.center, -math.log(high), -math.log(low), ratio.rounds)
 
 
 def perfdoc(folder: Path, *arguments: str) -> str:
@@ -112,11 +113,9 @@ def patches(workloads: list[str], budget: str, verify: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--patch", action="store_true")
-    parser.add_argument("--verify", default="90", help="seconds of perfdoc verify")
+    parser.add_argument("--verify", default="90", help="seconds of measuring what it came to")
     parser.add_argument("workloads", nargs="*", default=WORKLOADS)
     parser.add_argument("--budget", default="120")
-    parser.add_argument("--pairs", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--singles", type=int, default=1, help="single changes checked beside the plan, largest effect first")
     args = parser.parse_args()
     if args.patch:
@@ -151,7 +150,7 @@ def main() -> None:
                 rows.append((name, "nothing settled", found["headline"][:60], *[""] * 5))
             for kind, arm, effect in checks:
                 change = [o for slug, level in config_from_id(arm).items() for o in OPTIONS[slug](level)]
-                shown = paired(script, base, [*base, *change], args.pairs, args.seconds)
+                shown = paired(script, base, [*base, *change], float(args.verify))
                 ratio, low, high = shown.speedup
                 error = effect["speedup"] / ratio - 1
                 errors.append(abs(error))

@@ -4,7 +4,7 @@
     python benchmarks/regret.py --simulated 60         only made-up loops whose best stack is known
 
 Real: every combination of the hand-made changes runs once as an ordinary process; the best six and the plan's run twice
-more; the best of these and the plan then alternate, and their ratio with its interval is the regret, free of the luck by
+more; the best of these and the plan then take turns, and their ratio with its interval is the regret, free of the luck by
 which the best was chosen. Simulated: the experiment's own code against made-up loops of the given step time and noise, sixteen
 arms, some of which interact.
 """
@@ -56,10 +56,11 @@ def options(cell: Config) -> list[str]:
     return [option for slug, level in cell.items() for option in OPTIONS[slug](level)]
 
 
-def real(budget: str, seconds: float, pairs: int) -> None:
+def real(workloads: list[str], budget: str, seconds: float, verify: float) -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, factors in FACTORS.items():
+        for name in workloads:
+            factors = FACTORS[name]
             script, base = HERE / f"{name}.py", []
             if name == "images":
                 images = Path(folder) / "images"
@@ -90,7 +91,7 @@ def real(budget: str, seconds: float, pairs: int) -> None:
                 said = "the plan is the best found"
             else:
                 mine, other = ([*base, *options(cell)] for cell in (plan, every[best]))
-                ratio, low, high = paired(script, mine, other, pairs, seconds).speedup
+                ratio, low, high = paired(script, mine, other, verify).speedup
                 said = f"{1 / ratio:.1%} [{1 / high:.1%}, {1 / low:.1%}] of the best"
             effect = found["plan"]["effect"] if found["plan"] else None
             rows.append((name, len(every), config_id(plan), f"{effect['speedup']:.2f}" if effect else "", best,
@@ -206,9 +207,10 @@ if __name__ == "__main__":
     parser.add_argument("--simulated", type=int, default=0, metavar="LOOPS")
     parser.add_argument("--budget", default="120")
     parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--verify", type=float, default=90, help="seconds for the plan against the best found")
+    parser.add_argument("workloads", nargs="*", default=list(FACTORS))
     args = parser.parse_args()
     if args.simulated:
         simulated(args.simulated)
     else:
-        real(args.budget, args.seconds, args.pairs)
+        real(args.workloads, args.budget, args.seconds, args.verify)

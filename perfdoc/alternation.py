@@ -4,6 +4,8 @@ Both are started; then they alternate, block by block, in random order: the one 
 So both see the machine of the same seconds, which two processes that run one after the other do not. As two processes of the
 same code differ by a little all their life (where memory lies, which cores), both are started anew a few times: the interval
 is of the pairs of processes, not of the blocks alone.
+
+What is compared is the ordinary step: what happens once in some dozen blocks (a checkpoint, a log) is in few of them.
 """
 
 from __future__ import annotations
@@ -28,14 +30,20 @@ import psutil
 
 from perfdoc import stats
 from perfdoc.errors import PerfdocError
-from perfdoc.launcher import Watch, environment, remove_shared_memory
+from perfdoc.launcher import Watch, environment, processes_of_run, remove_shared_memory
 from perfdoc.probe import packages
 
-BLOCK = 1.0
-"""Seconds of a block at least."""
-ROUNDS = 6
-"""Blocks of each side while a pair of processes lives."""
+BLOCK = 0.3
+"""Seconds of a block at least: short, as what others do lasts for seconds, and both sides should meet the same."""
+ROUNDS = 12
+"""Blocks of each side while a pair of processes lives, at least; and between two looks at the ratio."""
 FEWEST_STARTS = 2
+FIRST_SHARE = 0.5
+"""Share of the time that is left which a pair of processes may take while there must be another one."""
+FEWEST_ROUNDS = 8
+"""Rounds from which their spread is told."""
+UNKNOWN = 0.1
+"""Standard deviation of the log ratio of a round that is taken before."""
 POLL = 0.01
 PR_SET_PDEATHSIG = 1
 """prctl(2)."""
@@ -56,6 +64,8 @@ class Side:
     directory: Path
     home: Path
     """Root of the version's files."""
+    protect: list[Path] = field(default_factory=list)
+    """Folders besides in which nothing may be written."""
     python_path: list[str] = field(default_factory=list)
     """Entries of ``PYTHONPATH`` that come before all others."""
     counts: dict[str, Any] = field(default_factory=dict)
@@ -96,19 +106,26 @@ class Ratio:
 def ratio_of(starts: Sequence[Sequence[float]]) -> Ratio:
     """From log ratios by pair of processes and round.
 
-    Means of the pairs have the variance of the processes plus that of their rounds' mean; it is estimated from the pairs that
-    were seen together with what is assumed (a moderated t, Smyth 2004). Rounds are averaged with 20% trimmed from either end.
+    A pair's value is the median of its rounds: where others use the machine in stretches, half of the rounds meet the same on
+    both sides and agree within percents, and the rest lies far off. Its variance is that between processes, which is assumed,
+    and that of the median (Maritz and Jarrett's, of all rounds about their pair's). Pairs are weighted by it; how far they
+    scatter beyond it widens the interval, together with the assumption's own weight (a moderated t, Smyth 2004).
     """
-    means = [stats.trimmed_mean(values) for values in starts]
-    off = [value - statistics.median(values) for values in starts for value in values]
-    count = len(off)
-    # Of the trimmed mean: its variance is that of the mean for normal noise within a few percent, and stalls do not count.
-    within = (1.4826 * statistics.median(abs(x) for x in off)) ** 2 * count / max(1, count - len(starts)) if count > 1 else 0.01
-    prior = START_SPREAD**2 + within / (count / len(starts))
-    middle = statistics.fmean(means)
-    squares = sum((m - middle) ** 2 for m in means)
-    variance = (PRIOR_DF * prior + squares) / (PRIOR_DF + len(means) - 1)
-    return Ratio(middle, math.sqrt(variance / len(means)), PRIOR_DF + len(means) - 1, len(means), count)
+    means = [statistics.median(values) for values in starts]
+    off = [value - middle for values, middle in zip(starts, means, strict=True) for value in values]
+    known = len(off) >= FEWEST_ROUNDS
+    within = stats.median_error(off) ** 2 * len(off) ** 2 / (len(off) - len(starts)) if known else UNKNOWN**2
+    variances = [START_SPREAD**2 + within / len(values) for values in starts]
+    weight = sum(1 / v for v in variances)
+    middle = sum(m / v for m, v in zip(means, variances, strict=True)) / weight
+    df = PRIOR_DF + len(means) - 1
+    scatter = (PRIOR_DF + sum((m - middle) ** 2 / v for m, v in zip(means, variances, strict=True))) / df
+    return Ratio(middle, math.sqrt(scatter / weight), df, len(means), len(off))
+
+
+def worn_out(rounds: Sequence[float]) -> bool:
+    """Whether more rounds of the same two processes would tell little: their mean is known as well as processes are alike."""
+    return len(rounds) >= ROUNDS and stats.median_error(rounds) <= START_SPREAD
 
 
 Progress = Callable[[str, "Ratio | None", float], None]
@@ -123,7 +140,8 @@ class Alternation:
     """
 
     def __init__(self, first: Side, second: Side, folder: Path, budget: float, wait: float = 300.0, seed: int = 0,
-                 progress: Progress = lambda what, ratio, left: None, block: float = BLOCK) -> None:
+                 progress: Progress = lambda what, ratio, left: None, block: float = BLOCK,
+                 check: Callable[[Side], None] = lambda side: None) -> None:
         self.sides = (first, second)
         self.folder = folder
         self.budget = budget
@@ -132,6 +150,7 @@ class Alternation:
         self.starts: list[list[float]] = []
         """Log ratios of the rounds, by pair of processes."""
         self._progress = progress
+        self._check = check
         self._random = random.Random(seed)
         self._end = math.inf
         self.seconds_to_start = 0.0
@@ -143,15 +162,20 @@ class Alternation:
             runners = []
             began = time.monotonic()
             try:
-                for side in self.sides:
+                for side in self._random.sample(self.sides, 2):
                     runners.append(_Runner(side, self.folder / f"{side.name}-{number}", self.block))
                 for runner in runners:
                     self._progress(f"starting {runner.side.name}", self._ratio(), self._left())
                     runner.until_standing(self.wait)
+                    if not number:
+                        self._check(runner.side)
                 if not number:
                     self._end = time.monotonic() + self.budget
                     self.seconds_to_start = time.monotonic() - began
-                ended = self._rounds(runners)
+                # The last pair that the budget has room for runs until its end; those before leave room for another one.
+                fits = self._left() > 3 * self.seconds_to_start
+                share = FIRST_SHARE if number + 1 < FEWEST_STARTS and fits else 1.0
+                self._rounds(runners, time.monotonic() + share * self._left(), decided if number + 1 >= FEWEST_STARTS else None)
             finally:
                 for runner in runners:
                     runner.end()
@@ -159,10 +183,8 @@ class Alternation:
             ratio = self._ratio()
             if ratio is None:
                 raise PerfdocError("the script ended before anything could be measured: let it train longer", 3)
-            cost = time.monotonic() - began
-            if (number >= FEWEST_STARTS and decided(ratio)) or self._left() < 0.5 * cost:
+            if (number >= FEWEST_STARTS and decided(ratio)) or self._left() < 2 * self.seconds_to_start:
                 return ratio
-            del ended
 
     def _left(self) -> float:
         return self._end - time.monotonic()
@@ -170,27 +192,26 @@ class Alternation:
     def _ratio(self) -> Ratio | None:
         return ratio_of(self.starts) if self.starts else None
 
-    def _rounds(self, runners: Sequence[_Runner]) -> bool:
-        """Blocks of both in turn; whether a side ended by itself."""
+    def _rounds(self, runners: Sequence[_Runner], end: float, decided: Callable[[Ratio], bool] | None) -> None:
+        """Blocks of both in turn, until more of them would tell little, or ``end``; or a look finds the ratio decided."""
         logs: list[float] = []
+        self.starts.append(logs)
         usual = 0.0
-        for _ in range(ROUNDS):
-            if self._left() <= 0 and logs:
-                break
+        while not worn_out(logs) and (not logs or time.monotonic() < end):
+            if decided is not None and logs and len(logs) % ROUNDS == 0 and decided(ratio_of(self.starts)):
+                return
             found = {}
             for runner in self._random.sample(list(runners), 2):
-                self._progress(f"running {runner.side.name}", self._ratio(), self._left())
-                pace = runner.block(max(30.0, PATIENCE * max(usual, self.block)))
-                if pace is None:
-                    if logs:
-                        self.starts.append(logs)
-                    return True
+                self._progress(f"running {runner.side.name}", ratio_of(self.starts) if logs else None, self._left())
+                pace = runner.block(max(self.wait, PATIENCE * max(usual, self.block)))
+                if pace is None:  # it ended by itself
+                    if not logs:
+                        self.starts.pop()
+                    return
                 usual = max(usual, pace[1])
                 found[runner.side.name] = pace[0]
                 runner.side.paces.append(pace[0])
             logs.append(math.log(found[self.sides[1].name] / found[self.sides[0].name]))
-        self.starts.append(logs)
-        return False
 
 
 class _Runner:
@@ -201,7 +222,8 @@ class _Runner:
         self.folder = folder
         folder.mkdir(parents=True)
         settings = {
-            "lap": 0, "budget": 1e9, "spent": 0, "guard": True, "protect": [str(side.directory), str(side.home)],
+            "lap": 0, "budget": 1e9, "spent": 0, "guard": True,
+            "protect": [str(side.directory), str(side.home), *map(str, side.protect)],
             "experiment": False, "only": [], "packages": packages(), "smallest_effect": 0.02, "seed": 0, "history": None,
             "excluded": [], "errand": "perfdoc.pace", "block": block, "home": str(side.home),
         }
@@ -283,13 +305,17 @@ class _Runner:
     def _failure(self, code: int) -> str:
         failure = next(iter(reversed(self.watch.this_lap("failure"))), None)
         what = f"{failure['type']}: {failure['message']}" if failure else f"it ended with exit code {code}"
+        if "out of memory" in what.lower() or code == -signal.SIGKILL:
+            what += " (both versions are in memory at once: is there room for two?)"
+        if "address already in use" in what.lower():
+            what += " (both versions run at once: a fixed port, say MASTER_PORT, must be free for each)"
         lines = (self.side.log.read_text(errors="replace").strip().splitlines() if self.side.log else [])[-12:]
         shown = "\n".join(f"    {line}" for line in lines)
         return f"the script fails: {what}\n{shown}"
 
     def end(self) -> None:
-        """Kill it, and all that it started."""
-        tree = self._tree()
+        """Kill it, and all that it started, also where it died itself and left workers standing."""
+        tree = [*self._tree(), *processes_of_run(str(self.folder))]
         for process in tree:
             with contextlib.suppress(psutil.Error):
                 process.kill()

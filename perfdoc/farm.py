@@ -31,14 +31,22 @@ def mirror(root: Path, target: Path, texts: Mapping[str, str], folders: Iterable
         (target / path).write_bytes(text.encode())
 
 
-def moved(command: Iterable[str], root: Path, target: Path) -> list[str]:
-    """The command with absolute paths below ``root`` turned to ``target``; its program stays where it is."""
+def moved(command: Iterable[str], root: Path, target: Path, directory: Path) -> list[str]:
+    """The command with existing paths below ``root`` turned to ``target``; its program stays where it is.
+
+    ``directory``: where it ran. Relative paths that still lead into ``target`` from its counterpart stay relative.
+    """
     parts = list(command)
-    prefix = os.path.join(str(root), "")
-    return [
-        os.path.join(str(target), part[len(prefix):]) if place and part.startswith(prefix) else part
-        for place, part in enumerate(parts)
-    ]
+    inside = directory.resolve().is_relative_to(root.resolve())
+    found = parts[:1]
+    for part in parts[1:]:
+        path = Path(os.path.abspath(directory / part)) if part and not part.startswith("-") else None
+        if path is None or not path.exists() or (inside and not os.path.isabs(part)):
+            found.append(part)
+            continue
+        real = path.resolve()
+        found.append(str(target / real.relative_to(root.resolve())) if real.is_relative_to(root.resolve()) else part)
+    return found
 
 
 def _relative(folder: Path, root: Path) -> Path:

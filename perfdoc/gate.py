@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from perfdoc import stats
-from perfdoc.alternation import PRIOR_DF, START_SPREAD, Ratio
+from perfdoc.alternation import FEWEST_STARTS, PRIOR_DF, START_SPREAD, Ratio
 from perfdoc.capture import Capture
 from perfdoc.errors import PerfdocError
 from perfdoc.measurement import Measurement
@@ -84,6 +84,8 @@ def failed_junit(name: str, message: str) -> str:
 def decide(ratio: Ratio, max_slowdown: float) -> Decision:
     """Compare the interval of ``seconds a step of head / of base`` with what is allowed (0.05: 5% slower)."""
     limit = 1.0 + max_slowdown
+    if ratio.starts < FEWEST_STARTS:  # two processes of the same code differ: one pair tells nothing about that
+        return "undecided"
     if ratio.bounds(CLAIM)[0] > limit:
         return "regression"
     return "fine" if ratio.bounds(PASS)[1] <= limit else "undecided"
@@ -108,27 +110,29 @@ def _percent(ratio: float) -> str:
 
 
 def count_checks(base: Mapping[str, Any], head: Mapping[str, Any]) -> list[Check]:
-    """What can be counted exactly: any more of it than in the base is a regression."""
+    """What can be counted exactly: more of it than in the base is a regression. What varies by step is not judged."""
     found = []
     had, has = _syncs(base), _syncs(head)
     before, now = sum(had.values()), sum(has.values())
     more = _new_syncs(had, has)
-    if now > before:
+    varying = {(str(site).rpartition(":")[0], str(call)) for side in (base, head) for site, call in side.get("varying", ())}
+    if now > before and not varying & set(has - had):
         found.append(Check("host-device syncs", "regression", f"{now} a step, {before} in the base; new: {', '.join(more)}"))
     else:
-        found.append(Check("host-device syncs", "fine", f"{now} a step, {before} in the base"))
+        rest = f"; not judged, as they vary from step to step: {', '.join(sorted(c for _, c in varying))}" if varying else ""
+        found.append(Check("host-device syncs", "fine", f"{now} a step, {before} in the base{rest}"))
     for key, name, unit in (("graph_breaks", "graph breaks", ""), ("input_bytes", "bytes given to the model", " a step")):
         one, other = base.get(key), head.get(key)
-        if one is None and other is None:
+        if one is None or other is None:  # nothing was compiled in one of them; batches of varying size
             continue
-        worse = (other or 0) > (one or 0)
+        worse = other > one
         found.append(Check(name, "regression" if worse else "fine",
                            f"{_number(other)}{unit}, {_number(one)}{unit} in the base"))
     return found
 
 
-def _number(value: int | None) -> str:
-    return "none" if value is None else f"{value:,}"
+def _number(value: int) -> str:
+    return f"{value:,}"
 
 
 def _syncs(counts: Mapping[str, Any]) -> Counter[tuple[str, str]]:
@@ -186,4 +190,5 @@ def of_captures(base: Capture, head: Capture) -> Ratio:
     logs = [[math.log(s) for s in control_steps(c)] for c in (base, head)]
     centers = [stats.trimmed_mean(values) for values in logs]
     variances = [statistics.variance(values) / len(values) if len(values) > 1 else 0.01 for values in logs]
-    return Ratio(centers[1] - centers[0], math.sqrt(sum(variances) + START_SPREAD**2), PRIOR_DF, 1, min(map(len, logs)))
+    return Ratio(centers[1] - centers[0], math.sqrt(sum(variances) + START_SPREAD**2), PRIOR_DF, FEWEST_STARTS,
+                 min(map(len, logs)))

@@ -338,14 +338,14 @@ class Scan:
     def _end_everything(self, process: subprocess.Popen[bytes]) -> None:
         """Nothing that this run started is alive afterwards, and none of its shared memory is left."""
         pids = {process.pid}
-        for other in _of_run(str(self.folder)):
+        for other in processes_of_run(str(self.folder)):
             pids.add(other.pid)
             with contextlib.suppress(psutil.Error):
                 other.terminate()
         gone_by = time.monotonic() + 5
-        while list(_of_run(str(self.folder))) and time.monotonic() < gone_by:
+        while list(processes_of_run(str(self.folder))) and time.monotonic() < gone_by:
             time.sleep(0.05)
-        for other in _of_run(str(self.folder)):
+        for other in processes_of_run(str(self.folder)):
             with contextlib.suppress(psutil.Error):
                 other.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -515,7 +515,7 @@ def remove_shared_memory(pids: set[int]) -> None:
                 os.unlink(os.path.join("/dev/shm", name))
 
 
-def _of_run(folder: str) -> Iterator[psutil.Process]:
+def processes_of_run(folder: str) -> Iterator[psutil.Process]:
     """Processes that carry the run in their environment."""
     for process in psutil.process_iter():
         try:

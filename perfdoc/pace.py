@@ -10,9 +10,9 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import statistics
 import sys
 from collections import Counter
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from perfdoc.inject.batches import tensors_in
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from perfdoc.inject.session import Session
 
 COUNTED_STEPS = 5
-"""Steps in which syncs are counted; a place counts as often as in the middle one."""
+"""Steps in which syncs are counted; what differs between them is told as varying, and not compared."""
 MOST_SETTLING = 64
 """Steps at the start of a block that do not count, at most: those whose batches were made before."""
 
@@ -67,14 +67,15 @@ class Errand:
         self._bytes: list[int] = []
         self._probe: Any = None
         self._settling = 0
-        self._seconds = 0.0
+        self._began = 0.0
         self._steps = 0
-        self._other = 0
+        self._other = 0.0
+        session.clock.without_events()
         stock = sum(
             handle.loader.num_workers * (handle.loader.prefetch_factor or 2) / max(1, handle.batches_a_step)
             for handle in session.handles_in_step()
         )
-        self._stock = min(MOST_SETTLING, max(2, round(stock)))
+        self._stock = min(MOST_SETTLING, max(1, round(stock)))
 
     def on_step(self, step: Step, regular: bool) -> None:
         """A step has ended: count, or time, or stand still."""
@@ -83,14 +84,20 @@ class Errand:
             return
         if self._settling:
             self._settling -= 1
+            if not self._settling:
+                self._session.device_wait()
+                self._session.clock.restart()
+                self._began = perf_counter()
             return
         if regular:
-            self._seconds += step.seconds
             self._steps += 1
         else:
-            self._other += 1
-        if self._steps and self._seconds >= self._block:
-            self._session.recorder.write("pace", seconds=self._seconds, steps=self._steps, other=self._other)
+            self._other += step.seconds
+        # What is timed is the wall's time: on a device that works asynchronously a step is over on the host before it is done.
+        if self._steps and perf_counter() - self._began - self._other >= self._block:
+            self._session.device_wait()
+            seconds = perf_counter() - self._began - self._other
+            self._session.recorder.write("pace", seconds=seconds, steps=self._steps, other=self._other)
             self._stand_still()
 
     def _count(self, regular: bool) -> None:
@@ -111,10 +118,11 @@ class Errand:
                 self._probe.prepare(session.loop)
                 return
         places = {place for one in self._watched for place in one}
-        syncs = {place: int(statistics.median_low([one[place] for one in self._watched])) for place in places}
+        times = {place: {one[place] for one in self._watched} for place in sorted(places)}
         session.recorder.write(
-            "counts", syncs=[[site, call, times] for (site, call), times in sorted(syncs.items()) if times],
-            input_bytes=int(statistics.median_low(self._bytes)) if self._bytes else None, graph_breaks=_graph_breaks(),
+            "counts", syncs=[[site, call, min(found)] for (site, call), found in times.items() if len(found) == 1],
+            varying=[[site, call] for (site, call), found in times.items() if len(found) > 1],
+            input_bytes=self._bytes[0] if len(set(self._bytes)) == 1 else None, graph_breaks=_graph_breaks(),
             modules=_modules(session.settings["home"]),
         )
         self.active = ()
@@ -130,7 +138,7 @@ class Errand:
         session.recorder.write("standing", workers=workers)
         os.kill(os.getpid(), signal.SIGSTOP)
         # Woken up: the pause is no part of any step.
-        self._seconds, self._steps, self._other, self._settling = 0.0, 0, 0, self._stock
+        self._steps, self._other, self._settling = 0, 0.0, self._stock
         session.clock.restart()
 
 
@@ -147,6 +155,6 @@ def _modules(home: str) -> list[str]:
     """Files of modules that were imported from below ``home``."""
     prefix = os.path.join(home, "")
     files = {os.path.abspath(f) for m in list(sys.modules.values()) if (f := getattr(m, "__file__", None))}
-    return sorted(f for f in files if f.startswith(prefix) and "site-packages" not in f)
+    return sorted(f for f in files if f.startswith(prefix) and "site-packages" not in f and f.endswith(".py"))
 
 

@@ -7,6 +7,7 @@ one value a pair, so that 0 means no effect and effects add.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import statistics
@@ -125,6 +126,16 @@ def _location(values: Sequence[float], prior_variance: float | None) -> tuple[fl
         variance = (PRIOR_DF * prior_variance + df * variance) / (PRIOR_DF + df)
         df += PRIOR_DF
     return statistics.fmean(ordered[cut : n - cut]), math.sqrt(variance / kept), df
+
+
+def median_error(values: Sequence[float]) -> float:
+    """Standard error of the median (Maritz and Jarrett 1978): for values of which many, but not most, lie far off."""
+    ordered, n = sorted(values), len(values)
+    m = (n + 1) // 2
+    shares = [_incomplete_beta(m, n - m + 1, i / n) for i in range(n + 1)]
+    weights = [b - a for a, b in itertools.pairwise(shares)]
+    middle = sum(w * x for w, x in zip(weights, ordered, strict=True))
+    return math.sqrt(max(0.0, sum(w * x * x for w, x in zip(weights, ordered, strict=True)) - middle**2))
 
 
 def control_noise(log_seconds: Sequence[float]) -> float | None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,19 +50,19 @@ class Worktrees:
 
     def __enter__(self) -> Worktrees:
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / PID).write_text(str(os.getpid()), encoding="ascii")
+        (self.folder / PID).write_text(f"{socket.gethostname()} {os.getpid()}", encoding="utf-8")
         return self
 
     def _sweep(self) -> None:
         """Remove what a process left behind that was killed."""
         for note in self.folder.parent.glob(f"*/{PID}"):
-            with contextlib.suppress(OSError, ValueError):
-                if psutil.pid_exists(int(note.read_text(encoding="ascii"))):
-                    continue
+            host, _, pid = note.read_text(encoding="utf-8").partition(" ")
+            if host != socket.gethostname() or not pid.isdigit() or psutil.pid_exists(int(pid)):
+                continue  # of another machine that shares the folder, or alive
             for place in note.parent.glob("*/.git"):
                 shutil.rmtree(place.parent, ignore_errors=True)
+                _forget(self.top, place.parent)
             note.unlink(missing_ok=True)
-        git(self.top, "worktree", "prune", check=False)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         while self._made:
@@ -69,8 +70,7 @@ class Worktrees:
             with contextlib.suppress(PerfdocError, subprocess.TimeoutExpired):
                 git(owner, "worktree", "remove", "--force", "--force", str(path), check=False)
             shutil.rmtree(path, ignore_errors=True)
-            with contextlib.suppress(PerfdocError, subprocess.TimeoutExpired):
-                git(owner, "worktree", "prune", check=False)
+            _forget(owner, path)
         (self.folder / PID).unlink(missing_ok=True)
 
     def commit(self, revision: str) -> str:
@@ -116,8 +116,18 @@ class Worktrees:
                     or (source / "pyvenv.cfg").exists()):
                 continue
             target = path / here
-            if not target.exists() and not target.is_symlink() and target.parent.is_dir():
+            if not target.exists() and not target.is_symlink():
+                target.parent.mkdir(parents=True, exist_ok=True)
                 target.symlink_to(source, target_is_directory=source.is_dir())
+
+
+def _forget(owner: Path, path: Path) -> None:
+    """Drop git's note of a worktree that is gone. ``git worktree prune`` would drop the user's own ones whose disk is away."""
+    common = git(owner, "rev-parse", "--git-common-dir", check=False).strip()
+    for note in (owner / common / "worktrees").glob("*/gitdir") if common else ():
+        with contextlib.suppress(OSError):
+            if Path(note.read_text(encoding="utf-8").strip()).parent == path and not path.exists():
+                shutil.rmtree(note.parent, ignore_errors=True)
 
 
 EDITABLE = """

@@ -109,4 +109,16 @@ def test_a_mirror_holds_other_texts_and_links(tmp_path):
     assert (copy / "pkg" / "b.py").is_symlink()
     assert (copy / "data").is_symlink()
     assert (root / "pkg" / "a.py").read_text() == "A = 1"
-    assert moved(["python", str(root / "train.py"), "--lr", "1"], root, copy) == ["python", str(copy / "train.py"), "--lr", "1"]
+    assert moved(["python", str(root / "train.py"), "--lr", "1"], root, copy, root) == [
+        "python", str(copy / "train.py"), "--lr", "1"]
+    assert moved(["python", "root/train.py"], root, copy, tmp_path) == ["python", str(copy / "train.py")]
+    assert moved(["python", "train.py"], root, copy, root) == ["python", "train.py"]
+
+
+def test_both_texts_are_known_whether_the_patch_is_applied_or_not(run, tmp_path):
+    """Verify compares the same two versions before and after `perfdoc apply`."""
+    before = apply.texts(apply.read(run))
+    apply.apply(apply.read(run))
+    assert apply.texts(apply.read(run)) == before
+    assert "num_workers=2" in before[1]["train.py"]
+    assert "num_workers=2" not in before[0]["train.py"]

@@ -162,8 +162,10 @@ def added(capture: Capture, **config: str) -> list[str]:
     ({"compiled_model": "max-autotune"}, ['model.compile(mode="max-autotune")']),
     ({"dataloader_workers": "2"}, ["loader = DataLoader(data, 8, True, num_workers=2, persistent_workers=True)  # loader"]),
     ({"pin_memory": "on"}, ["loader = DataLoader(data, 8, True, pin_memory=True)  # loader"]),
-    ({"prefetching": "deeper"}, ["loader = DataLoader(data, 8, True, prefetch_factor=8)  # loader"]),
-    ({"prefetching": "any_order"}, ["loader = DataLoader(data, 8, True, in_order=False)  # loader"]),
+    ({"prefetching": "deeper", "dataloader_workers": "2"}, [
+        "loader = DataLoader(data, 8, True, num_workers=2, persistent_workers=True, prefetch_factor=8)  # loader"]),
+    ({"prefetching": "any_order", "dataloader_workers": "1"}, [
+        "loader = DataLoader(data, 8, True, num_workers=1, persistent_workers=True, in_order=False)  # loader"]),
     ({"batch_size": "x4"}, ["loader = DataLoader(data, 32, True)  # loader"]),
     ({"optimizer_implementation": "fused"}, ["optimizer = torch.optim.SGD(model.parameters(), 0.1, fused=True)  # made"]),
     ({"zero_grad": "on"}, ["optimizer.zero_grad()  # zeroed"]),
@@ -216,6 +218,16 @@ def test_settings_that_the_script_makes_are_changed_in_place(tmp_path, monkeypat
         "torch.set_num_threads(2)", "torch.backends.cudnn.benchmark = True"]
 
 
+def test_settings_that_may_or_may_not_run_are_overridden_late(tmp_path, monkeypatch):
+    """A line in a branch is no place to edit: the setting goes to where the optimizer is made, after all set-up."""
+    monkeypatch.chdir(tmp_path)
+    branch = "        if data.seed:\n            torch.backends.cudnn.benchmark = False\n"
+    text = LOOP.replace("        loader =", f"{branch}        loader =")
+    patch = make(captured(tmp_path, text), {"cudnn_benchmark": "on"}).diff
+    assert "-" not in {line[0] for line in patch.splitlines()[3:]}
+    assert "+    torch.backends.cudnn.benchmark = True\n     optimizer =" in patch
+
+
 def test_no_workers_leave_no_argument_that_needs_some(tmp_path, monkeypatch):
     """Without workers DataLoader refuses prefetch_factor and persistent_workers."""
     monkeypatch.chdir(tmp_path)
@@ -229,9 +241,13 @@ def test_no_workers_leave_no_argument_that_needs_some(tmp_path, monkeypatch):
     ("loss = model(x).sum()  # forward\n            loss.backward()  # backward",
      "model(x).sum().backward()  # forward # backward", "autocast", "bf16", "one statement"),
     ("model.parameters(), 0.1", "groups, 0.1", "channels_last", "on", "model.parameters()"),
-    ("torch.optim.SGD(", "make_optimizer(", "optimizer_implementation", "fused", "no|not made by a call of SGD"),
+    ("torch.optim.SGD(", "make_optimizer(", "optimizer_implementation", "fused", "not made by a call of SGD"),
     ("DataLoader(data, 8, True)", "make_loader(data)", "dataloader_workers", "2", "no call of DataLoader"),
     ("model(x).sum()", "model(*batch).sum()", "channels_last", "on", r"\*args"),
+    ("model(x).sum()", "model(augment(x)).sum()", "channels_last", "on", "not found"),
+    ("model.parameters(), 0.1", "[p for m in (model,) for p in m.parameters()], 0.1", "channels_last", "on", "an expression"),
+    ("DataLoader(data, 8, True)", "DataLoader(data, 8), DataLoader(data, 9)", "dataloader_workers", "2", "no call of"),
+    ("True)  # loader", "True)  # loader", "prefetching", "deeper", "no workers"),
 ])
 def test_what_cannot_be_edited_safely_is_a_snippet(old, new, slug, level, why, tmp_path, monkeypatch):
     """Where the text does not show the place, nothing is changed, and it is said why, with the code to write."""

@@ -118,6 +118,24 @@ def test_runs_and_their_comparison_on_the_command_line(tmp_path):
     assert (same.code, slower.code) == (0, 1), (same.out, same.err, slower.out, slower.err)
 
 
+@pytest.mark.parametrize(("group", "name", "value", "said"), [
+    ("machine", "cpu", "another CPU", "different machines or environments: cpu is"),
+    ("environment", "torch", "2.13.0", "different machines or environments: torch is"),
+    ("loop", "parameters", 11, "different workloads: parameters is"),
+])
+def test_captures_of_other_machines_or_workloads_are_refused(group, name, value, said, tmp_path):
+    """What cannot be compared is not: usage error, and what differs is named."""
+    for file, changed in (("base.json", False), ("head.json", True)):
+        document = json.loads(CAPTURE)
+        document["measurements"][0]["samples"] = [0.1, 0.101, 0.102]
+        if changed:
+            document[group][name] = value
+        (tmp_path / file).write_text(json.dumps(document))
+    ran = perfdoc("gate", "base.json", "head.json", cwd=tmp_path)
+    assert ran.code == 2
+    assert said in ran.err
+
+
 CAPTURE = json.dumps({
     **Capture(
         {"id": "x", "command": ["python", "train.py"], "outcome": "complete", "reason": "", "seconds": 5.0, "budget": 60.0,

@@ -34,16 +34,49 @@ def make_patch(diagnosis: Diagnosis, folder: Path) -> Patch | None:
     return patch
 
 
+def patched_run(run: Path | None) -> Path:
+    """The run that is meant: the newest one that has a patch, where none is named. Raises PerfdocError where there is none."""
+    from perfdoc.commands.report import find
+    from perfdoc.patch import make
+
+    if run is None:
+        found = sorted(file.parent for file in (Path(".perfdoc") / "runs").glob(f"*/{make.PLAN}.patch"))
+        if found:
+            return found[-1]
+    return find(run)
+
+
+def changes_patch(folder: Path, changes: str) -> Patch:
+    """The patch of other changes than the plan's. Raises PerfdocError where they are not written as arms are."""
+    from perfdoc.commands.report import load
+    from perfdoc.errors import PerfdocError
+    from perfdoc.patch import make
+    from perfdoc.treatment import config_from_id
+
+    config = config_from_id(changes) if all("=" in part for part in changes.split("+")) else {}
+    if not config:
+        raise PerfdocError(f"{changes!r} names no changes. They are called as in `perfdoc report --json`, say "
+                           "autocast=bf16+cpu_threads=1.")
+    return make.make(load(folder), config)
+
+
 def said_of(patch: Patch, folder: Path) -> str:
     """What to do with it, in a few lines."""
     from perfdoc.patch import make
 
     lines = []
     if patch.diff:
-        lines.append(f"patch: {os.path.relpath(folder / make.FILE_NAME)} ({', '.join(patch.edited)}): "
+        file = os.path.relpath(folder / f"{make.PLAN}.patch")
+        lines.append(f"patch: {file} ({', '.join(patch.edited)}): "
                      "`perfdoc verify` tries it, `perfdoc apply` makes it")
-    for left in patch.snippets:
-        at = f" at {left.where}" if left.where else ""
-        lines.append(f"left to you: {left.slug}={left.level}{at} ({left.why}):")
-        lines += [f"    {line}" for line in left.code.splitlines()]
-    return "\n".join(lines)
+    return "\n".join([*lines, left_to_you(patch.about()["snippets"])]).rstrip("\n")
+
+
+def left_to_you(snippets: list[dict[str, str]]) -> str:
+    """What cannot be edited: why, where, and the code to write."""
+    lines = []
+    for left in snippets:
+        at = f" at {left['where']}" if left["where"] else ""
+        lines.append(f"left to you: {left['slug']}={left['level']}{at} ({left['why']}):")
+        lines += [f"    {line}" for line in left["code"].splitlines()]
+    return "".join(f"{line}\n" for line in lines)

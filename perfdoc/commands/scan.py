@@ -68,7 +68,7 @@ def command(
     keep(scan.folder, store.from_capture(capture, diagnosis.plan, commit()))
     report = html.write(diagnosis, scan.folder / "report.html") if capture.loop else None
     if as_json:
-        more = {"patch": {"file": os.path.relpath(scan.folder / make.FILE_NAME), **patch.about()} if patch else None}
+        more = {"patch": {"file": os.path.relpath(scan.folder / f"{make.PLAN}.patch"), **patch.about()} if patch else None}
         click.echo(json.dumps({**terminal.as_json(diagnosis), **more}, indent=1))
     else:
         click.echo(terminal.render(diagnosis, width=terminal.columns()))

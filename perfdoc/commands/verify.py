@@ -7,66 +7,66 @@ import math
 import os
 import shutil
 import signal
+import statistics
 import sys
+import time
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from perfdoc.alternation import Side
+    from perfdoc.capture import Capture
+    from perfdoc.patch.apply import Written
 
 
 @click.command()
 @click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option("--changes", metavar="ARM", help="Other changes than the plan's: autocast=bf16+cpu_threads=1.")
 @click.option("--budget", default=90.0, show_default=True, metavar="SECONDS", type=click.FloatRange(min=5),
               help="Time for measuring, from when both versions have started.")
 @click.option("--wait", default=300.0, show_default=True, metavar="SECONDS", type=click.FloatRange(min=1),
-              help="Give up if a version makes no steps by then.")
+              help="Give up if a version makes no steps for so long.")
 @click.option("--precision", default=2.0, show_default=True, metavar="PERCENT", type=click.FloatRange(0.2, 50),
               help="Stop when the ratio is known this well (half of its 95% interval).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(run: Path | None, budget: float, wait: float, precision: float, as_json: bool) -> None:
+def command(run: Path | None, changes: str | None, budget: float, wait: float, precision: float, as_json: bool) -> None:
     """Run the original and the patched script of a RUN in turns, and print predicted against realised speed-up.
 
-    Your files stay as they are: both versions run in folders of links, beside the run. Exit code 0 when it was measured, 4
-    when a version fails.
+    Your files stay as they are: both versions run in folders of links, beside the run; it does not matter whether the patch is
+    applied. Exit code 0 when it was measured, 4 when a version fails.
     """
-    from perfdoc.alternation import Alternation, Side
+    from perfdoc.alternation import Alternation
     from perfdoc.commands._alternating import Line
-    from perfdoc.commands.report import find, load
+    from perfdoc.commands._patching import changes_patch, patched_run
+    from perfdoc.commands._storing import keep
+    from perfdoc.commands.report import load
     from perfdoc.diagnose import diagnose
-    from perfdoc.errors import PerfdocError
-    from perfdoc.farm import mirror, moved
-    from perfdoc.patch import apply
+    from perfdoc.patch import apply, make
+    from perfdoc.store import Row
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended, as with Ctrl-C
-    folder = find(run)
+    began = time.monotonic()
+    folder = patched_run(run)
     capture = load(folder)
-    written = apply.read(folder)
+    if changes is not None:
+        make.write(changes_patch(folder, changes), folder, make.OTHER)
+    written = apply.read(folder, make.PLAN if changes is None else make.OTHER)
     diagnosis = diagnose(capture)
     plan, arm = diagnosis.plan, str(written.about["arm"])
-    root = written.root
-    if written.changed:
-        raise PerfdocError(f"{', '.join(written.changed)} changed since the scan: its patch is of another text. Scan again.")
-    directory = Path(capture.run["directory"])
     place = folder.absolute() / "verify"
     shutil.rmtree(place, ignore_errors=True)
-    sides = []
+    line = Line()
     try:
-        for name, texts in (("original", {p: (root / p).read_bytes().decode() for p in written.about["before"]}),
-                            ("patched", patched(written))):
-            home = place / name
-            mirror(root, home, texts, [directory])
-            here = directory.resolve()
-            inside = here.is_relative_to(root.resolve())
-            sides.append(Side(name, moved(capture.run["command"], root, home),
-                              home / here.relative_to(root.resolve()) if inside else directory, home))
-        line = Line()
+        sides = _versions(capture, written, place)
+        runner = Alternation(sides[0], sides[1], place / "processes", budget, wait, progress=line.show,
+                             check=lambda side: _loaded(side, written))
         half = math.log1p(precision / 100)
-        runner = Alternation(sides[0], sides[1], place / "processes", budget, wait, progress=line.show)
-        try:
-            ratio = runner.run(lambda found: math.log(found.bounds()[1] / found.ratio) <= half)
-        finally:
-            line.clear()
+        ratio = runner.run(lambda found: math.log(found.bounds()[1] / found.ratio) <= half)
     finally:
+        line.clear()
         for name in ("original", "patched"):
             shutil.rmtree(place / name, ignore_errors=True)
     low, high = ratio.bounds()
@@ -84,36 +84,63 @@ def command(run: Path | None, budget: float, wait: float, precision: float, as_j
         "seconds_a_step": {side.name: side.paces for side in sides},
     }
     (folder / "verified.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    if as_json:
-        click.echo(json.dumps(result, indent=1))
-        return
-    click.echo(f"patch      {', '.join(result['edited'])}")
-    if result["left_out"]:
-        click.echo(f"left out   {', '.join(result['left_out'])}: predicted is for the whole plan")
-    if predicted:
-        click.echo(f"predicted  {predicted.speedup:.2f}x [{predicted.low:.2f}, {predicted.high:.2f}]")
-    click.echo(f"realised   {realised[0]:.2f}x [{realised[1]:.2f}, {realised[2]:.2f}] "
-               f"({ratio.starts} pairs of processes, {ratio.rounds} rounds of blocks)")
-    if predicted:
-        where = "inside" if result["inside"] else "outside"
-        click.echo(f"error      {result['error']:+.1%}, realised value {where} the predicted interval")
-    click.echo(f"kept in    {os.path.relpath(folder / 'verified.json')}")
+    keep(folder, Row(
+        f"{folder.name}-verify", "verify", datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        json.dumps(capture.run["command"]), "complete", None, round(time.monotonic() - began, 2),
+        statistics.median(sides[0].paces), "+".join(result["edited"]), *realised,
+    ))
+    click.echo(json.dumps(result, indent=1) if as_json else _words(result, folder))
 
 
-def patched(written: object) -> dict[str, str]:
-    """New texts of a patch's files, made by applying it to a copy."""
-    import tempfile
+def _versions(capture: Capture, written: Written, place: Path) -> tuple[Side, Side]:
+    """Both versions as folders of links beside the run, in which all files that the script is known to run are real."""
+    from perfdoc.alternation import Side
+    from perfdoc.farm import mirror, moved
+    from perfdoc.patch import apply
+    from perfdoc.worktrees import editable_projects, python_path
 
+    root, directory = written.root.resolve(), Path(capture.run["directory"]).resolve()
+    assert capture.loop is not None
+    places = capture.loop["places"]
+    # A script that is a link would be looked for modules beside where it points to: in the user's own folder.
+    known = {Path(f).resolve() for f in [places["main"] or "", *places.get("files", ())] if f}
+    same = {
+        f.relative_to(root).as_posix(): f.read_bytes().decode() for f in known if f.is_relative_to(root) and f.is_file()
+    }
+    found = []
+    for name, texts in zip(("original", "patched"), apply.texts(written), strict=True):
+        home = place / name
+        mirror(root, home, {**same, **texts}, [directory])
+        command = moved(capture.run["command"], root, home, directory)
+        found.append(Side(
+            name, command, home / directory.relative_to(root) if directory.is_relative_to(root) else directory, home,
+            protect=[root], python_path=python_path(home, editable_projects(command[0], root), root),
+        ))
+    return found[0], found[1]
+
+
+def _loaded(side: Side, written: Written) -> None:
+    """Raises PerfdocError where a side did not load its own versions of the patch's files."""
     from perfdoc.errors import PerfdocError
-    from perfdoc.patch.apply import Written, git_apply
 
-    assert isinstance(written, Written)
-    with tempfile.TemporaryDirectory() as copy:
-        for path in written.about["before"]:
-            target = Path(copy) / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes((written.root / path).read_bytes())
-        failed = git_apply(Path(copy), written.file.absolute(), False)
-        if failed is not None:
-            raise PerfdocError(f"the patch no longer fits: {failed}")
-        return {path: (Path(copy) / path).read_bytes().decode() for path in written.about["before"]}
+    loaded = {Path(m).resolve() for m in side.counts.get("modules", ())}
+    missing = [path for path in written.about["before"] if (side.home / path).resolve() not in loaded]
+    if missing:
+        raise PerfdocError(
+            f"{side.name}: {missing[0]} was not loaded from the copy that is tried, so the two versions cannot be compared. "
+            "`perfdoc apply` it, and compare commits with `perfdoc gate`.", 4)
+
+
+def _words(result: dict[str, Any], folder: Path) -> str:
+    lines = [f"patch      {', '.join(result['edited'])}"]
+    if result["left_out"]:
+        lines.append(f"left out   {', '.join(result['left_out'])}: predicted is with it")
+    said, real = result["predicted"], result["realised"]
+    if said:
+        lines.append(f"predicted  {said['speedup']:.2f}x [{said['low']:.2f}, {said['high']:.2f}]")
+    lines.append(f"realised   {real['speedup']:.2f}x [{real['low']:.2f}, {real['high']:.2f}] "
+                 f"({real['starts']} pairs of processes, {real['rounds']} rounds of blocks)")
+    if said:
+        where = "inside" if result["inside"] else "outside"
+        lines.append(f"error      {result['error']:+.1%}, realised value {where} the predicted interval")
+    return "\n".join([*lines, f"kept in    {os.path.relpath(folder / 'verified.json')}"])

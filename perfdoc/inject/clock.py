@@ -122,6 +122,10 @@ class Clock:
         self._events = []
         self._mark(self._now)
 
+    def without_events(self) -> None:
+        """Record no more of them."""
+        self._events = None
+
     def _mark(self, phase: int) -> None:
         event = self._make_event()
         event.record()

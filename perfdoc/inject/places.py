@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 import sys
 from types import FrameType
@@ -57,10 +59,13 @@ class Places:
     def to_json(self) -> dict[str, Any]:
         """What is written into the capture's loop."""
         main = getattr(sys.modules.get("__main__"), "__file__", None)
+        main = os.path.abspath(main) if main else None
         return {
-            "main": os.path.abspath(main) if main else None,
+            "main": main,
             "packages": sorted(self.packages),
             "files": _files(),
+            "digests": {file: _digest(file) for file in {f[0] for entry in self.trail for f in entry["frames"]} | {main or ""}
+                        if os.path.isfile(file)},
             "zero_grad": sorted(self.zeroed),
             "trail": self.trail,
         }
@@ -69,7 +74,7 @@ class Places:
         self.trail.append({"what": what, "frames": self._frames(sys._getframe(3)), **fields})
 
     def _frames(self, frame: FrameType | None, most: int = 30) -> list[list[Any]]:
-        """``[file, line, function, first line of the function]`` of the user's frames, innermost first."""
+        """``[file, line, function, its first line, span of the call]`` of the user's frames, innermost first."""
         found: list[list[Any]] = []
         while frame is not None and len(found) < most:
             code = frame.f_code
@@ -77,13 +82,31 @@ class Places:
             if users is None:
                 users = self._users[code.co_filename] = is_users(code.co_filename)
             if users:
-                found.append([os.path.abspath(code.co_filename), frame.f_lineno, code.co_name, code.co_firstlineno])
+                found.append([os.path.abspath(code.co_filename), frame.f_lineno, code.co_name, code.co_firstlineno,
+                              _span(frame)])
             else:
                 package = str(frame.f_globals.get("__name__", "")).split(".")[0]
                 if package and package not in NOT_FRAMEWORKS:
                     self.packages.add(package)
             frame = frame.f_back
         return found
+
+
+def _span(frame: FrameType) -> list[int] | None:
+    """``[line, column, end line, end column]`` of the expression that the frame is at; None before Python 3.11."""
+    positions = getattr(frame.f_code, "co_positions", None)
+    if positions is None:
+        return None
+    at = next(itertools.islice(positions(), frame.f_lasti // 2, None), None)
+    if at is None or None in at:
+        return None
+    line, end_line, column, end_column = at
+    return [line, column, end_line, end_column]
+
+
+def _digest(file: str) -> str:
+    with open(file, "rb") as f:
+        return hashlib.sha256(f.read()).hexdigest()
 
 
 def _files() -> list[str]:

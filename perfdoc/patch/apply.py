@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from perfdoc.errors import PerfdocError
-from perfdoc.patch.make import ABOUT, FILE_NAME
+from perfdoc.patch.make import PLAN
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class Written:
         return found
 
 
-def read(folder: Path) -> Written:
+def read(folder: Path, name: str = PLAN) -> Written:
     """The patch of a run. Raises PerfdocError where the run has none."""
-    file = folder / FILE_NAME
-    if not file.is_file() or not (folder / ABOUT).is_file():
+    file, beside = folder / f"{name}.patch", folder / f"{name}.json"
+    if not file.is_file() or not beside.is_file():
         raise PerfdocError(f"{folder.name} has no patch: its scan ended without a plan (`perfdoc report {folder.name}`).")
-    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    about = json.loads(beside.read_text(encoding="utf-8"))
     diff = file.read_bytes().decode()
     if not diff:
         left = "; ".join(f"{s['slug']}: {s['why']}" for s in about["snippets"])
@@ -72,6 +73,30 @@ def apply(written: Written, force: bool = False, reverse: bool = False) -> list[
     if failed is not None:
         raise PerfdocError(f"the patch could not be applied: {failed}")
     return paths
+
+
+def is_applied(written: Written) -> bool:
+    """Whether the files hold the patch already."""
+    return bool(written.changed) and git_apply(written.root, written.file.absolute(), True, "--check") is None
+
+
+def texts(written: Written) -> tuple[dict[str, str], dict[str, str]]:
+    """Texts of the patch's files before and after it, by path, whether it is applied or not.
+
+    Raises PerfdocError where it no longer fits.
+    """
+    now = {path: (written.root / path).read_bytes().decode() for path in written.about["before"]}
+    applied = is_applied(written)
+    with tempfile.TemporaryDirectory() as copy:
+        for path, text in now.items():
+            target = Path(copy) / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(text.encode())
+        failed = git_apply(Path(copy), written.file.absolute(), applied)
+        if failed is not None:
+            raise PerfdocError(f"the patch no longer fits: {', '.join(written.changed)} changed since the scan. Scan again.")
+        other = {path: (Path(copy) / path).read_bytes().decode() for path in now}
+    return (other, now) if applied else (now, other)
 
 
 def uncommitted(root: Path) -> list[str]:

@@ -18,8 +18,8 @@ from perfdoc.patch.edit import discover
 from perfdoc.patch.workspace import CannotEdit, Workspace
 from perfdoc.treatment import config_id
 
-FILE_NAME = "plan.patch"
-ABOUT = "plan.json"
+PLAN, OTHER = "plan", "changes"
+"""Names of what a run's folder holds: the plan's patch, and that of other changes that were asked for."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,11 @@ def _lines(text: str) -> list[str]:
     return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
-def write(patch: Patch, folder: Path) -> Path:
-    """Write ``plan.patch`` and ``plan.json`` into a run's folder; the path of the diff."""
-    target = folder / FILE_NAME
+def write(patch: Patch, folder: Path, name: str = PLAN) -> Path:
+    """Write ``<name>.patch`` and ``<name>.json`` into a run's folder; the path of the diff."""
+    target = folder / f"{name}.patch"
     target.write_bytes(patch.diff.encode())
-    (folder / ABOUT).write_text(json.dumps(patch.about(), indent=1), encoding="utf-8")
+    (folder / f"{name}.json").write_text(json.dumps(patch.about(), indent=1), encoding="utf-8")
     return target
 
 

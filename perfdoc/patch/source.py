@@ -75,10 +75,22 @@ class SourceFile:
         return place.start.line <= line <= place.end.line
 
     def call(self, line: int, accept: Callable[[str], bool]) -> cst.Call | None:
-        """The call on a line whose dotted name is accepted; of several the one that begins there, then the innermost."""
+        """The call on a line whose dotted name is accepted, those that begin there first; None where several are meant."""
         found = [c for c in self.all(cst.Call) if self.covers(c, line) and accept(dotted(c.func))]
-        found.sort(key=lambda c: (self.where(c).start.line != line, self.where(c).end.line - self.where(c).start.line))
-        return found[0] if found else None
+        found = [c for c in found if self.where(c).start.line == line] or found
+        inner = [c for c in found if not any(c in self.ancestors(other) for other in found if other is not c)]
+        return inner[0] if len(inner) == 1 else None
+
+    def span(self, node: cst.CSTNode) -> tuple[int, int, int, int]:
+        """Line, column, end line and end column of a node, columns in UTF-8 bytes as the interpreter counts them."""
+        place = self.where(node)
+        lines = self.text.split("\n")
+
+        def column(line: int, characters: int) -> int:
+            return len(lines[line - 1][:characters].encode())
+
+        return (place.start.line, column(place.start.line, place.start.column), place.end.line,
+                column(place.end.line, place.end.column))
 
     def suites(self, line: int) -> list[tuple[Suite, int]]:
         """Suites that hold the line, outermost first, with the index of the statement that it lies in."""
@@ -167,10 +179,10 @@ class SourceFile:
         """Insert a top-level statement after the imports that ``name`` is among, or after the first ones."""
         imports = self._imports()
         body = list(self.module.body)
-        bound = [s for s in imports if name in self.code(s)] or imports
-        if not bound:
+        if not imports:
             raise PerfdocError(f"{self.path} imports nothing: no place for {line}")
-        at = body.index(bound[0])
+        binding = [s for s in imports if _binds(s, name)]
+        at = body.index(binding[0] if binding else imports[0])
         while at + 1 < len(body) and body[at + 1] in imports:
             at += 1
         _once(self._after.setdefault(body[at], []), line)
@@ -224,6 +236,16 @@ class _Changer(cst.CSTTransformer):
             )
             groups[first : last + 1] = [[block], *([] for _ in range(last - first))]
         return updated.with_changes(body=[s for group in groups for s in group])
+
+
+def _binds(statement: cst.SimpleStatementLine, name: str) -> bool:
+    """Whether an import is of ``name`` or of a part of it (``import torch.nn as nn``, ``from torch import nn``)."""
+    for part in statement.body:
+        if isinstance(part, cst.Import) and any(dotted(alias.name).split(".")[0] == name for alias in part.names):
+            return True
+        if isinstance(part, cst.ImportFrom) and part.module is not None and dotted(part.module).split(".")[0] == name:
+            return True
+    return False
 
 
 def _statement(code: str) -> cst.BaseStatement:

@@ -8,7 +8,7 @@ from functools import partial
 import libcst as cst
 
 from perfdoc.patch.source import dotted, with_argument
-from perfdoc.patch.workspace import Workspace
+from perfdoc.patch.workspace import CannotEdit, Workspace
 
 DATALOADER = {
     name: place for place, name in enumerate((
@@ -33,6 +33,13 @@ def loader_argument(work: Workspace, keyword: str, value: str) -> str:
     return work.shown(*loaders[0])
 
 
+def needs_workers(work: Workspace) -> None:
+    """Raises CannotEdit where the loader will have no workers: DataLoader refuses such arguments then."""
+    planned = work.config.get("dataloader_workers")
+    if planned == "0" or (planned is None and not all(loader["num_workers"] for loader in work.loop["loaders"])):
+        raise CannotEdit("the loader has no workers", "")
+
+
 def training_arguments(work: Workspace, values: Mapping[str, str]) -> str:
     """Arguments of HF's TrainingArguments; ``file:line``."""
     said = ", ".join(f"{name}={value}" for name, value in values.items())
@@ -43,24 +50,37 @@ def training_arguments(work: Workspace, values: Mapping[str, str]) -> str:
 
 
 def call_once(work: Workspace, name: str, value: str) -> str:
-    """``torch.<name>(<value>)``: in the call that the script has already, else after its imports; ``file:line``."""
+    """``torch.<name>(<value>)``: in the call that the script makes already, else after its imports; ``file:line``.
+
+    Where there are calls that may or may not run, it goes to where the loop begins, after all of them.
+    """
     present = work.calls_of(name)
-    if present and len(present[-1][1].args) == 1:
-        source, call = present[-1]
+    always = [(source, call) for source, call in present if len(call.args) == 1 and work.runs_always(source, call)]
+    if always:
+        source, call = always[-1]
         source.change(call, lambda node: node.with_changes(args=[node.args[0].with_changes(value=cst.parse_expression(value))]))
         return work.shown(source, call)
-    source = work.main_file(f"torch.{name}({value})")
-    source.after_imports(f"{source.torch()}.{name}({value})")
-    return work.shown(source, source.module.body[0])
+    return _inserted(work, f"{name}({value})", bool(present))
 
 
 def assign_once(work: Workspace, path: str, ending: str, value: str) -> str:
-    """``torch.<path> = <value>``: in the line that the script has already (``... <ending> = ...``), else after its imports."""
-    for source in work.mentioning(ending):
-        for assignment in source.all(cst.Assign):
-            if any(dotted(t.target).endswith(ending) for t in assignment.targets):
-                source.change(assignment, lambda node: node.with_changes(value=cst.parse_expression(value)))
-                return work.shown(source, assignment)
-    source = work.main_file(f"torch.{path} = {value}")
-    source.after_imports(f"{source.torch()}.{path} = {value}")
+    """``torch.<path> = <value>``: in the line that the script runs already (``... <ending> = ...``), else as for a call."""
+    present = [
+        (source, assignment) for source in work.mentioning(ending) for assignment in source.all(cst.Assign)
+        if any(dotted(t.target).endswith(ending) for t in assignment.targets)
+    ]
+    for source, assignment in present:
+        if work.runs_always(source, assignment):
+            source.change(assignment, lambda node: node.with_changes(value=cst.parse_expression(value)))
+            return work.shown(source, assignment)
+    return _inserted(work, f"{path} = {value}", bool(present))
+
+
+def _inserted(work: Workspace, code: str, late: bool) -> str:
+    if late:
+        source, suite, place = work.before_the_loop()
+        source.insert_before(suite, place, f"{source.torch()}.{code}")
+        return work.shown(source, suite.body[place])
+    source = work.main_file(f"torch.{code}")
+    source.after_imports(f"{source.torch()}.{code}")
     return work.shown(source, source.module.body[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from collections.abc import Mapping
@@ -41,6 +42,8 @@ class Frame:
     function: str
     first: int
     """First line of the function, its decorators included."""
+    span: tuple[int, int, int, int] | None = None
+    """Line, column, end line and end column of the call (in UTF-8 bytes); None before Python 3.11."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,9 @@ class Workspace:
         self.zero_grad = [(str(file), int(line)) for file, line in places["zero_grad"]]
         self.packages = set(places["packages"])
         self.imported = [str(file) for file in places.get("files", ())]
+        self._digests = dict(places.get("digests", {}))
         self.calls = [
-            Call(entry["what"], tuple(Frame(*frame) for frame in entry["frames"]), entry) for entry in places["trail"]
+            Call(entry["what"], tuple(_frame(frame) for frame in entry["frames"]), entry) for entry in places["trail"]
         ]
         self._files: dict[str, SourceFile] = {}
         self.root = self._root()
@@ -122,7 +126,10 @@ class Workspace:
         """A parsed file."""
         whole = os.path.normpath(os.path.join(self.directory, path))
         if whole not in self._files:
-            self._files[whole] = SourceFile(Path(whole))
+            source = self._files[whole] = SourceFile(Path(whole))
+            known = self._digests.get(whole)
+            if known is not None and known != hashlib.sha256(source.text.encode()).hexdigest():
+                raise PerfdocError(f"{whole} changed since the scan: its lines are others now. Scan again.")
         return self._files[whole]
 
     @property
@@ -204,7 +211,7 @@ class Workspace:
                 continue
             frame = call.frames[0]
             source = self.file(frame.file)
-            node = _model_call(source, frame.line, call.fields)
+            node = _model_call(source, frame, call.fields)
             if node is None:
                 raise CannotEdit("the model's call is not found in the text", "", _shown(frame))
             if not any(node is known for _, known, _ in found):
@@ -291,6 +298,8 @@ class Workspace:
                 raise CannotEdit("the optimizer is not given `model.parameters()` in one statement", "",
                                  self.shown(source, call))
             for holder in holders:
+                if not _is_plain_name(source, holder):
+                    raise CannotEdit("the optimizer's parameters are collected by an expression", "", self.shown(source, call))
                 entry = (source, suite, place, source.code(holder))
                 if not any(entry[1] is e[1] and entry[2:] == e[2:] for e in found):
                     found.append(entry)
@@ -311,6 +320,28 @@ class Workspace:
             (source, call) for source in self.mentioning(*names) for call in source.all(cst.Call)
             if last_name(_name(call)) in names
         ]
+
+    def runs_always(self, source: SourceFile, node: cst.CSTNode) -> bool:
+        """Whether a statement runs whenever the script does, as far as is known: in no branch, in a function that was seen."""
+        for above in source.ancestors(node):
+            if isinstance(above, cst.If | cst.For | cst.While | cst.Try | cst.IfExp | cst.ClassDef | cst.Lambda):
+                guard = self.code_of_main_guard(source, above)
+                if not guard:
+                    return False
+            if isinstance(above, cst.FunctionDef):
+                seen = {(f.file, f.function) for call in self.calls for f in call.frames}
+                return (str(source.path), above.name.value) in seen
+        return True
+
+    @staticmethod
+    def code_of_main_guard(source: SourceFile, node: cst.CSTNode) -> bool:
+        """Whether it is ``if __name__ == "__main__":``."""
+        return isinstance(node, cst.If) and "__name__" in source.code(node.test)
+
+    def before_the_loop(self) -> tuple[SourceFile, Suite, int]:
+        """The statement that makes the first optimizer: late enough to come after what the script sets up."""
+        source, call = self.optimizers()[0]
+        return (source, *source.statement(call))
 
     def mentioning(self, *words: str) -> list[SourceFile]:
         """The user's files in whose text one of the words stands: parsing all of a large project would take long."""
@@ -346,8 +377,19 @@ def _common(one: Call, other: Call) -> tuple[Frame, Frame] | None:
     return None
 
 
-def _model_call(source: SourceFile, line: int, fields: Mapping[str, Any]) -> cst.Call | None:
-    """The call on that line with as many arguments as the model was called with."""
+def _frame(entry: list[Any]) -> Frame:
+    span = entry[4] if len(entry) > 4 else None
+    file, line, function, first = entry[:4]
+    return Frame(file, line, function, first, tuple(span) if span else None)
+
+
+def _model_call(source: SourceFile, frame: Frame, fields: Mapping[str, Any]) -> cst.Call | None:
+    """The call that the frame is at; where the interpreter does not tell, the only one there with so many arguments."""
+    calls = [c for c in source.all(cst.Call) if source.covers(c, frame.line)]
+    if frame.span is not None:
+        exact = [c for c in calls if source.span(c) == frame.span]
+        if exact:
+            return exact[0]
     args, names = len(fields.get("args", ())), set(fields.get("kwargs", ()))
 
     def fits(call: cst.Call) -> bool:
@@ -356,9 +398,8 @@ def _model_call(source: SourceFile, line: int, fields: Mapping[str, Any]) -> cst
         starred = any(a.star for a in call.args)
         return starred or (len(plain) == args and named == names)
 
-    found = [c for c in source.all(cst.Call) if source.covers(c, line) and fits(c) and not _is_builtin(c)]
-    found.sort(key=lambda c: (source.where(c).start.line != line, -_depth(source, c)))
-    return found[0] if found else None
+    found = [c for c in calls if fits(c) and not _is_builtin(c)]
+    return found[0] if len(found) == 1 else None
 
 
 BUILTINS = frozenset({"print", "len", "float", "int", "range", "enumerate", "zip", "tuple", "list", "dict"})
@@ -375,10 +416,6 @@ def _is_builtin(call: cst.Call) -> bool:
 
 def _is_functional(name: str) -> bool:
     return any(part in ("F", "functional", "torch") for part in name.split(".")[:-1])
-
-
-def _depth(source: SourceFile, node: cst.CSTNode) -> int:
-    return sum(1 for _ in source.ancestors(node))
 
 
 def _last_of_loss(region: Region) -> int:
@@ -399,6 +436,29 @@ def _last_of_loss(region: Region) -> int:
         if names & {source.code(target) for target in [*targets, *parts]}:
             return place
     return region.last
+
+
+def _is_plain_name(source: SourceFile, holder: cst.CSTNode) -> bool:
+    """Whether it is a name, or attributes of one, that also exists outside of the expression it stands in."""
+    root = holder
+    while isinstance(root, cst.Attribute):
+        root = root.value
+    if not isinstance(root, cst.Name):
+        return False
+    for above in source.ancestors(holder):
+        if isinstance(above, cst.BaseStatement):
+            return True
+        bound: list[cst.CSTNode] = []
+        if isinstance(above, cst.BaseComp):
+            loop: cst.CompFor | None = above.for_in
+            while loop is not None:
+                bound.append(loop.target)
+                loop = loop.inner_for_in
+        elif isinstance(above, cst.Lambda):
+            bound.append(above.params)
+        if any(name.value == root.value for node in bound for name in source.all(cst.Name, node)):
+            return False
+    return True
 
 
 def _is_zeroing(statement: cst.CSTNode) -> bool:

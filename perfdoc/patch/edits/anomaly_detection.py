@@ -20,6 +20,8 @@ class AnomalyDetectionEdit(Edit):
         if not found:
             raise CannotEdit("no call of set_detect_anomaly stands in the files that were seen", "")
         source, call = found[-1]
+        if len(found) > 1:
+            raise CannotEdit("there are several calls that switch it on", "", work.shown(source, call))
         if last_name(source.code(call.func)) == "detect_anomaly":
             source.change(call, lambda node: cst.parse_expression(f"{source.torch()}.autograd.set_detect_anomaly(False)"))
         else:

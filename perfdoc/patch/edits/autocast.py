@@ -37,6 +37,9 @@ class AutocastEdit(Edit):
         for region in regions:
             block = _block(work, region)
             if block is not None:
+                if sum(a.keyword is None for a in block.args) > 1 or any(a.star for a in block.args):
+                    raise CannotEdit("there is an autocast block already, with arguments in their places", "",
+                                     work.shown(region.source, block))
                 region.source.change(block, partial(_on, source=region.source, level=level))
                 continue
             torch = region.source.torch()
@@ -70,14 +73,16 @@ def _block(work: Workspace, region: Region) -> cst.Call | None:
             continue
         for item in block.items:
             name = dotted(item.item.func) if isinstance(item.item, cst.Call) else ""
-            if last_name(name) == "autocast" and isinstance(item.item, cst.Call) and _is_for(item.item, name, work.device):
+            if last_name(name) != "autocast" or not isinstance(item.item, cst.Call):
+                continue
+            if _is_for(source, item.item, name, work.device):
                 return item.item
     return None
 
 
-def _is_for(call: cst.Call, name: str, device: str) -> bool:
+def _is_for(source: SourceFile, call: cst.Call, name: str, device: str) -> bool:
     """Whether an autocast block acts on the device, as far as its text says."""
-    if ".cuda." in f".{name}" or name == "cuda.amp.autocast":
+    if ".cuda." in f".{name}" or (name == "autocast" and "from torch.cuda.amp import" in source.text):
         return device == "cuda"
     given = argument(call, "device_type", 0)
     if given is None or not isinstance(given.value, cst.SimpleString):

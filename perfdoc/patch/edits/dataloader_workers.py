@@ -36,7 +36,10 @@ def _with_workers(call: cst.Call, level: str, stay: bool) -> cst.Call:
     call = with_argument(call, "num_workers", level, DATALOADER["num_workers"])
     if level == "0":
         # Without workers there is nothing to prefetch or to keep: DataLoader refuses these.
-        call = without_argument(call, "prefetch_factor")
+        for name in ("prefetch_factor", "timeout", "multiprocessing_context"):
+            call = without_argument(call, name)
+        if any(a.star == "**" for a in call.args):
+            call = with_argument(call, "prefetch_factor", "None")
         if argument(call, "persistent_workers") is not None or any(a.star == "**" for a in call.args):
             call = with_argument(call, "persistent_workers", "False")
     elif stay:

@@ -31,16 +31,24 @@ class NonBlockingCopyEdit(Edit):
 
 
 def _copies(work: Workspace) -> list[tuple[SourceFile, cst.Call]]:
-    """Copies in the innermost loops that the model is called in."""
+    """Copies of what the loop takes from its loader, in the innermost loops that the model is called in.
+
+    Others may go from the device to the host, where the host must not go on before they are done.
+    """
     found: list[tuple[SourceFile, cst.Call]] = []
     for source, model, _ in work.forward_calls():
-        loop = next((n for n in source.ancestors(model) if isinstance(n, cst.For | cst.While)), None)
-        for call in source.all(cst.Call, loop) if loop is not None else []:
+        loop = next((n for n in source.ancestors(model) if isinstance(n, cst.For)), None)
+        if loop is None:
+            continue
+        batch = {name.value for name in source.all(cst.Name, loop.target)}
+        for call in source.all(cst.Call, loop.body):
             if not isinstance(call.func, cst.Attribute) or any(call is known for _, known in found):
                 continue
             moves = call.func.attr.value == "cuda" or (
                 call.func.attr.value == "to" and len(call.args) == 1 and call.args[0].keyword is None
+                and "cpu" not in source.code(call.args[0])
             )
-            if moves and argument(call, "non_blocking") is None:
+            of_batch = bool(batch & {name.value for name in source.all(cst.Name, call.func.value)})
+            if moves and of_batch and argument(call, "non_blocking") is None:
                 found.append((source, call))
     return found

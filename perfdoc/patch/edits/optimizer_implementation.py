@@ -17,11 +17,14 @@ class OptimizerImplementationEdit(Edit):
 
     def make(self, level: str, work: Workspace) -> str:
         """The argument; HF Trainer makes its optimizer itself."""
-        if work.framework == "transformers":
-            if level != "fused":
-                raise CannotEdit("TrainingArguments has no switch for foreach", "")
+        try:
+            optimizers = work.optimizers()
+        except CannotEdit:
+            if work.framework != "transformers":
+                raise
+            if level != "fused" or set(work.loop["optimizers"]) != {"AdamW"}:
+                raise CannotEdit("TrainingArguments has a switch for fused AdamW only", "") from None
             return training_arguments(work, {"optim": '"adamw_torch_fused"'})
-        optimizers = work.optimizers()
         for source, call in optimizers:
             source.change(call, lambda node: _implemented(node, level))
         return work.shown(*optimizers[0])

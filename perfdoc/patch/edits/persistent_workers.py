@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perfdoc.patch.edit import Edit
-from perfdoc.patch.statements import loader_argument
+from perfdoc.patch.statements import loader_argument, needs_workers
 from perfdoc.patch.workspace import Workspace
 
 
@@ -14,6 +14,7 @@ class PersistentWorkersEdit(Edit):
 
     def make(self, level: str, work: Workspace) -> str:
         """The argument."""
+        needs_workers(work)
         return loader_argument(work, "persistent_workers", "True")
 
     def snippet(self, level: str, work: Workspace) -> str:

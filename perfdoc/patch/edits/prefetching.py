@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perfdoc.patch.edit import Edit
-from perfdoc.patch.statements import loader_argument
+from perfdoc.patch.statements import loader_argument, needs_workers
 from perfdoc.patch.workspace import Workspace
 
 DEEPER = 4
@@ -17,6 +17,7 @@ class PrefetchingEdit(Edit):
 
     def make(self, level: str, work: Workspace) -> str:
         """The argument."""
+        needs_workers(work)
         return loader_argument(work, *self._argument(level, work))
 
     def _argument(self, level: str, work: Workspace) -> tuple[str, str]:
