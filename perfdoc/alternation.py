@@ -40,6 +40,8 @@ ROUNDS = 12
 FEWEST_STARTS = 2
 FIRST_SHARE = 0.5
 """Share of the time that is left which a pair of processes may take while there must be another one."""
+MOST_DF = 12.0
+"""Degrees of freedom at most: the error of a median of some dozen rounds is itself an estimate on the small side."""
 FEWEST_ROUNDS = 8
 """Rounds from which their spread is told."""
 UNKNOWN = 0.1
@@ -110,6 +112,7 @@ def ratio_of(starts: Sequence[Sequence[float]]) -> Ratio:
     both sides and agree within percents, and the rest lies far off. Its variance is that between processes, which is assumed,
     and that of the median (Maritz and Jarrett's, of all rounds about their pair's). Pairs are weighted by it; how far they
     scatter beyond it widens the interval, together with the assumption's own weight (a moderated t, Smyth 2004).
+    Degrees of freedom are those of the two variances together.
     """
     means = [statistics.median(values) for values in starts]
     off = [value - middle for values, middle in zip(starts, means, strict=True) for value in values]
@@ -118,8 +121,12 @@ def ratio_of(starts: Sequence[Sequence[float]]) -> Ratio:
     variances = [START_SPREAD**2 + within / len(values) for values in starts]
     weight = sum(1 / v for v in variances)
     middle = sum(m / v for m, v in zip(means, variances, strict=True)) / weight
-    df = PRIOR_DF + len(means) - 1
-    scatter = (PRIOR_DF + sum((m - middle) ** 2 / v for m, v in zip(means, variances, strict=True))) / df
+    few = PRIOR_DF + len(means) - 1
+    scatter = (PRIOR_DF + sum((m - middle) ** 2 / v for m, v in zip(means, variances, strict=True))) / few
+    between = START_SPREAD**2 / len(means)
+    inside = max(0.0, 1 / weight - between)
+    # Satterthwaite: what is known from many rounds is not as uncertain as what is known from few processes.
+    df = min(MOST_DF, (between + inside) ** 2 / (between**2 / few + inside**2 / max(1.0, (len(off) - len(means)) / 2)))
     return Ratio(middle, math.sqrt(scatter / weight), df, len(means), len(off))
 
 

@@ -44,7 +44,7 @@ def test_two_sleeping_scripts_differ_by_what_they_sleep(tmp_path):
     """40 ms against 60 ms a step: the ratio is close to 1.5, both ran, no file of theirs was written, no process is left."""
     (tmp_path / "train.py").write_text(SCRIPT)
     one, two = side("one", tmp_path, "0.04"), side("two", tmp_path, "0.06")
-    runner = Alternation(one, two, tmp_path / "work", budget=24, block=0.5)
+    runner = Alternation(one, two, tmp_path / "work", budget=45, block=0.5)
     ratio = runner.run(lambda found: found.bounds()[1] / found.bounds()[0] < 1.2)
     assert 1.35 < ratio.ratio < 1.55
     assert ratio.bounds()[0] > 1.2
