@@ -70,7 +70,7 @@ def perfdoc(folder: Path, *arguments: str) -> str:
 
 def through_the_patch(name: str, folder: Path, base: list[str], budget: str, verify: str) -> tuple[str, ...]:
     """Scan, apply, run the changed script, take it back, verify; a row of the table."""
-    work = folder / name
+    work = folder / f"{name}-script"
     work.mkdir()
     for script in (f"{name}.py", "common.py"):
         (work / script).write_text((HERE / script).read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,6 +30,22 @@ def mirror(root: Path, target: Path, texts: Mapping[str, str], folders: Iterable
             (target / here).symlink_to(entry, target_is_directory=entry.is_dir())
     for path, text in texts.items():
         (target / path).write_bytes(text.encode())
+
+
+def link_entries(source: Path, folder: Path) -> None:
+    """Link what lies in ``source`` into ``folder``, so that ``../data`` leads where it led; what is there already stays."""
+    with contextlib.suppress(OSError):  # a folder above the user's that may not be listed
+        for entry in source.iterdir():
+            here = folder / entry.name
+            if entry.name not in LEFT_OUT and not here.exists() and not here.is_symlink():
+                here.symlink_to(entry, target_is_directory=entry.is_dir())
+
+
+def unlink_entries(folder: Path) -> None:
+    """Remove the links again."""
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if entry.is_symlink():
+            entry.unlink()
 
 
 def moved(command: Iterable[str], root: Path, target: Path, directory: Path) -> list[str]:

@@ -15,6 +15,7 @@ from types import TracebackType
 import psutil
 
 from perfdoc.errors import PerfdocError
+from perfdoc.farm import link_entries, unlink_entries
 
 PID = "pid"
 """File in the folder of worktrees that names the process that uses them."""
@@ -59,6 +60,7 @@ class Worktrees:
             host, _, pid = note.read_text(encoding="utf-8").partition(" ")
             if host != socket.gethostname() or not pid.isdigit() or psutil.pid_exists(int(pid)):
                 continue  # of another machine that shares the folder, or alive
+            unlink_entries(note.parent)  # first: what a link leads to is the user's
             for place in note.parent.glob("*/.git"):
                 shutil.rmtree(place.parent, ignore_errors=True)
                 _forget(self.top, place.parent)
@@ -71,6 +73,7 @@ class Worktrees:
                 git(owner, "worktree", "remove", "--force", "--force", str(path), check=False)
             shutil.rmtree(path, ignore_errors=True)
             _forget(owner, path)
+        unlink_entries(self.folder)
         (self.folder / PID).unlink(missing_ok=True)
 
     def commit(self, revision: str) -> str:
@@ -90,6 +93,7 @@ class Worktrees:
         git(self.top, "worktree", "add", "--detach", "--force", str(path), commit)
         self._submodules(commit, path)
         self._link(path)
+        link_entries(self.top.parent, self.folder)  # ../data of a worktree is what it is of the checkout
         return path
 
     def _submodules(self, commit: str, path: Path) -> None:

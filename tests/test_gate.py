@@ -128,6 +128,8 @@ def test_data_in_no_commit_is_linked_and_all_is_removed(repository, tmp_path):
     commit(repository, train="import pkg")
     (repository / "data").mkdir()
     (repository / "data" / "x.bin").write_text("x")
+    (repository.parent / "beside").mkdir()
+    (repository.parent / "beside" / "y.bin").write_text("y")
     (repository / "settings.yaml").write_text("lr: 1")
     (repository / ".venv").mkdir()
     (repository / ".venv" / "pyvenv.cfg").write_text("")
@@ -139,11 +141,12 @@ def test_data_in_no_commit_is_linked_and_all_is_removed(repository, tmp_path):
             assert (tree / "data" / "x.bin").read_text() == "x"
             assert (tree / "settings.yaml").read_text() == "lr: 1"
             assert not (tree / ".venv").exists()
+            assert (tree / ".." / "beside" / "y.bin").read_text() == "y"
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         failing()
-    assert not (tmp_path / "trees" / "base").exists()
+    assert list((tmp_path / "trees").iterdir()) == []
     assert len(git(repository, "worktree", "list").splitlines()) == 1
     assert (repository / "data" / "x.bin").exists()
 

@@ -83,6 +83,9 @@ def test_a_script_that_ends_while_it_is_measured(tmp_path):
 @pytest.mark.alone
 def test_verify_prints_predicted_against_realised(tmp_path, monkeypatch):
     """A patch that drops a sleeping loader's wait: realised is measured, the user's files stay, folders of links are gone."""
+    (tmp_path / "beside.txt").write_text("data")
+    tmp_path = tmp_path / "project"
+    tmp_path.mkdir()
     monkeypatch.chdir(tmp_path)
     capture = captured(tmp_path, """
         import sys, time, torch
@@ -95,6 +98,7 @@ def test_verify_prints_predicted_against_realised(tmp_path, monkeypatch):
                 time.sleep(0.004)
                 return torch.zeros(4)
 
+        assert open("../beside.txt").read() == "data"
         model = torch.nn.Linear(4, 4)
         loader = DataLoader(Slow(), batch_size=4)  # loader
         optimizer = torch.optim.SGD(model.parameters(), 0.1)  # made
@@ -119,5 +123,5 @@ def test_verify_prints_predicted_against_realised(tmp_path, monkeypatch):
     assert 1.4 < found["realised"]["speedup"] < 2.2
     assert found["predicted"] is None
     assert (tmp_path / "train.py").read_bytes() == before
-    assert not (folder / "verify" / "patched").exists()
+    assert not (folder / "verify" / "trees").exists()
     assert json.loads((folder / "verified.json").read_text()) == found

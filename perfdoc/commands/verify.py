@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from perfdoc.capture import Capture
     from perfdoc.patch.apply import Written
 
+TREES = "trees"
+"""Folder beside the run that holds both versions."""
+
 
 @click.command()
 @click.argument("run", required=False, type=click.Path(path_type=Path))
@@ -67,8 +70,7 @@ def command(run: Path | None, changes: str | None, budget: float, wait: float, p
         ratio = runner.run(lambda found: math.log(found.bounds()[1] / found.ratio) <= half)
     finally:
         line.clear()
-        for name in ("original", "patched"):
-            shutil.rmtree(place / name, ignore_errors=True)
+        shutil.rmtree(place / TREES, ignore_errors=True)
     low, high = ratio.bounds()
     realised = (1 / ratio.ratio, 1 / high, 1 / low)
     predicted = (plan.epoch or plan.effect) if plan is not None and plan.arm == arm else diagnosis.seen.effect(arm)
@@ -95,7 +97,7 @@ def command(run: Path | None, changes: str | None, budget: float, wait: float, p
 def _versions(capture: Capture, written: Written, place: Path) -> tuple[Side, Side]:
     """Both versions as folders of links beside the run, in which all files that the script is known to run are real."""
     from perfdoc.alternation import Side
-    from perfdoc.farm import mirror, moved
+    from perfdoc.farm import link_entries, mirror, moved
     from perfdoc.patch import apply
     from perfdoc.worktrees import editable_projects, python_path
 
@@ -109,13 +111,15 @@ def _versions(capture: Capture, written: Written, place: Path) -> tuple[Side, Si
     }
     found = []
     for name, texts in zip(("original", "patched"), apply.texts(written), strict=True):
-        home = place / name
+        home = place / TREES / name / root.name
         mirror(root, home, {**same, **texts}, [directory])
+        link_entries(root.parent, home.parent)
         command = moved(capture.run["command"], root, home, directory)
         found.append(Side(
             name, command, home / directory.relative_to(root) if directory.is_relative_to(root) else directory, home,
             protect=[root], python_path=python_path(home, editable_projects(command[0], root), root),
         ))
+    link_entries(root.parent.parent, place / TREES)
     return found[0], found[1]
 
 
