@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import json
 import math
 import os
@@ -42,6 +43,11 @@ FIRST_SHARE = 0.5
 """Share of the time that is left which a pair of processes may take while there must be another one."""
 MOST_DF = 12.0
 """Degrees of freedom at most: the error of a median of some dozen rounds is itself an estimate on the small side."""
+TELLING_LOAD = 0.1
+"""Cores by which the load of two rounds must differ for their ratios to tell what load does."""
+FEWEST_SLOPES = 15
+SHOWN_EVERY = 4
+"""Rounds between two figures in the progress line."""
 FEWEST_ROUNDS = 8
 """Rounds from which their spread is told."""
 UNKNOWN = 0.1
@@ -105,6 +111,21 @@ class Ratio:
         return {"ratio": self.ratio, "low": low, "high": high, "starts": self.starts, "rounds": self.rounds}
 
 
+def load_taken_out(rounds: Sequence[Sequence[tuple[float, float]]]) -> list[list[float]]:
+    """Log ratios less what others' use of the machine explains of them.
+
+    ``rounds``: by pair of processes, the log ratio of a round and by how many cores others (and the hypervisor) used the
+    machine more while the second side ran. The slope is the median of those between rounds of the same pair (Theil and Sen),
+    none below zero: others make nobody faster.
+    """
+    slopes = sorted(
+        (y - other_y) / (x - other_x)
+        for pair in rounds for (y, x), (other_y, other_x) in itertools.combinations(pair, 2) if abs(x - other_x) >= TELLING_LOAD
+    )
+    slope = max(0.0, statistics.median(slopes)) if len(slopes) >= FEWEST_SLOPES else 0.0
+    return [[y - slope * x for y, x in pair] for pair in rounds]
+
+
 def ratio_of(starts: Sequence[Sequence[float]]) -> Ratio:
     """From log ratios by pair of processes and round.
 
@@ -154,12 +175,13 @@ class Alternation:
         self.budget = budget
         self.wait = wait
         self.block = block
-        self.starts: list[list[float]] = []
-        """Log ratios of the rounds, by pair of processes."""
+        self.rounds: list[list[tuple[float, float]]] = []
+        """Log ratio of each round, and the difference in others' load, by pair of processes."""
         self._progress = progress
         self._check = check
         self._random = random.Random(seed)
         self._end = math.inf
+        self._shown: Ratio | None = None
         self.seconds_to_start = 0.0
 
     def run(self, decided: Callable[[Ratio], bool]) -> Ratio:
@@ -197,28 +219,33 @@ class Alternation:
         return self._end - time.monotonic()
 
     def _ratio(self) -> Ratio | None:
-        return ratio_of(self.starts) if self.starts else None
+        return ratio_of(load_taken_out(self.rounds)) if self.rounds and self.rounds[0] else None
 
     def _rounds(self, runners: Sequence[_Runner], end: float, decided: Callable[[Ratio], bool] | None) -> None:
         """Blocks of both in turn, until more of them would tell little, or ``end``; or a look finds the ratio decided."""
-        logs: list[float] = []
-        self.starts.append(logs)
+        logs: list[tuple[float, float]] = []
+        self.rounds.append(logs)
         usual = 0.0
-        while not worn_out(logs) and (not logs or time.monotonic() < end):
-            if decided is not None and logs and len(logs) % ROUNDS == 0 and decided(ratio_of(self.starts)):
-                return
-            found = {}
+        while not worn_out(load_taken_out([logs])[0]) and (not logs or time.monotonic() < end):
+            if decided is not None and logs and len(logs) % ROUNDS == 0:
+                ratio = self._ratio()
+                if ratio is not None and decided(ratio):
+                    return
+            found: dict[str, tuple[float, float]] = {}
             for runner in self._random.sample(list(runners), 2):
-                self._progress(f"running {runner.side.name}", ratio_of(self.starts) if logs else None, self._left())
+                self._progress(f"running {runner.side.name}", self._shown, self._left())
                 pace = runner.block(max(self.wait, PATIENCE * max(usual, self.block)))
                 if pace is None:  # it ended by itself
                     if not logs:
-                        self.starts.pop()
+                        self.rounds.pop()
                     return
                 usual = max(usual, pace[1])
-                found[runner.side.name] = pace[0]
+                found[runner.side.name] = pace[0], pace[2]
                 runner.side.paces.append(pace[0])
-            logs.append(math.log(found[self.sides[1].name] / found[self.sides[0].name]))
+            (first, load), (second, other_load) = (found[side.name] for side in self.sides)
+            logs.append((math.log(second / first), other_load - load))
+            if len(logs) % SHOWN_EVERY == 0:
+                self._shown = self._ratio()
 
 
 class _Runner:
@@ -258,14 +285,29 @@ class _Runner:
         if counts and not self.side.counts:
             self.side.counts = {k: counts[-1][k] for k in ("syncs", "input_bytes", "graph_breaks", "modules")}
 
-    def block(self, patience: float) -> tuple[float, float] | None:
-        """Wake it up for a block: seconds a step, and those that the block took. None where the script ended by itself."""
-        began = time.monotonic()
+    def block(self, patience: float) -> tuple[float, float, float] | None:
+        """Wake it up for a block: seconds a step, those that the block took, and the cores that others used meanwhile.
+
+        None where the script ended by itself.
+        """
+        began, others = time.monotonic(), self._others()
         self._wake()
         if not self._stands(patience):
             return None
         last = self.watch.this_lap("pace")[-1]
-        return last["seconds"] / last["steps"], time.monotonic() - began
+        took = time.monotonic() - began
+        return last["seconds"] / last["steps"], took, max(0.0, self._others() - others) / took
+
+    def _others(self) -> float:
+        """CPU seconds so far of all that is not this process, its children and perfdoc, what the hypervisor took included."""
+        times = psutil.cpu_times()
+        busy = times.user + times.system + sum(getattr(times, name, 0.0) for name in ("nice", "irq", "softirq", "steal"))
+        ours = 0.0
+        for process in [*self._tree(), psutil.Process()]:
+            with contextlib.suppress(psutil.Error):
+                used = process.cpu_times()
+                ours += used.user + used.system
+        return float(busy - ours)
 
     def _wake(self) -> None:
         for process in self._tree():

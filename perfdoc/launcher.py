@@ -219,9 +219,10 @@ class Scan:
                 left = self.options.budget - self._spent
                 # Also where the budget is spent: without the change it shows whether the script fails by itself.
                 if lap.active and lap.exit_code != 0:
-                    excluded.append(lap.active)
                     error = (self.watch.this_lap("failure") or [{}])[-1]
-                    self._note_failed_arm(lap.active, error, lap.exit_code)
+                    for arm in self._suspects(lap.active):
+                        excluded.append(arm)
+                        self._note_failed_arm(arm, error, lap.exit_code)
                     self.show({"e": "relaunch", "why": f"{lap.active} broke the script; going on without it"})
                     continue
                 if lap.exit_code == 0 and lap.blocks >= 4 and left > 0.15 * self.options.budget:
@@ -231,6 +232,14 @@ class Scan:
         finally:
             capture = self._finish(started, laps)
         return capture
+
+    def _suspects(self, arm: str) -> list[str]:
+        """What broke the script: the parts of a stack that no block ever ran under; the stack itself where all of them did.
+
+        Without this every stack that holds the culprit would break the script again.
+        """
+        ran = {part for event in self.watch.events if event["e"] == "block" for part in str(event["arm"]).split("+")}
+        return [part for part in arm.split("+") if part not in ran] or [arm]
 
     def _note_failed_arm(self, arm: str, error: dict[str, Any], exit_code: int) -> None:
         what = f"{error['type']}: {error['message'].splitlines()[0] if error['message'] else ''}" if error else (

@@ -77,7 +77,7 @@ def test_a_script_that_ends_while_it_is_measured(tmp_path):
     one, two = (side(name, tmp_path, "0.002", "40") for name in ("one", "two"))
     runner = Alternation(one, two, tmp_path / "work", budget=10, block=1.5)
     runner.run(lambda found: False)
-    assert all(1 <= len(rounds) < ROUNDS for rounds in runner.starts)
+    assert all(1 <= len(rounds) < ROUNDS for rounds in runner.rounds)
 
 
 @pytest.mark.alone

@@ -170,7 +170,7 @@ def _revisions(base: str, head: str, arguments: tuple[str, ...], allowed: float,
         1 / low, commits[1][:12],
     ))
     return verdict, {
-        "ratio": ratio.to_json(), "log_ratios": runner.starts, "seconds_a_step": {s.name: s.paces for s in sides},
+        "ratio": ratio.to_json(), "rounds": runner.rounds, "seconds_a_step": {s.name: s.paces for s in sides},
         "counts": {s.name: {k: v for k, v in s.counts.items() if k != "modules"} for s in sides},
         "seconds_to_start": runner.seconds_to_start,
     }
