@@ -170,6 +170,7 @@ for epoch in range(100000):
 def test_what_never_ran_is_blamed_for_a_stack_that_broke(tmp_path) -> None:
     """Of a stack's parts those are given up that no block ran under; where all of them ran alone, it is their combination."""
     scan = launcher.Scan.__new__(launcher.Scan)
-    scan.watch = launcher.Watch(tmp_path, events=[{"e": "block", "arm": arm} for arm in ("control", "cpu_threads=1", "a=on+b=on")])
+    ran = ("control", "cpu_threads=1", "a=on+b=on")
+    scan.watch = launcher.Watch(tmp_path, events=[{"e": "block", "arm": arm} for arm in ran])
     assert scan._suspects("autocast=bf16+cpu_threads=1") == ["autocast=bf16"]
     assert scan._suspects("a=on+cpu_threads=1") == ["a=on+cpu_threads=1"]
