@@ -41,7 +41,7 @@ ROUNDS = 12
 FEWEST_STARTS = 2
 FIRST_SHARE = 0.5
 """Share of the time that is left which a pair of processes may take while there must be another one."""
-MOST_DF = 12.0
+MOST_DF = 8.0
 """Degrees of freedom at most: the error of a median of some dozen rounds is itself an estimate on the small side."""
 TELLING_LOAD = 0.1
 """Cores by which the load of two rounds must differ for their ratios to tell what load does."""

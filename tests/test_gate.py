@@ -59,17 +59,16 @@ def alternated(rng: random.Random, truth: float, rounds: tuple[int, ...], noise:
     return found
 
 
-@pytest.mark.parametrize(("noise", "between", "disturbed", "least"), [
-    (0.02, 0.005, 0.1, 0.93), (0.05, 0.01, 0.0, 0.93), (0.03, 0.01, 0.5, 0.93), (0.1, 0.02, 0.2, 0.9)])
-def test_the_interval_holds_the_true_ratio(noise, between, disturbed, least):
-    """Of 400 simulated alternations with stalls, the 95% interval holds the truth in 93%; in 90% where two processes of the
-    same code differ by twice of what is assumed."""
+@pytest.mark.parametrize(("noise", "between", "disturbed"), [
+    (0.02, 0.005, 0.1), (0.05, 0.01, 0.0), (0.03, 0.01, 0.5), (0.1, 0.02, 0.2)])
+def test_the_interval_holds_the_true_ratio(noise, between, disturbed):
+    """Of 400 simulated alternations with stalls, the 95% interval holds the truth in at least 93%."""
     rng = random.Random(1)
     held = 0
     for _ in range(400):
         low, high = ratio_of(alternated(rng, 1.1, (24, 12, 12), noise, between, disturbed)).bounds()
         held += low <= 1.1 <= high
-    assert held >= least * 400
+    assert held >= 372
 
 
 @pytest.mark.parametrize(("truth", "wrong", "right", "least"), [

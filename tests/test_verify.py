@@ -47,7 +47,10 @@ def test_two_sleeping_scripts_differ_by_what_they_sleep(tmp_path):
     runner = Alternation(one, two, tmp_path / "work", budget=45, block=0.5)
     ratio = runner.run(lambda found: found.bounds()[1] / found.bounds()[0] < 1.2)
     assert 1.35 < ratio.ratio < 1.55
-    assert ratio.bounds()[0] > 1.2
+    low, high = ratio.bounds()
+    assert low < 1.5
+    assert high > 1.44  # a step does a little besides sleeping
+    assert low > 1.2
     assert ratio.starts >= 2
     assert len(one.paces) == len(two.paces) == ratio.rounds
     assert sorted(p.name for p in tmp_path.iterdir()) == ["train.py", "work"]
