@@ -222,22 +222,18 @@ class Workspace:
 
     def backward_calls(self) -> list[tuple[SourceFile, cst.Call]]:
         """Calls of ``backward`` in the user's code."""
-        found: list[tuple[SourceFile, cst.Call]] = []
-        for call in self.calls:
-            if call.what == "backward" and call.frames:
-                source = self.file(call.frames[0].file)
-                node = source.call(call.frames[0].line, lambda name: last_name(name) == "backward")
-                if node is not None and not any(node is known for _, known in found):
-                    found.append((source, node))
-        return found
+        return self._calls_to("backward")
 
     def step_calls(self) -> list[tuple[SourceFile, cst.Call]]:
         """Calls of ``optimizer.step`` in the user's code."""
+        return self._calls_to("step")
+
+    def _calls_to(self, what: str) -> list[tuple[SourceFile, cst.Call]]:
         found: list[tuple[SourceFile, cst.Call]] = []
         for call in self.calls:
-            if call.what == "step" and call.frames:
+            if call.what == what and call.frames:
                 source = self.file(call.frames[0].file)
-                node = source.call(call.frames[0].line, lambda name: last_name(name) == "step")
+                node = source.call(call.frames[0].line, lambda name: last_name(name) == what)
                 if node is not None and not any(node is known for _, known in found):
                     found.append((source, node))
         return found
