@@ -75,7 +75,7 @@ class Side:
     protect: list[Path] = field(default_factory=list)
     """Folders besides in which nothing may be written."""
     python_path: list[str] = field(default_factory=list)
-    """Entries of ``PYTHONPATH`` that come before all others."""
+    """Entries of ``PYTHONPATH`` that come before the user's own."""
     counts: dict[str, Any] = field(default_factory=dict)
     """Syncs, graph breaks, bytes given to the model a step (from the first start)."""
     paces: list[float] = field(default_factory=list)
@@ -264,8 +264,7 @@ class _Runner:
         (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
         self.watch = Watch(folder)
         side.log = folder / "output.log"
-        env = environment(folder)
-        env["PYTHONPATH"] = os.pathsep.join([*side.python_path, env["PYTHONPATH"]])
+        env = environment(folder, side.python_path)
         with side.log.open("wb") as out:
             try:
                 self.process = subprocess.Popen(

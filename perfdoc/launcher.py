@@ -158,11 +158,12 @@ def _places() -> str:
     return os.pathsep.join(found)
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """The user's environment, with perfdoc in it and trackers off."""
+def environment(folder: Path, python_path: Sequence[str] = ()) -> dict[str, str]:
+    """The user's environment, with perfdoc in it and trackers off; ``python_path`` comes before their own entries."""
     env = dict(os.environ)
+    # perfdoc's own sitecustomize must be the first: it hands on to the user's, theirs knows of none.
     bootstrap = str(Path(perfdoc.__file__).parent / "inject" / "bootstrap")
-    env["PYTHONPATH"] = os.pathsep.join(p for p in (bootstrap, env.get("PYTHONPATH")) if p)
+    env["PYTHONPATH"] = os.pathsep.join(p for p in (bootstrap, *python_path, env.get("PYTHONPATH")) if p)
     env["PERFDOC_RUN_DIR"] = str(folder)
     env["PERFDOC_PACKAGES"] = _places()
     trackers = folder / "trackers"

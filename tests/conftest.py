@@ -14,8 +14,13 @@ from typing import Any
 
 import pytest
 
-# Two tests at a time share the cores: OpenMP threads that spin while they wait would starve the other one's.
-SHARING = {"GOMP_SPINCOUNT": "0"} if "PYTEST_XDIST_WORKER" in os.environ else {}
+# Several tests at a time share the cores: OpenMP threads that spin while they wait would starve the other ones'.
+QUICK_START = str(Path(__file__).parent / "quick_start")
+SHARING = {
+    "GOMP_SPINCOUNT": "0", "PYTHONPATH": os.pathsep.join(filter(None, [QUICK_START, os.environ.get("PYTHONPATH")])),
+} if "PYTEST_XDIST_WORKER" in os.environ else {}
+# As in an activated environment: "python" in a command is the one that has torch.
+ACTIVATED = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])}
 SCRIPTS = Path(__file__).parent / "scripts"
 
 
@@ -49,7 +54,7 @@ def perfdoc(*arguments: str, cwd: Path, timeout: float = 180, **env: str) -> Sca
     """Run the command line; never raises on a failing exit code."""
     ran = subprocess.run(
         [sys.executable, "-m", "perfdoc", *arguments], cwd=cwd, capture_output=True, text=True, timeout=timeout,
-        env={**os.environ, **SHARING, **env}, stdin=subprocess.DEVNULL, check=False,
+        env={**os.environ, **ACTIVATED, **SHARING, **env}, stdin=subprocess.DEVNULL, check=False,
     )
     return Scanned(ran.returncode, ran.stdout, ran.stderr, cwd)
 

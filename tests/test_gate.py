@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import perfdoc
+from conftest import QUICK_START, perfdoc
 
 from perfdoc.alternation import Ratio, load_taken_out, ratio_of
 from perfdoc.errors import PerfdocError
@@ -238,7 +238,7 @@ def test_a_sync_more_and_workers_less_are_stopped(repository):
     commit(repository, train=SCRIPT.replace("LOADER", LOADER))
     commit(repository, train=SCRIPT.replace("LOADER", "num_workers=0").replace("# SYNC", "total += loss.item()"))
     ran = perfdoc("gate", "--base", "HEAD~1", "--budget", "40", "--json", "--junit", "gate.xml", "--", "python", "train.py",
-                  cwd=repository)
+                  cwd=repository, PYTHONPATH=QUICK_START)
     assert ran.code == 1, ran.out + ran.err
     found = json.loads(ran.out)
     checks = {check["name"]: check for check in found["checks"]}

@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from conftest import perfdoc
 
 from perfdoc import capture as captures
 from perfdoc.capture import Capture
@@ -67,11 +68,8 @@ def test_the_patch_is_the_golden_one(style, tmp_path, monkeypatch):
     """A script of each style is looked at while it runs; its patch is the golden one, with nothing left to the user."""
     script = f"{style}.py"
     shutil.copy(HERE / "scripts" / "patched" / script, tmp_path)
-    ran = subprocess.run(
-        [sys.executable, "-m", "perfdoc", "scan", "--clock-only", "--budget", "1", script], cwd=tmp_path, capture_output=True,
-        text=True, env={**os.environ, "GOMP_SPINCOUNT": "0"}, check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
+    ran = perfdoc("scan", "--clock-only", "--budget", "1", script, cwd=tmp_path)
+    assert ran.code == 0, ran.err
     monkeypatch.chdir(tmp_path)
     patch = make(captures.read(next((tmp_path / ".perfdoc" / "runs").iterdir())), STYLES[style])
     assert not patch.snippets

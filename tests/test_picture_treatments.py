@@ -137,7 +137,7 @@ def test_prefetching_is_offered_where_there_are_workers():
 @pytest.mark.alone
 def test_decoding_is_what_holds_the_step_back(scan):
     """Pictures of 2 megapixels for 64 pixels: scaled decoding helps the step, the anatomy says decoding, the files stay."""
-    ran = scan("pictures.py", budget=22, options=("--only", "scaled_decode", "--json"))
+    ran = scan("pictures.py", budget=16, options=("--only", "scaled_decode", "--json"))
     assert ran.code == 0, ran.err
     findings = {finding["code"]: finding for finding in ran.found["findings"]}
     assert findings["PD108"]["verdict"] == "helps"

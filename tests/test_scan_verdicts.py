@@ -36,7 +36,7 @@ for epoch in range(1000):
 
 def test_workers_help_where_data_sleeps(scan: Scan) -> None:
     """Two workers nearly halve a step that waits for sleeping data: PD101 says so, with place, interval and saving."""
-    scanned = scan("train.py", text=SLEEPING.replace("WORKERS", "0"), budget=30,
+    scanned = scan("train.py", text=SLEEPING.replace("WORKERS", "0"), budget=16,
                    options=("--json", "--only", "dataloader_workers"))
     assert scanned.code == 0, scanned.err
     arms = {arm["arm"]: arm for arm in scanned.found["arms"]}
@@ -53,7 +53,7 @@ def test_workers_help_where_data_sleeps(scan: Scan) -> None:
 
 def test_fewer_workers_hurt_and_turnover_is_measured(scan: Scan) -> None:
     """With two workers on sleeping data fewer workers are a measured don't, and respawning them costs time at every epoch."""
-    scanned = scan("train.py", text=SLEEPING.replace("WORKERS", "2"), budget=30,
+    scanned = scan("train.py", text=SLEEPING.replace("WORKERS", "2"), budget=26,
                    options=("--json", "--only", "dataloader_workers"))
     assert scanned.code == 0, scanned.err
     codes = {finding["code"]: finding for finding in scanned.found["findings"]}

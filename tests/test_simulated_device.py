@@ -96,7 +96,7 @@ def scanned(folder, device, *options, **settings):
 
 def test_a_scan_on_a_device(tmp_path, device):
     """Phases come from device events, copies are a phase, peaks from the allocator; what needs a device is tried there."""
-    ran = scanned(tmp_path, device, "--budget", "10", "--only", "non_blocking_copy,cudnn_benchmark,sync_removal")
+    ran = scanned(tmp_path, device, "--budget", "16", "--only", "non_blocking_copy,cudnn_benchmark,sync_removal")
     assert (ran.found["loop"]["device"], ran.found["loop"]["device_name"]) == ("cuda", "Simulated H100")
     assert {"transfer", "forward", "backward"} <= set(ran.found["anatomy"])
     controls = [block for block in ran.capture["blocks"] if block["arm"] == "control"]

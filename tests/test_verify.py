@@ -7,7 +7,7 @@ import sys
 
 import psutil
 import pytest
-from conftest import perfdoc
+from conftest import QUICK_START, perfdoc
 from test_patch import captured
 
 from perfdoc.alternation import ROUNDS, Alternation, Side
@@ -36,7 +36,7 @@ for epoch in range(int(sys.argv[2]) if len(sys.argv) > 2 else 1000):
 
 
 def side(name, folder, *arguments):
-    return Side(name, [sys.executable, "train.py", *arguments], folder, folder)
+    return Side(name, [sys.executable, "train.py", *arguments], folder, folder, python_path=[QUICK_START])
 
 
 @pytest.mark.alone
@@ -44,7 +44,7 @@ def test_two_sleeping_scripts_differ_by_what_they_sleep(tmp_path):
     """40 ms against 60 ms a step: the ratio is close to 1.5, both ran, no file of theirs was written, no process is left."""
     (tmp_path / "train.py").write_text(SCRIPT)
     one, two = side("one", tmp_path, "0.04"), side("two", tmp_path, "0.06")
-    runner = Alternation(one, two, tmp_path / "work", budget=45, block=0.5)
+    runner = Alternation(one, two, tmp_path / "work", budget=45)
     ratio = runner.run(lambda found: found.bounds()[1] / found.bounds()[0] < 1.2)
     assert 1.35 < ratio.ratio < 1.55
     low, high = ratio.bounds()
@@ -120,7 +120,7 @@ def test_verify_prints_predicted_against_realised(tmp_path, monkeypatch):
     capture.write(folder)
     make.write(make.make(capture, {"dataloader_workers": "1"}), folder)
     before = (tmp_path / "train.py").read_bytes()
-    ran = perfdoc("verify", "--budget", "20", "--precision", "5", "--json", cwd=tmp_path)
+    ran = perfdoc("verify", "--budget", "20", "--precision", "5", "--json", cwd=tmp_path, PYTHONPATH=QUICK_START)
     assert ran.code == 0, ran.err
     found = json.loads(ran.out)
     assert 1.4 < found["realised"]["speedup"] < 2.2

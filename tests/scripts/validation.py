@@ -21,7 +21,7 @@ class Net(nn.Module):
 train, valid = loader(800, True), loader(160, False)
 model = Net()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-epochs = 30
+epochs = 24
 schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=epochs * len(train))
 for epoch in range(epochs):
     for x, y in train:
