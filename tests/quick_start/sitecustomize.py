@@ -13,6 +13,12 @@ def _loaded():
     return "torch._dynamo" in sys.modules
 
 
+def _as_of(real, inner):
+    """``inner`` as if it stood in torch's own file: no line of the user's code."""
+    inner.__code__ = inner.__code__.replace(co_filename=real.__code__.co_filename)
+    return inner
+
+
 def _disable_dynamo(real):
     """In place of ``torch._compile._disable_dynamo``."""
 
@@ -26,7 +32,7 @@ def _disable_dynamo(real):
         def inner(*args, **kwargs):
             return (disabled if _loaded() else fn)(*args, **kwargs)
 
-        return inner
+        return _as_of(real, inner)
 
     return decorate
 
@@ -47,7 +53,7 @@ def _use_grad_for_differentiable(real):
             with torch.set_grad_enabled(self.defaults["differentiable"]):
                 return step(self, *args, **kwargs)
 
-        return inner
+        return _as_of(real, inner)
 
     return decorate
 
