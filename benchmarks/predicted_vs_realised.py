@@ -87,7 +87,10 @@ def through_the_patch(name: str, folder: Path, base: list[str], budget: str, ver
     perfdoc(work, "apply", "--reverse")
     result = json.loads(perfdoc(work, "verify", "--json", "--budget", verify))
     said, real = result["predicted"], result["realised"]
-    return (name, found["plan"]["arm"] + (f" (without {left})" if left else ""),
+    arm = found["plan"]["arm"] + (f" (without {left})" if left else "")
+    if said is None:
+        return (name, arm, "not measured on its own", f"{real['speedup']:.2f} [{real['low']:.2f}, {real['high']:.2f}]")
+    return (name, arm,
             f"{said['speedup']:.2f} [{said['low']:.2f}, {said['high']:.2f}]",
             f"{real['speedup']:.2f} [{real['low']:.2f}, {real['high']:.2f}]", f"{result['error']:+.1%}",
             "yes" if result["inside"] else "no")

@@ -11,7 +11,6 @@ What is compared is the ordinary step: what happens once in some dozen blocks (a
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import json
 import math
@@ -32,6 +31,7 @@ import psutil
 from perfdoc import stats
 from perfdoc.errors import PerfdocError
 from perfdoc.launcher import Watch, environment, processes_of_run, remove_shared_memory
+from perfdoc.parent_death import die_with_parent
 from perfdoc.probe import packages
 
 BLOCK = 0.3
@@ -40,7 +40,11 @@ ROUNDS = 12
 """Blocks of each side while a pair of processes lives, at least; and between two looks at the ratio."""
 FEWEST_STARTS = 2
 FIRST_SHARE = 0.5
-"""Share of the time that is left which a pair of processes may take while there must be another one."""
+"""Share of the time that is left which a pair of processes may take while there must be another one, at most."""
+LEAST_SHARE = 0.2
+"""Share of it below which the first pair takes all: there is no room for two."""
+WORTH_A_START = 2.0
+"""Times what a start takes that must be left for another pair of processes: it shall be measured as long as it starts."""
 MOST_DF = 8.0
 """Degrees of freedom at most: the error of a median of some dozen rounds is itself an estimate on the small side."""
 TELLING_LOAD = 0.1
@@ -53,8 +57,6 @@ FEWEST_ROUNDS = 8
 UNKNOWN = 0.1
 """Standard deviation of the log ratio of a round that is taken before."""
 POLL = 0.01
-PR_SET_PDEATHSIG = 1
-"""prctl(2)."""
 PATIENCE = 10.0
 """Times a block's usual length after which a side that does not end its block is taken to hang."""
 START_SPREAD = 0.01
@@ -156,6 +158,13 @@ def worn_out(rounds: Sequence[float]) -> bool:
     return len(rounds) >= ROUNDS and stats.median_error(rounds) <= START_SPREAD
 
 
+def first_end(now: float, end: float, start: float) -> float:
+    """When the first pair of processes must make room for another one, whose ``start`` takes so long; all are seconds."""
+    left = end - now
+    share = min(FIRST_SHARE, 1 - 1.1 * WORTH_A_START * start / left) if left > 0 else 0.0
+    return now + left * (share if share >= LEAST_SHARE else 1.0)
+
+
 Progress = Callable[[str, "Ratio | None", float], None]
 """Called with what is done, the ratio so far and the seconds left."""
 
@@ -201,10 +210,8 @@ class Alternation:
                 if not number:
                     self._end = time.monotonic() + self.budget
                     self.seconds_to_start = time.monotonic() - began
-                # The last pair that the budget has room for runs until its end; those before leave room for another one.
-                fits = self._left() > 3 * self.seconds_to_start
-                share = FIRST_SHARE if number + 1 < FEWEST_STARTS and fits else 1.0
-                self._rounds(runners, time.monotonic() + share * self._left(), decided if number + 1 >= FEWEST_STARTS else None)
+                until = first_end(time.monotonic(), self._end, self.seconds_to_start) if number + 1 < FEWEST_STARTS else self._end
+                self._rounds(runners, until, decided if number + 1 >= FEWEST_STARTS else None)
             finally:
                 for runner in runners:
                     runner.end()
@@ -212,7 +219,7 @@ class Alternation:
             ratio = self._ratio()
             if ratio is None:
                 raise PerfdocError("the script ended before anything could be measured: let it train longer", 3)
-            if (number >= FEWEST_STARTS and decided(ratio)) or self._left() < 2 * self.seconds_to_start:
+            if (number >= FEWEST_STARTS and decided(ratio)) or self._left() < WORTH_A_START * self.seconds_to_start:
                 return ratio
 
     def _left(self) -> float:
@@ -260,6 +267,7 @@ class _Runner:
             "protect": [str(side.directory), str(side.home), *map(str, side.protect)],
             "experiment": False, "only": [], "packages": packages(), "smallest_effect": 0.02, "seed": 0, "history": None,
             "excluded": [], "errand": "perfdoc.pace", "block": block, "home": str(side.home),
+            "dies_with_parent": True,
         }
         (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
         self.watch = Watch(folder)
@@ -269,7 +277,7 @@ class _Runner:
             try:
                 self.process = subprocess.Popen(
                     side.command, cwd=side.directory, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                    preexec_fn=_die_with_parent,
+                    preexec_fn=die_with_parent,
                 )
             except OSError as error:
                 raise PerfdocError(f"cannot run {side.command[0]}: {error.strerror or error}", 4) from None
@@ -373,12 +381,6 @@ class _Runner:
         remove_shared_memory({process.pid for process in tree} | {self.process.pid})
         for name in ("redirected", "trackers"):  # checkpoints of runs that are thrown away
             shutil.rmtree(self.folder / name, ignore_errors=True)
-
-
-def _die_with_parent() -> None:
-    """In the child: a process that stands still would stay for ever if its parent were killed (Linux; elsewhere nothing)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _is_stopped(pid: int) -> bool:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from conftest import QUICK_START, perfdoc
 
-from perfdoc.alternation import Ratio, load_taken_out, ratio_of
+from perfdoc.alternation import WORTH_A_START, Ratio, first_end, load_taken_out, ratio_of
 from perfdoc.errors import PerfdocError
 from perfdoc.gate import Check, Verdict, count_checks, decide
 from perfdoc.worktrees import Worktrees, editable_projects, python_path
@@ -230,6 +230,14 @@ for x in DataLoader(Slow(), batch_size=8, LOADER):
     optimizer.zero_grad()
     # SYNC
 """
+
+
+@pytest.mark.parametrize(("budget", "start", "first"), [(90, 6, 45), (50, 13, 21.4), (30, 13, 30), (60, 0.1, 30)])
+def test_the_first_pair_of_processes_leaves_room_for_another(budget, start, first):
+    """Half of the time, less where starting takes long, all of it where two pairs do not fit; no time is left unused."""
+    assert first_end(100.0, 100.0 + budget, start) - 100 == pytest.approx(first)
+    if first < budget:
+        assert budget - first > WORTH_A_START * start
 
 
 @pytest.mark.alone

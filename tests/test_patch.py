@@ -178,6 +178,14 @@ def test_single_edits(config, lines, tmp_path, monkeypatch):
     assert added(captured(tmp_path, LOOP), **config) == lines
 
 
+def test_optimizers_that_are_made_in_one_line(tmp_path, monkeypatch):
+    """`(Adam(m.parameters()) for m in (D, G))`: D and G are the models, before that line."""
+    monkeypatch.chdir(tmp_path)
+    text = LOOP.replace("optimizer = torch.optim.SGD(model.parameters(), 0.1)",
+                        "optimizer, other = (torch.optim.SGD(m.parameters(), 0.1) for m in (model, teacher.body))")
+    assert added(captured(tmp_path, text), compiled_model="default") == ["model.compile()", "teacher.body.compile()"]
+
+
 def test_fp16_comes_with_a_scaler(tmp_path, monkeypatch):
     """The scaler is made beside the optimizer, scales backward, unscales before clipping, steps and updates."""
     monkeypatch.chdir(tmp_path)

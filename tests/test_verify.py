@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -54,7 +56,7 @@ def test_two_sleeping_scripts_differ_by_what_they_sleep(tmp_path):
     assert ratio.starts >= 2
     assert len(one.paces) == len(two.paces) == ratio.rounds
     assert sorted(p.name for p in tmp_path.iterdir()) == ["train.py", "work"]
-    assert not [p for p in psutil.process_iter() if str(tmp_path) in " ".join(_environment(p))]
+    assert not _of(tmp_path)
 
 
 def _environment(process: psutil.Process) -> list[str]:
@@ -71,7 +73,7 @@ def test_a_side_that_fails_is_named_with_its_error(tmp_path):
     with pytest.raises(PerfdocError, match="head: the script fails: ValueError: could not convert string to float") as error:
         runner.run(lambda found: True)
     assert error.value.exit_code == 4
-    assert not [p for p in psutil.process_iter() if str(tmp_path) in " ".join(_environment(p))]
+    assert not _of(tmp_path)
 
 
 def test_a_script_that_ends_while_it_is_measured(tmp_path):
@@ -81,6 +83,40 @@ def test_a_script_that_ends_while_it_is_measured(tmp_path):
     runner = Alternation(one, two, tmp_path / "work", budget=10, block=1.5)
     runner.run(lambda found: False)
     assert all(1 <= len(rounds) < ROUNDS for rounds in runner.rounds)
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from perfdoc.alternation import Alternation, Side
+here = Path(sys.argv[1])
+one, two = (Side(n, [sys.executable, "train.py", "0.01"], here, here, python_path=[sys.argv[2]]) for n in ("one", "two"))
+Alternation(one, two, here / "work", budget=60).run(lambda ratio: False)
+"""
+
+
+def test_nothing_stays_when_perfdoc_is_killed(tmp_path):
+    """Both sides and their workers stand still most of the time: after kill -9 of perfdoc none of them is left for ever."""
+    (tmp_path / "train.py").write_text(SCRIPT.replace("batch_size=8", "batch_size=8, num_workers=1, persistent_workers=True"))
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path), QUICK_START])
+    try:
+        until = time.monotonic() + 90
+        while len(list(tmp_path.glob("work/*/events-*.jsonl"))) < 2 or len(_of(tmp_path)) < 4:
+            assert driver.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.2)
+    finally:
+        driver.kill()
+        driver.wait()
+    until = time.monotonic() + 10
+    while _of(tmp_path) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert _of(tmp_path) == []
+
+
+def _of(folder):
+    """Processes that carry a run below ``folder`` in their environment."""
+    return [p for p in psutil.process_iter() if str(folder) in " ".join(_environment(p))]
 
 
 @pytest.mark.alone

@@ -49,6 +49,7 @@ def command(run: Path | None, changes: str | None, budget: float, wait: float, p
     from perfdoc.diagnose import diagnose
     from perfdoc.patch import apply, make
     from perfdoc.store import Row
+    from perfdoc.treatment import config_from_id, config_id
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended, as with Ctrl-C
     began = time.monotonic()
@@ -73,10 +74,15 @@ def command(run: Path | None, changes: str | None, budget: float, wait: float, p
         shutil.rmtree(place / TREES, ignore_errors=True)
     low, high = ratio.bounds()
     realised = (1 / ratio.ratio, 1 / high, 1 / low)
-    predicted = (plan.epoch or plan.effect) if plan is not None and plan.arm == arm else diagnosis.seen.effect(arm)
+    left_out = [str(s["slug"]) for s in written.about["snippets"]]
+    if left_out:  # what is run is less than what the plan predicts: what was that much measured at?
+        predicted = diagnosis.seen.effect(
+            config_id({slug: level for slug, level in config_from_id(arm).items() if slug not in left_out}))
+    else:
+        predicted = (plan.epoch or plan.effect) if plan is not None and plan.arm == arm else diagnosis.seen.effect(arm)
     result: dict[str, Any] = {
         "arm": arm, "edited": list(written.about["edited"]),
-        "left_out": [s["slug"] for s in written.about["snippets"]],
+        "left_out": left_out,
         "predicted": predicted.to_json() if predicted else None,
         "realised": {
             "speedup": realised[0], "low": realised[1], "high": realised[2], "starts": ratio.starts, "rounds": ratio.rounds,
@@ -138,10 +144,12 @@ def _loaded(side: Side, written: Written) -> None:
 def _words(result: dict[str, Any], folder: Path) -> str:
     lines = [f"patch      {', '.join(result['edited'])}"]
     if result["left_out"]:
-        lines.append(f"left out   {', '.join(result['left_out'])}: predicted is with it")
+        lines.append(f"left out   {', '.join(result['left_out'])}: no safe edit is known, see the snippet")
     said, real = result["predicted"], result["realised"]
     if said:
         lines.append(f"predicted  {said['speedup']:.2f}x [{said['low']:.2f}, {said['high']:.2f}]")
+    elif result["left_out"]:
+        lines.append("predicted  nothing: this much of the plan was not measured on its own")
     lines.append(f"realised   {real['speedup']:.2f}x [{real['low']:.2f}, {real['high']:.2f}] "
                  f"({real['starts']} pairs of processes, {real['rounds']} rounds of blocks)")
     if said:

@@ -41,6 +41,7 @@ from perfdoc.inject.parity import Listener
 from perfdoc.inject.places import Places
 from perfdoc.inject.recorder import Recorder
 from perfdoc.inject.step_finder import BACKWARD_ONLY, Step, StepFinder
+from perfdoc.parent_death import die_with_parent
 from perfdoc.probe import Probe, discover
 from perfdoc.treatment import EvalCall, Offer, Treatment
 from perfdoc.user_code import calling_site, calling_users
@@ -324,6 +325,7 @@ class Session:
             if not session.enabled or not session.clock.mine():
                 return grad(*args, **kwargs)
             session.clock.push(BACKWARD)
+            session.clock.backwards += 1
             try:
                 return grad(*args, **kwargs)
             finally:
@@ -358,6 +360,8 @@ class Session:
         """A forked child: a DataLoader worker is left alone, any other child starts a file of its own."""
         if os.environ.get("PERFDOC_WORKER") or self._training:
             self.enabled = False
+            if self.settings.get("dies_with_parent"):
+                die_with_parent()
         else:
             self.recorder.after_fork()
             self.clock.thread = threading.get_ident()
@@ -383,9 +387,11 @@ class Session:
         if threading.get_ident() != clock.thread:
             return self._from(handle, iterator)
         clock.push(DATA)
+        outer, clock.fetching = clock.fetching, True
         try:
             batch = self._from(handle, iterator) if handle.held else loaders.original_next(iterator)
         finally:
+            clock.fetching = outer
             clock.pop()
         fetches, key = clock.fetches, handle.key
         fetches[key] = fetches.get(key, 0) + 1
@@ -449,7 +455,7 @@ class Session:
         return self.follower.active if self.follower is not None else ()
 
     def _forward(self, module: Any, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self.enabled or self.clock.in_data():
+        if not self.enabled or self.clock.fetching:
             # Transforms are modules too: what the data set calls while a batch is made belongs to the data.
             return forward(*args, **kwargs)
         if self.ending is not None:
@@ -466,6 +472,7 @@ class Session:
         if trained and not self._knows_validation:
             self._validates(module, args, kwargs)
         self.clock.push(FORWARD if trained else LOSS)
+        self.clock.forwards += trained
         try:
             active = self._active()
             if not active:
@@ -517,6 +524,7 @@ class Session:
             self.places.backward()
         active = self._active()
         self.clock.push(BACKWARD)
+        self.clock.backwards += 1
         try:
             if self.listener is not None:
                 self.listener.on_backward(tensors)
@@ -634,6 +642,7 @@ class Session:
         for step in regular:
             self._write_step(step, OBSERVED_STEP)
         self._describe(rank)
+        self.clock.sampling = not self.asynchronous
         self._calls.narrow(self.loop.models)
         self._release_observers()
         if rank > 0 or not self._leads():

@@ -293,7 +293,7 @@ class Workspace:
             if not holders:
                 raise CannotEdit("the optimizer is not given `model.parameters()` in one statement", "",
                                  self.shown(source, call))
-            for holder in holders:
+            for holder in [each for h in holders for each in _gone_through(source, h)]:
                 if not _is_plain_name(source, holder):
                     raise CannotEdit("the optimizer's parameters are collected by an expression", "", self.shown(source, call))
                 entry = (source, suite, place, source.code(holder))
@@ -455,6 +455,17 @@ def _is_plain_name(source: SourceFile, holder: cst.CSTNode) -> bool:
         if any(name.value == root.value for node in bound for name in source.all(cst.Name, node)):
             return False
     return True
+
+
+def _gone_through(source: SourceFile, holder: cst.BaseExpression) -> list[cst.BaseExpression]:
+    """What the name stands for where it goes through a literal: ``D`` and ``G`` in ``(... m.parameters() for m in (D, G))``."""
+    for above in source.ancestors(holder):
+        loop = above.for_in if isinstance(above, cst.BaseSimpleComp) else None
+        if loop is None or loop.inner_for_in is not None or not isinstance(loop.iter, cst.Tuple | cst.List):
+            continue
+        if isinstance(holder, cst.Name) and isinstance(loop.target, cst.Name) and loop.target.value == holder.value:
+            return [element.value for element in loop.iter.elements]
+    return [holder]
 
 
 def _is_zeroing(statement: cst.CSTNode) -> bool:
