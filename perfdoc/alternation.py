@@ -210,8 +210,10 @@ class Alternation:
                 if not number:
                     self._end = time.monotonic() + self.budget
                     self.seconds_to_start = time.monotonic() - began
-                until = first_end(time.monotonic(), self._end, self.seconds_to_start) if number + 1 < FEWEST_STARTS else self._end
-                self._rounds(runners, until, decided if number + 1 >= FEWEST_STARTS else None)
+                if number + 1 < FEWEST_STARTS:
+                    self._rounds(runners, first_end(time.monotonic(), self._end, self.seconds_to_start), None)
+                else:
+                    self._rounds(runners, self._end, decided)
             finally:
                 for runner in runners:
                     runner.end()
