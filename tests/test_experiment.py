@@ -210,6 +210,29 @@ def test_the_plan_is_confirmed_with_blocks_of_its_own():
     assert sorted(values)[len(values) // 2] == pytest.approx(math.log(1.3 * 1.2), abs=0.03)
 
 
+def confirming(loop):
+    """Places of the plan's confirming blocks among all requests."""
+    return [n for n, r in enumerate(loop.requests) if isinstance(r, BlockRequest) and r.phase == "confirm" and r.config]
+
+
+def test_a_plan_that_is_not_known_well_is_measured_until_the_end():
+    """In a noisy loop confirming blocks come between those that settle other questions: minutes, not seconds, are judged."""
+    noisy = SimulatedLoop(alone(a=1.3, b=1.01), noise=0.08)
+    experiment = noisy.run(FACTORS)
+    assert experiment.plan
+    places = confirming(noisy)
+    others = [n for n, r in enumerate(noisy.requests) if isinstance(r, BlockRequest) and r.phase == "settle" and r.config]
+    assert 8 < len(places) <= 32
+    assert places[0] < others[0] < places[-1]
+
+
+def test_a_plan_that_is_known_well_costs_no_more():
+    """In a quiet loop the plan has its eight pairs, and the time goes to what is open."""
+    quiet = SimulatedLoop(alone(a=1.3, b=1.02), stalls=0.0)
+    assert quiet.run(FACTORS).plan
+    assert len(confirming(quiet)) == 8
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_nothing_is_claimed_where_nothing_helps(seed):
     """In a loop where no change has an effect there is no plan, and no arm helps or hurts, the A/A arm included."""

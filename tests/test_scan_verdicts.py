@@ -36,7 +36,7 @@ for epoch in range(1000):
 
 def test_workers_help_where_data_sleeps(scan: Scan) -> None:
     """Two workers nearly halve a step that waits for sleeping data: PD101 says so, with place, interval and saving."""
-    scanned = scan("train.py", text=SLEEPING.replace("WORKERS", "0"), budget=16,
+    scanned = scan("train.py", text=SLEEPING.replace("WORKERS", "0"), budget=24,
                    options=("--json", "--only", "dataloader_workers"))
     assert scanned.code == 0, scanned.err
     arms = {arm["arm"]: arm for arm in scanned.found["arms"]}

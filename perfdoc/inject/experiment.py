@@ -37,7 +37,11 @@ MEMBER = 0.8
 CEILING_PAIRS = 6
 """Pairs after which a ceiling is known well enough: it explains, it is not advised."""
 CONFIRM_PAIRS = 8
-"""Pairs of the confirm phase: the plan's effect is estimated from these alone."""
+"""Pairs of the confirm phase before anything else: the plan's effect is estimated from these and later ones alone."""
+CONFIRMED = 0.03
+"""Half-width of the plan's interval, in log units, below which more of its blocks would tell nobody more."""
+MOST_CONFIRM_PAIRS = 32
+"""Pairs of it at most; where they do not get there, the effect itself comes and goes with the state of the machine."""
 ARMS_AN_AA = 5
 """Arms of a round for which there is one A/A block."""
 VAGUE = 0.1
@@ -510,8 +514,21 @@ class Experiment:
             if len(self.blocks) == before:
                 return
 
+    def _plan_is_vague(self) -> bool:
+        """Whether what the plan brings is not known well. Asked of its interval's width alone: its value decides nothing."""
+        name = config_id(self.plan)
+        values = self.values(name, confirm=True)
+        if not self.plan or name in self.failed or not 2 <= len(values) < MOST_CONFIRM_PAIRS:
+            return False
+        shown = stats.interval(values, pairing.control_noise(self.blocks))
+        return (shown.high - shown.low) / 2 > CONFIRMED
+
     def _settle_rest(self) -> Steps:
-        """What is left of the budget goes to the questions that are still open."""
+        """What is left of the budget goes to the questions that are still open.
+
+        The plan has a block in every round: confirmed within seconds, its effect is that of the machine's state of these
+        seconds, and over a minute that of the states in between.
+        """
         named = {AA_ARM: CONTROL, **{config_id(arm): arm for arm in self._arms}}
         noise = pairing.control_noise(self.blocks)
 
@@ -528,10 +545,13 @@ class Experiment:
             }
             # Those that need least first, and no more than can get there.
             live = self._affordable({a: live[a] for a in sorted(live, key=wanting)}, 0.0, stats.LOOKS[0])
-            if not live:
-                return
             before = len(self.blocks)
-            yield from self._round(live, "settle", 0.0)
+            if self._plan_is_vague():
+                yield from self._round({config_id(self.plan): self.plan}, CONFIRM_PHASE, 0.0)
+                if config_id(self.plan) in self.failed:
+                    self.plan = {}
+            if live:
+                yield from self._round(live, "settle", 0.0)
             if len(self.blocks) == before:
                 return
             self._settle(live)
