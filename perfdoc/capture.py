@@ -191,26 +191,19 @@ def _without(event: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _steps(events: list[Mapping[str, Any]]) -> list[Measurement | Unavailable]:
-    """Step time and phases: of control blocks where there were any, else of the steps observed before.
-
-    Of short steps only a share is divided into phases (see ``perfdoc.inject.clock``): phases have fewer samples then.
-    """
+    """Step time and phases: of control blocks where there were any, else of the steps observed before."""
     chosen = [e for e in events if e["during"] == "control"]
-    if sum(bool(e["phases"]) for e in chosen) < 5:
+    if len(chosen) < 5:
         chosen = [e for e in events if e["during"] in ("control", "observed", "clock")]
     if not chosen:
         return [Unavailable("step.time", "no whole step was seen")]
-    divided = _thinned([e for e in chosen if e["phases"]])
+    chosen = chosen[:: max(1, -(-len(chosen) // MOST_SAMPLES))]
     found: list[Measurement | Unavailable] = [
-        Measurement("step.time", "s", tuple(e["seconds"] for e in _thinned(chosen)), {"arm": "control"})
+        Measurement("step.time", "s", tuple(e["seconds"] for e in chosen), {"arm": "control"})
     ]
     for place, phase in enumerate(PHASES):
-        found.append(Measurement(f"step.{phase}", "s", tuple(e["phases"][place] for e in divided), {"arm": "control"}))
+        found.append(Measurement(f"step.{phase}", "s", tuple(e["phases"][place] for e in chosen), {"arm": "control"}))
     return found
-
-
-def _thinned(steps: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return steps[:: max(1, -(-len(steps) // MOST_SAMPLES))]
 
 
 def _merged(events: Iterable[Mapping[str, Any]]) -> list[Measurement | Unavailable]:

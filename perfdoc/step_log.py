@@ -6,7 +6,6 @@ disk shows then, as an error, and not as a bus error inside the user's process.
 
 from __future__ import annotations
 
-import math
 import mmap
 import os
 import struct
@@ -31,7 +30,7 @@ class StepLog:
         self._dead = False
 
     def add(self, kind: int, seconds: float, phases: Sequence[float]) -> None:
-        """Record one step; ``kind`` is a place in ``KINDS``, ``phases`` holds seven durations, or seven NaNs."""
+        """Record one step; ``kind`` is a place in ``KINDS``, ``phases`` holds seven durations."""
         place = self._count % RECORDS
         if place == 0 and not self._dead:
             self._next_file()
@@ -55,12 +54,10 @@ class StepLog:
 
 
 def read(path: str) -> Iterator[dict[str, Any]]:
-    """The steps of one file as events: ``{"e": "step", "during": ..., "seconds": ..., "phases": [...]}``; no phases where
-    only the whole was timed."""
+    """The steps of one file as events: ``{"e": "step", "during": ..., "seconds": ..., "phases": [...]}``."""
     with open(path, "rb") as f:
         data = f.read()
     for kind, seconds, *phases in RECORD.iter_unpack(data[: len(data) // RECORD.size * RECORD.size]):
         if not 0 < kind <= len(KINDS):
             return
-        yield {"e": "step", "during": KINDS[kind - 1], "seconds": seconds,
-               "phases": [] if math.isnan(phases[0]) else phases}
+        yield {"e": "step", "during": KINDS[kind - 1], "seconds": seconds, "phases": phases}

@@ -7,19 +7,7 @@ import pytest
 
 from perfdoc.capture import PHASES as CAPTURE_PHASES
 from perfdoc.inject import clock as clock_module
-from perfdoc.inject.clock import (
-    BACKWARD,
-    DATA,
-    FORWARD,
-    LOSS,
-    OPTIMIZER,
-    OTHER,
-    PHASES,
-    SHORT_STEP,
-    TRANSFER,
-    UNDIVIDED,
-    Clock,
-)
+from perfdoc.inject.clock import BACKWARD, DATA, FORWARD, LOSS, OPTIMIZER, OTHER, PHASES, TRANSFER, Clock
 
 
 class Ticking:
@@ -118,6 +106,7 @@ def test_a_closure_inside_the_optimizer(ticking):
         ticking.spend(BACKWARD, 4.0)
     ticking.now += 0.5
     ticking.clock.pop()
+    assert (ticking.clock.forwards, ticking.clock.backwards) == (3, 3)
     assert ticking.step() == {"forward": 6.0, "loss": 0.75, "backward": 12.0, "optimizer": 3.5}
 
 
@@ -147,7 +136,6 @@ def test_a_forward_recomputed_in_backward_starts_no_loss(ticking):
 def test_a_cut_counts_and_starts_anew(ticking):
     """A partial knows its fetches, forwards and backwards, and the next one starts with none."""
     ticking.clock.fetches[7] = 2
-    ticking.clock.forwards = ticking.clock.backwards = 1
     ticking.spend(FORWARD, 1.0)
     ticking.spend(BACKWARD, 1.0)
     first, second = ticking.clock.cut(), ticking.clock.cut()
@@ -191,48 +179,6 @@ def test_no_time_is_lost_or_counted_twice(ticking, seed):
             depth -= 1
         else:
             ticking.step()
-
-
-def test_of_short_steps_a_share_is_divided(ticking):
-    """All short steps are timed as a whole, a quarter of them by phase too; what was divided adds up to its step."""
-    ticking.clock.sampling = True
-    found = []
-    for number in range(2000):
-        ticking.spend(FORWARD, 0.001)
-        ticking.now += 0.002
-        ticking.spend(BACKWARD, 0.004)
-        ticking.clock.fetches[3] = number
-        found.append(ticking.clock.cut())
-    assert {round(partial.seconds, 6) for partial in found} == {0.007}
-    assert [partial.fetches[3] for partial in found] == list(range(2000))
-    divided = [partial for partial in found if partial.phases != UNDIVIDED]
-    assert 0.2 < len(divided) / len(found) < 0.3
-    for partial in divided:
-        assert partial.phases[FORWARD] == pytest.approx(0.001)
-        assert partial.phases[LOSS] == pytest.approx(0.002)
-        assert partial.phases[BACKWARD] == pytest.approx(0.004)
-
-
-def test_long_steps_are_all_divided(ticking):
-    """After a long step the next one is divided, whatever is drawn."""
-    ticking.clock.sampling = True
-    for _ in range(200):
-        ticking.spend(FORWARD, 2 * SHORT_STEP)
-        assert ticking.clock.cut().phases[FORWARD] == pytest.approx(2 * SHORT_STEP)
-
-
-def test_a_step_is_divided_as_a_whole_or_not_at_all(ticking, monkeypatch):
-    """Inside a phase no step begins to be divided, or ceases to be: a cut in a closure changes nothing."""
-    ticking.clock.sampling = True
-    monkeypatch.setattr(ticking.clock, "_draw", lambda: 1.0)
-    ticking.clock.push(FORWARD)
-    ticking.now += 0.001
-    assert ticking.clock.cut().phases[FORWARD] == pytest.approx(0.001)
-    ticking.now += 0.002
-    ticking.clock.pop()
-    assert ticking.clock.cut().phases[FORWARD] == pytest.approx(0.002)
-    ticking.spend(FORWARD, 0.001)
-    assert ticking.clock.cut().phases == UNDIVIDED
 
 
 def test_only_the_training_thread_is_its_own():

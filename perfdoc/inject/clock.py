@@ -7,10 +7,7 @@ forward pass and the start of backward is the loss. Durations are seconds of ``t
 
 from __future__ import annotations
 
-import math
-import random
 import threading
-from collections.abc import Callable
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -19,20 +16,13 @@ PHASES = ("data", "transfer", "forward", "loss", "backward", "optimizer", "other
 
 DATA, TRANSFER, FORWARD, LOSS, BACKWARD, OPTIMIZER, OTHER = range(len(PHASES))
 
-DIVIDED = 0.25
-"""Share of short steps, drawn at random, that are divided into phases; the others are timed as a whole."""
-SHORT_STEP = 0.03
-"""Seconds below which a step is short: there the 0.15 ms that its division takes on cold caches are more than 0.5%."""
-UNDIVIDED = (math.nan,) * len(PHASES)
-"""The phases of a step that was not divided."""
-
 
 class Partial(NamedTuple):
     """What happened since the previous optimizer call: the unit from which steps are put together."""
 
     seconds: float
     phases: tuple[float, ...]
-    """Seconds by phase, in the order of ``PHASES``; ``UNDIVIDED`` where only the whole was timed."""
+    """Seconds by phase, in the order of ``PHASES``."""
     fetches: dict[int, int]
     """Batches fetched, by the loader's key."""
     forwards: int
@@ -48,19 +38,8 @@ class Clock:
     device's time by phase is read off in :meth:`device_phases` after the block's synchronisation.
     """
 
-    push: Callable[[int], Any]
-    """Enter a phase."""
-    pop: Callable[[], Any]
-    """Leave the innermost phase."""
-
     def __init__(self) -> None:
         self.thread = threading.get_ident()
-        self.fetching = False
-        """Whether a batch is being fetched right now."""
-        self.sampling = False
-        """Whether only some of the short steps are divided into phases."""
-        self._draw = random.Random(0).random  # of its own: the user's generators are theirs
-        self._divide(True)
         self._stack: list[int] = []
         self._now = OTHER
         self._after_forward: int | None = None
@@ -74,7 +53,6 @@ class Clock:
         self._pending = 0.0
         self.fetches: dict[int, int] = {}
         self.forwards = 0
-        """Forward passes since then, and backward passes: counted by the caller."""
         self.backwards = 0
         self._last = self._start = perf_counter()
 
@@ -82,12 +60,12 @@ class Clock:
         """Whether the calling thread is the one that trains."""
         return threading.get_ident() == self.thread
 
-    def _divide(self, divided: bool) -> None:
-        self._divided = divided
-        # In a step that is not divided the calls do nothing, as cheaply as Python can.
-        self.push, self.pop = (self._push, self._pop) if divided else (bool, bool)
+    def in_data(self) -> bool:
+        """Whether a batch is being fetched right now."""
+        return self._now == DATA
 
-    def _push(self, phase: int) -> None:
+    def push(self, phase: int) -> None:
+        """Enter ``phase``."""
         now = perf_counter()
         outer = self._now
         if self._after_forward == outer:
@@ -104,10 +82,15 @@ class Clock:
         self._stack.append(outer)
         self._now = phase
         self._last = now
+        if phase == FORWARD:
+            self.forwards += 1
+        elif phase == BACKWARD:
+            self.backwards += 1
         if self._events is not None:
             self._mark(phase)
 
-    def _pop(self) -> None:
+    def pop(self) -> None:
+        """Leave the innermost phase."""
         now = perf_counter()
         self._seconds[self._now] += now - self._last
         ended, self._now = self._now, self._stack.pop() if self._stack else OTHER
@@ -120,26 +103,15 @@ class Clock:
     def cut(self) -> Partial:
         """End the current partial here (right after an optimizer call) and begin the next one."""
         now = perf_counter()
-        seconds = now - self._start
-        if self._divided:
-            self._seconds[self._now] += now - self._last
-            self._seconds[OTHER] += self._pending
-            self._after_forward = None
-            phases = tuple(self._seconds)
-            self._seconds = [0.0] * len(PHASES)
-            self._pending = 0.0
-            self._last = now
-        else:
-            phases = UNDIVIDED
-        partial = Partial(seconds, phases, self.fetches, self.forwards, self.backwards)
+        self._seconds[self._now] += now - self._last
+        self._seconds[OTHER] += self._pending
+        self._after_forward = None
+        partial = Partial(now - self._start, tuple(self._seconds), self.fetches, self.forwards, self.backwards)
+        self._seconds = [0.0] * len(PHASES)
+        self._pending = 0.0
         self.fetches = {}
         self.forwards = self.backwards = 0
-        self._start = now
-        if self.sampling and not self._stack:
-            divided = seconds > SHORT_STEP or self._draw() < DIVIDED
-            if divided != self._divided:
-                self._divide(divided)
-                self._last = now
+        self._last = self._start = now
         return partial
 
     # -- devices that work asynchronously
@@ -147,8 +119,6 @@ class Clock:
     def use_events(self, make_event: Any) -> None:
         """Record ``make_event()`` (a ``torch.cuda.Event`` with timing) at every phase change from now on."""
         self._make_event = make_event
-        self.sampling = False  # the device's time is read off by phase
-        self._divide(True)
         self._events = []
         self._mark(self._now)
 

@@ -325,7 +325,6 @@ class Session:
             if not session.enabled or not session.clock.mine():
                 return grad(*args, **kwargs)
             session.clock.push(BACKWARD)
-            session.clock.backwards += 1
             try:
                 return grad(*args, **kwargs)
             finally:
@@ -387,11 +386,9 @@ class Session:
         if threading.get_ident() != clock.thread:
             return self._from(handle, iterator)
         clock.push(DATA)
-        outer, clock.fetching = clock.fetching, True
         try:
             batch = self._from(handle, iterator) if handle.held else loaders.original_next(iterator)
         finally:
-            clock.fetching = outer
             clock.pop()
         fetches, key = clock.fetches, handle.key
         fetches[key] = fetches.get(key, 0) + 1
@@ -455,7 +452,7 @@ class Session:
         return self.follower.active if self.follower is not None else ()
 
     def _forward(self, module: Any, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self.enabled or self.clock.fetching:
+        if not self.enabled or self.clock.in_data():
             # Transforms are modules too: what the data set calls while a batch is made belongs to the data.
             return forward(*args, **kwargs)
         if self.ending is not None:
@@ -472,7 +469,6 @@ class Session:
         if trained and not self._knows_validation:
             self._validates(module, args, kwargs)
         self.clock.push(FORWARD if trained else LOSS)
-        self.clock.forwards += trained
         try:
             active = self._active()
             if not active:
@@ -524,7 +520,6 @@ class Session:
             self.places.backward()
         active = self._active()
         self.clock.push(BACKWARD)
-        self.clock.backwards += 1
         try:
             if self.listener is not None:
                 self.listener.on_backward(tensors)
@@ -642,7 +637,6 @@ class Session:
         for step in regular:
             self._write_step(step, OBSERVED_STEP)
         self._describe(rank)
-        self.clock.sampling = not self.asynchronous
         self._calls.narrow(self.loop.models)
         self._release_observers()
         if rank > 0 or not self._leads():
