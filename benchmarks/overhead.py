@@ -18,7 +18,12 @@ import tempfile
 from pathlib import Path
 from time import perf_counter
 
-CASES = (("1 ms", 128, 3, 1, 60, 400), ("1 ms", 128, 3, 2, 60, 400), ("20 ms", 720, 4, 1, 5, 400), ("20 ms", 950, 4, 2, 5, 400))
+CASES = (
+    ("1 ms", 128, 3, 1, 60, 400),
+    ("1 ms", 128, 3, 2, 60, 400),
+    ("20 ms", 850, 4, 1, 5, 600),
+    ("20 ms", 1080, 4, 2, 5, 600),
+)
 """Name, width and depth of the network, intra-op threads, steps a block, pairs of blocks."""
 
 

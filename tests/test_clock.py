@@ -7,7 +7,20 @@ import pytest
 
 from perfdoc.capture import PHASES as CAPTURE_PHASES
 from perfdoc.inject import clock as clock_module
-from perfdoc.inject.clock import BACKWARD, DATA, FORWARD, LOSS, OPTIMIZER, OTHER, PHASES, TRANSFER, Clock
+from perfdoc.inject.clock import (
+    BACKWARD,
+    DATA,
+    FETCHED,
+    FORWARD,
+    LONGEST_KEPT,
+    LOSS,
+    MOST_KEPT,
+    OPTIMIZER,
+    OTHER,
+    PHASES,
+    TRANSFER,
+    Clock,
+)
 
 
 class Ticking:
@@ -24,9 +37,20 @@ class Ticking:
         self.now += seconds
         self.clock.pop()
 
+    def cut(self):
+        """End the partial, and work it out."""
+        self.clock.cut(0)
+        [(_, partial)] = self.clock.partials()
+        return partial
+
     def step(self):
         """The phases since the last cut, by name, zeros left out."""
-        partial = self.clock.cut()
+        partial = self.cut()
+        return self.by_name(partial)
+
+    @staticmethod
+    def by_name(partial):
+        """The phases of a partial by name, zeros left out."""
         assert partial.seconds == pytest.approx(sum(partial.phases))
         return {name: pytest.approx(value) for name, value in zip(PHASES, partial.phases, strict=True) if value}
 
@@ -106,8 +130,9 @@ def test_a_closure_inside_the_optimizer(ticking):
         ticking.spend(BACKWARD, 4.0)
     ticking.now += 0.5
     ticking.clock.pop()
-    assert (ticking.clock.forwards, ticking.clock.backwards) == (3, 3)
-    assert ticking.step() == {"forward": 6.0, "loss": 0.75, "backward": 12.0, "optimizer": 3.5}
+    partial = ticking.cut()
+    assert (partial.forwards, partial.backwards) == (3, 3)
+    assert ticking.by_name(partial) == {"forward": 6.0, "loss": 0.75, "backward": 12.0, "optimizer": 3.5}
 
 
 def test_forward_and_backward_of_a_closure_are_no_optimizer_time(ticking):
@@ -135,10 +160,12 @@ def test_a_forward_recomputed_in_backward_starts_no_loss(ticking):
 
 def test_a_cut_counts_and_starts_anew(ticking):
     """A partial knows its fetches, forwards and backwards, and the next one starts with none."""
-    ticking.clock.fetches[7] = 2
+    for _ in range(2):
+        ticking.clock.push(DATA)
+        ticking.clock.mark((FETCHED - 7, ticking.now))
     ticking.spend(FORWARD, 1.0)
     ticking.spend(BACKWARD, 1.0)
-    first, second = ticking.clock.cut(), ticking.clock.cut()
+    first, second = ticking.cut(), ticking.cut()
     assert (first.fetches, first.forwards, first.backwards, first.seconds) == ({7: 2}, 1, 1, 2.0)
     assert (second.fetches, second.forwards, second.backwards, second.seconds) == ({}, 0, 0, 0.0)
 
@@ -156,11 +183,58 @@ def test_a_cut_inside_a_phase_splits_it(ticking):
 def test_restart_forgets(ticking):
     """After a restart nothing of what was before is in the next partial."""
     ticking.spend(FORWARD, 3.0)
-    ticking.clock.fetches[1] = 1
+    ticking.clock.push(DATA)
+    ticking.clock.mark((FETCHED - 1, ticking.now))
+    ticking.clock.cut(0)
     ticking.clock.restart()
     ticking.now += 1.0
-    assert ticking.clock.fetches == {}
-    assert ticking.clock.cut().seconds == 1.0
+    partial = ticking.cut()
+    assert (partial.seconds, partial.fetches) == (1.0, {})
+
+
+def test_partials_that_wait_are_worked_out_as_if_at_once(ticking):
+    """Steps whose marks are worked out together are the same as steps worked out one by one, each with its optimizer."""
+    def run(each):
+        found = []
+        for key in range(20):
+            ticking.spend(DATA, 0.25)
+            ticking.spend(FORWARD, 1.0)
+            ticking.now += 0.5
+            ticking.spend(BACKWARD, 2.0)
+            ticking.clock.cut(key)
+            found += ticking.clock.partials() if each else []
+        return found + ticking.clock.partials()
+
+    together, one_by_one = run(each=False), run(each=True)
+    assert [key for key, _ in together] == list(range(20))
+    assert together == one_by_one
+
+
+def test_marks_wait_only_so_long(ticking):
+    """Marks are due after a tenth of a second, and never more wait than fit the processor's cache."""
+    ticking.clock.cut(0)
+    assert not ticking.clock.due()
+    ticking.now += LONGEST_KEPT + 0.01
+    ticking.clock.cut(0)
+    assert ticking.clock.due()
+    assert len(ticking.clock.partials()) == 2
+    for _ in range(MOST_KEPT):
+        ticking.spend(FORWARD, 0.0)
+    ticking.clock.cut(0)
+    assert ticking.clock.due()
+    [(_, partial)] = ticking.clock.partials()
+    assert partial.forwards == MOST_KEPT
+
+
+def test_marks_without_an_optimizer_do_not_pile_up(ticking):
+    """Marks of a script that only evaluates can be worked out on the way; nothing of the time is lost."""
+    for _ in range(10 * MOST_KEPT):
+        ticking.spend(FORWARD, 0.5)
+        if ticking.clock.crowded():
+            ticking.clock.work_out()
+            assert not ticking.clock.crowded()
+    partial = ticking.cut()
+    assert (partial.seconds, partial.forwards) == (5.0 * MOST_KEPT, 10 * MOST_KEPT)
 
 
 @pytest.mark.parametrize("seed", range(5))

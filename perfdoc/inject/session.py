@@ -7,6 +7,7 @@ straight through on other threads, in forked children, and after the scan.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
 import importlib
@@ -19,6 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from time import perf_counter
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -30,7 +32,7 @@ from torch.utils.data import dataloader as torch_dataloader
 from perfdoc import step_log
 from perfdoc.device_reads import place_of, wrap_reads
 from perfdoc.inject import ending, frameworks, loaders
-from perfdoc.inject.clock import BACKWARD, DATA, FORWARD, LOSS, OPTIMIZER, PHASES, TRANSFER, Clock
+from perfdoc.inject.clock import BACKWARD, DATA, FETCHED, FORWARD, LEAVE, LOSS, OPTIMIZER, PHASES, TRANSFER, Clock
 from perfdoc.inject.conductor import Conductor, Follower, median_step
 from perfdoc.inject.cores import available_cores
 from perfdoc.inject.design import Factor
@@ -119,6 +121,8 @@ class Session:
         self.places = Places()
         self.conductor: Conductor | None = None
         self.follower: Follower | None = None
+        self._directed = False
+        """Whether conductor, follower or errand decide about treatments, at every step."""
         self.errand: Any = None
         """What is done with the loop in place of an experiment: an object with ``active`` hooks and
         ``on_step(step, regular)``."""
@@ -210,6 +214,7 @@ class Session:
                 alive._forked()
 
         os.register_at_fork(after_in_child=forked)
+        atexit.register(self._write_last_steps)
 
     def _replace(self, place: Any, name: str, new: Any) -> None:
         self._replaced.append((place, name, place.__dict__.get(name), getattr(place, name)))
@@ -220,6 +225,7 @@ class Session:
         global current
         self.enabled = False
         current = None if current is self else current
+        atexit.unregister(self._write_last_steps)
         try:
             if self.conductor is not None:
                 self.conductor.give_up()
@@ -318,7 +324,7 @@ class Session:
             if not session.enabled or not session.clock.mine():
                 backward(tensors, *args, **kwargs)
             else:
-                session._backward(lambda roots: backward(roots, *args, **kwargs), tensors)
+                session._backward(backward, tensors, args, kwargs)
 
         @functools.wraps(grad)
         def timed_grad(*args: Any, **kwargs: Any) -> Any:
@@ -385,15 +391,20 @@ class Session:
         clock = self.clock
         if threading.get_ident() != clock.thread:
             return self._from(handle, iterator)
-        clock.push(DATA)
+        left, mark = LEAVE, clock.mark
+        mark((DATA, perf_counter()))
+        clock.fetching = True
         try:
             batch = self._from(handle, iterator) if handle.held else loaders.original_next(iterator)
+            left = FETCHED - handle.key
         finally:
-            clock.pop()
-        fetches, key = clock.fetches, handle.key
-        fetches[key] = fetches.get(key, 0) + 1
-        for treatment in self._active():
-            treatment.on_fetch()
+            clock.fetching = False
+            mark((left, perf_counter()))
+        if self._directed:
+            for treatment in self._active():
+                treatment.on_fetch()
+        if clock.crowded():
+            clock.work_out()
         if self._loader_wanted:
             self._fetched(handle)
         return batch
@@ -409,6 +420,7 @@ class Session:
         if time.monotonic() - self._first_fetch >= patience:
             self._loader_wanted = False
             self.errand = importlib.import_module(self.settings["errand"]).Errand(self)
+            self._directed = True
             self.errand.on_loader(handle)
 
     def _made_at(self, loader: Any, site: str, directly: bool) -> str:
@@ -452,7 +464,7 @@ class Session:
         return self.follower.active if self.follower is not None else ()
 
     def _forward(self, module: Any, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not self.enabled or self.clock.in_data():
+        if not self.enabled or self.clock.fetching:
             # Transforms are modules too: what the data set calls while a batch is made belongs to the data.
             return forward(*args, **kwargs)
         if self.ending is not None:
@@ -466,11 +478,14 @@ class Session:
         trained = self._with_parameters.get(id(module))
         if trained is None:
             trained = self._has_parameters(module)
-        if trained and not self._knows_validation:
+        if trained and not self._knows_validation and (self._maybe_validation is not None or not module.training):
             self._validates(module, args, kwargs)
-        self.clock.push(FORWARD if trained else LOSS)
+        clock = self.clock
+        if clock.crowded():
+            clock.work_out()
+        clock.mark((FORWARD if trained else LOSS, perf_counter()))
         try:
-            active = self._active()
+            active = self._active() if self._directed else ()
             if not active:
                 return forward(*args, **kwargs)
             try:
@@ -487,7 +502,7 @@ class Session:
                 self.conductor.fail(error)
                 return forward(*_in_full(args), **_in_full(kwargs))
         finally:
-            self.clock.pop()
+            clock.mark((LEAVE, perf_counter()))
 
     def _validates(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep a call in eval mode; one with gradients rather than one without.
@@ -512,27 +527,28 @@ class Session:
             self._with_parameters[id(module)] = known
         return known
 
-    def _backward(self, run: Callable[[Any], None], tensors: Any) -> None:
-        self._check_end()
-        self.seen("backward")
+    def _backward(self, run: Callable[..., None], tensors: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if self.ending is not None:
+            self.ending.raise_again()
         if self._observing:
+            self.seen("backward")
             self.loop.anomaly_seen |= torch.is_anomaly_enabled()
             self.places.backward()
-        active = self._active()
-        self.clock.push(BACKWARD)
+        active = self._active() if self._directed else ()
+        self.clock.mark((BACKWARD, perf_counter()))
         try:
             if self.listener is not None:
                 self.listener.on_backward(tensors)
             for treatment in active:
                 tensors = treatment.on_backward(tensors)
-            run(tensors)
+            run(tensors, *args, **kwargs)
         except Exception as error:
             if not active or self.ranks > 1 or self.conductor is None:
                 raise
             # The graph is gone, so this backward cannot be repeated: the step goes on without these gradients.
             self.conductor.fail(error)
         finally:
-            self.clock.pop()
+            self.clock.mark((LEAVE, perf_counter()))
         if not self._has_optimizer and not self._stepping:
             self._by_hand()
 
@@ -563,22 +579,24 @@ class Session:
         self._has_optimizer = True
         if self._observing and any(callable(value) for value in (*args, *kwargs.values())):
             self.loop.closure_seen = True
-        self.clock.push(OPTIMIZER)
+        self.clock.mark((OPTIMIZER, perf_counter()))
         if self._stepping == 1:
-            for treatment in self._active():
-                treatment.on_optimizer(optimizer)
+            if self._directed:
+                for treatment in self._active():
+                    treatment.on_optimizer(optimizer)
             if self.listener is not None:
                 self.listener.on_optimizer(optimizer)
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if not self.enabled or not self._stepping or threading.get_ident() != self.clock.thread:
             return
-        self.clock.pop()
+        self.clock.mark((LEAVE, perf_counter()))
         self._stepping -= 1
         if self._stepping:
             return  # a wrapper around another optimizer (SAM, Lookahead): the outer call is the step
-        for treatment in self._active():
-            treatment.after_optimizer(optimizer)
+        if self._directed:
+            for treatment in self._active():
+                treatment.after_optimizer(optimizer)
         key = id(optimizer)
         if key not in self._optimizers:
             self._optimizers.add(key)
@@ -595,15 +613,23 @@ class Session:
             self.seen("optimizer step")
             if self._guard is not None:
                 self._guard.training = True
-        partial = self.clock.cut()
-        step = self.finder.add(key, partial)
-        if self.follower is not None:
-            self.follower.on_call()
-            return
-        if self._observing:
-            self._observe()
-        elif step is not None:
-            self._step(step)
+        self.clock.cut(key)
+        if self._directed or self._observing:
+            self._take_partials()
+        elif self.clock.due():
+            self._take_partials()
+            if not self.settings["experiment"] and self.remaining() <= 0:
+                self.end("budget spent")
+
+    def _take_partials(self) -> None:
+        for key, partial in self.clock.partials():
+            step = self.finder.add(key, partial)
+            if self.follower is not None:
+                self.follower.on_call()
+            elif self._observing:
+                self._observe()
+            elif step is not None:
+                self._step(step)
 
     # -- from steps to experiment
 
@@ -642,6 +668,7 @@ class Session:
         if rank > 0 or not self._leads():
             if distributed:
                 self.follower = Follower(self, self._treatments())
+                self._directed = True
             return
         self._begin()
 
@@ -733,6 +760,7 @@ class Session:
     def _begin(self) -> None:
         if self.settings.get("errand"):
             self.errand = importlib.import_module(self.settings["errand"]).Errand(self)
+            self._directed = True
             return
         if not self.settings["experiment"]:
             return
@@ -763,6 +791,7 @@ class Session:
                 share = sum(shares.get(phase, 0.0) for phase in treatment.phases)
                 factors.append(Factor(slug, offer.levels, treatment.interacts, treatment.ceiling, treatment.planned,
                                       treatment.numerics, share))
+        self._directed = True
         self.conductor = Conductor(self, treatments, discover(Probe, self.settings["packages"]))  # type: ignore[type-abstract]
         experiment = Experiment(
             factors,
@@ -819,8 +848,6 @@ class Session:
             self.steps_written += 1
             if self.steps_written <= KEPT_STEPS or not self.settings["experiment"]:
                 self.recorder.steps.add(CLOCK_STEP if regular else IRREGULAR_STEP, step.seconds, step.phases)
-            if self.steps_written % 16 == 0 and not self.settings["experiment"] and self.remaining() <= 0:
-                self.end("budget spent")
             return
         if regular and self.conductor.counting() and self.conductor.arm == CONTROL_NAME:
             self._write_step(step, CONTROL_STEP)
@@ -864,11 +891,13 @@ class Session:
         self.ending = ending.Ending(self.recorder, self._close)
         self.ending.raise_first()
 
-    def _check_end(self) -> None:
-        if self.ending is not None:
-            self.ending.raise_again()
+    def _write_last_steps(self) -> None:
+        """Of a process that is only clocked: what has not been worked out yet."""
+        if self._training and not (self._directed or self._observing):
+            self._take_partials()
 
     def _close(self) -> None:
+        self._write_last_steps()
         for handle in self._handles.values():
             handle.close()
 
