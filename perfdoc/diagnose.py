@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from perfdoc import stats
 from perfdoc.capture import Capture
 from perfdoc.finding import EFFORT_ORDER, Effect, Finding
 from perfdoc.rule import ORDER, Evidence, discover_rules
@@ -23,6 +24,8 @@ class Plan:
     epoch: Effect | None = None
     """The effect on a whole epoch where workers must be filled anew at its turn; None where that costs nothing."""
     epoch_steps: int = 0
+    tried: Effect | None = None
+    """Without confirmation: the effect of a single change when it was tried, where that was settled as a help."""
     numerics: str = ""
     """What it does to loss and gradients, the worst of its parts; empty where no part touches them."""
 
@@ -59,10 +62,13 @@ def _plan(seen: Evidence) -> Plan | None:
     changes = tuple(seen.change(config_id({slug: level})) for slug, level in sorted(config.items()))
     effect = seen.effect(arm, confirm=True)
     if effect is None:
-        return Plan(arm, changes, None, "chosen, but the budget did not reach its confirmation: raise --budget")
+        tried = seen.effect(arm) if seen.verdict(arm) == "helps" else None
+        why = f"the budget did not reach its confirmation. {seen.budget_for(stats.LOOKS[0], 0)}"
+        return Plan(arm, changes, None, why, tried=tried, numerics=seen.numerics(arm) if tried else "")
     if effect.low <= 1.0:
         return Plan(arm, changes, effect, "the confirmation could not settle it: raise --budget before relying on it")
-    return Plan(arm, changes, effect, "", *_epoch(seen, config, effect), seen.numerics(arm))
+    epoch, steps = _epoch(seen, config, effect)
+    return Plan(arm, changes, effect, "", epoch, steps, numerics=seen.numerics(arm))
 
 
 def _epoch(seen: Evidence, config: Mapping[str, str], effect: Effect) -> tuple[Effect | None, int]:

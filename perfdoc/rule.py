@@ -153,7 +153,7 @@ class Evidence:
         if len(values) < stats.LOOKS[0]:
             return (
                 f"the A/A arm (the control against itself) has only {len(values)} pairs, "
-                f"{stats.LOOKS[0]} are needed before anything is believed"
+                f"{stats.LOOKS[0]} are needed before anything is believed. {self.budget_for(stats.LOOKS[0] - len(values), 1)}"
             )
         judged = stats.judge(values, self.asked_effect, 1, self.noise)
         if judged in ("helps", "hurts"):
@@ -166,6 +166,18 @@ class Evidence:
                 "the machine is too busy or the budget too small"
             )
         return ""
+
+    def budget_for(self, pairs: int, arms: int) -> str:
+        """Which budget would hold so many pairs more, and the fewest that decide on ``arms`` changes; in a sentence."""
+        blocks = [b["seconds"] + math.fsum(b.get("warmup", ())) + b.get("switch", 0.0) for b in self.capture.blocks]
+        budget = self.capture.run.get("budget")
+        if not blocks or budget is None:  # a run that was killed before its capture was written
+            return "Raise --budget."
+        # Two arms share a control block.
+        more = 1.5 * statistics.fmean(blocks) * (pairs + arms * stats.LOOKS[0])
+        asked = math.ceil((float(budget) + more) / 10) * 10
+        what = "that" if arms == 0 else "one change" if arms == 1 else f"all {arms}"
+        return f"A step takes {self.step_seconds:.2g} s: --budget {asked} would be enough for {what}."
 
     def verdict(self, arm: str) -> Verdict:
         """The verdict on one arm of the experiment."""

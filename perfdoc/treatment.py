@@ -106,8 +106,11 @@ class LoaderHandle(Protocol):
     def draw(self) -> Any:
         """Take a batch from the current source now, outside of the loop."""
 
-    def drain(self) -> int:
-        """Throw away what the current source prefetched earlier; the number of batches thrown away."""
+    def drain(self, step_seconds: float = 0.0) -> int:
+        """Throw away what the current source prefetched earlier; the number of batches thrown away.
+
+        With the duration of a step, sources that are never behind it keep their stock.
+        """
 
     def short_epoch(self, workers: int, persistent: bool, batches: int) -> Callable[[], Any]:
         """Starts epochs of ``batches`` batches on a fresh twin of the loader, for measuring what an epoch's turn costs."""

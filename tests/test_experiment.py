@@ -2,6 +2,7 @@
 
 import math
 import random
+import sys
 
 import pytest
 
@@ -305,6 +306,56 @@ def test_an_experiment_that_is_settled_gives_time_back():
     loop = SimulatedLoop(alone(a=1.5), noise=0.002, stalls=0.0)
     loop.run([factor("a")], 600.0)
     assert loop.spent < 120.0
+
+
+@pytest.fixture
+def slow_steps(monkeypatch):
+    """Steps of 2.7 s: a block of two and one of warm-up is 8 s, and thirteen of them fit into two minutes."""
+    module = sys.modules[__name__]
+    for name, value in {"STEP": 2.7, "STEPS": 2, "WARMUP": 2.7}.items():
+        monkeypatch.setattr(module, name, value)
+
+
+def many_factors():
+    """What a loop that only computes is offered: one change of all of the step, and a dozen of less."""
+    return [factor(f"x{i}", share=0.3) for i in range(12)] + [factor("a", share=1.0)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_where_steps_are_slow_the_largest_question_is_answered(slow_steps, seed):
+    """Thirteen blocks decide on the change that acts on most of the step, beside an A/A arm that lets it be believed."""
+    loop = SimulatedLoop(alone(a=1.6), seed=seed, noise=0.05, stalls=0.0)
+    experiment = loop.run(many_factors(), 112.0, seed=seed)
+    assert experiment.verdicts["a=on"] == "helps"
+    assert len(experiment.values("A/A")) >= 4
+    assert experiment.plan == {"a": "on"}
+    assert loop.spent < 112.0 + 2 * 8.2
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_where_steps_are_slow_nothing_is_made_up(slow_steps, seed):
+    """Where nothing helps, few blocks claim nothing."""
+    experiment = SimulatedLoop({}, seed=seed, noise=0.08, stalls=0.0).run(many_factors(), 112.0, seed=seed)
+    assert experiment.plan == {}
+    assert not {"helps", "hurts"} & set(experiment.verdicts.values())
+
+
+def test_where_steps_are_slow_the_plan_is_confirmed_if_there_is_time(slow_steps):
+    """With half as much time again the change that helps has blocks of its own phase too."""
+    loop = SimulatedLoop(alone(a=1.6), noise=0.05, stalls=0.0)
+    experiment = loop.run(many_factors(), 190.0)
+    assert experiment.plan == {"a": "on"}
+    assert len(experiment.values("a=on", confirm=True)) >= 4
+
+
+def test_where_steps_are_slow_one_level_a_treatment_is_tried(slow_steps):
+    """Several changes are tried where there is time: of different treatments, those that act on most of the step first."""
+    factors = [factor("few", share=0.1), factor("most", "one", "two", share=0.9), factor("half", share=0.5)]
+    loop = SimulatedLoop({}, noise=0.05, stalls=0.0)
+    loop.run(factors, 260.0)
+    tried = {arm for arm in loop.arms if arm != "control"}
+    assert {"most=two", "half=on"} <= tried
+    assert "most=one" not in loop.arms[:20]
 
 
 def test_no_time_at_all_is_no_crash():

@@ -3,6 +3,7 @@
 import importlib
 import math
 import random
+import re
 
 import pytest
 
@@ -11,6 +12,7 @@ from perfdoc.capture import Capture
 from perfdoc.diagnose import diagnose
 from perfdoc.measurement import UNITS, Measurement, Unavailable
 from perfdoc.probe import Probe, discover, packages, slugs
+from perfdoc.report import summary
 from perfdoc.rule import SECTIONS, Evidence, discover_rules
 from perfdoc.treatment import Treatment, config_from_id
 
@@ -370,6 +372,28 @@ def test_a_plan_is_only_as_good_as_its_confirmation():
     confirmed = diagnose(make({"autocast=bf16": 1.4}, plan={"autocast": "bf16"}))
     confirmed.capture.blocks.extend(more)
     assert diagnose(confirmed.capture).plan.effect.speedup == pytest.approx(1.2, rel=0.01)
+
+
+def test_a_single_change_that_could_not_be_confirmed_has_the_effect_of_its_trial():
+    """Where the budget ends before the confirmation, a change that helped alone is told with its own interval and the way on."""
+    capture = make({"autocast=bf16": 1.4}, plan={"autocast": "bf16"})
+    capture.experiment["verdicts"] = {"autocast=bf16": "helps"}
+    capture.run["budget"] = 120
+    found = diagnose(capture)
+    assert found.plan.tried.speedup == pytest.approx(1.4, rel=0.02)
+    assert "would be enough" in found.plan.note
+    assert "faster when it was tried" in summary.headline(found)
+
+
+def test_what_the_budget_did_not_reach_is_one_sentence():
+    """Changes without a block are no rows of dashes: they are named together, with a budget that would hold them."""
+    capture = make({"autocast=bf16": 1.4})
+    capture.run["budget"] = 120
+    capture.offers.append({"slug": "channels_last", "title": "channels_last", "status": "offered", "reason": "",
+                           "levels": [["on", "model.to(memory_format=torch.channels_last)"]], "ceiling": False})
+    said = summary.unreached(diagnose(capture))
+    assert said.startswith("not reached by the budget: model.to(memory_format=torch.channels_last). A step takes")
+    assert re.search(r"--budget \d{3,} would be enough for one change", said)
 
 
 def memory(peak, activations, arm="control"):

@@ -79,7 +79,9 @@ def command(run: Path | None, changes: str | None, budget: float, wait: float, p
         predicted = diagnosis.seen.effect(
             config_id({slug: level for slug, level in config_from_id(arm).items() if slug not in left_out}))
     else:
-        predicted = (plan.epoch or plan.effect) if plan is not None and plan.arm == arm else diagnosis.seen.effect(arm)
+        predicted = diagnosis.seen.effect(arm)
+        if plan is not None and plan.arm == arm:
+            predicted = plan.epoch or plan.effect or plan.tried
     result: dict[str, Any] = {
         "arm": arm, "edited": list(written.about["edited"]),
         "left_out": left_out,

@@ -37,8 +37,12 @@ BLOCK_SECONDS = 0.2
 that alternate quickly know a ratio about twice as well as blocks of 0.4 s (``benchmarks/block_length.py``)."""
 SLOW_STEP = 0.25
 """Seconds a step from which blocks are kept to two counted steps (or a burst of workers) and one of warm-up."""
+WAITS = 0.05
+"""Share of the step spent waiting for data from which slow batches come in bursts that a block has to hold."""
 WATCH_SHARE = 0.05
 """Share of the budget after which no further treatment has a step of it watched by probes."""
+VERY_SLOW_STEP = 1.0
+"""Seconds a step from which the first block of an arm has no second step of warm-up either."""
 LOOKAHEAD = 2
 """Steps between announcing a switch and making it, with several ranks: none can be further ahead than one step."""
 
@@ -67,6 +71,7 @@ class Conductor:
         self._compared: ParityResult | None = None
         self._entered: set[str] = set()
         self._index = 0
+        self._waits = True
         self._schedule = Schedule(session.recorder.run_dir, session.lap) if session.ranks > 1 else None
 
     # -- the experiment
@@ -74,6 +79,7 @@ class Conductor:
     def begin(self, experiment: Experiment) -> None:
         """Start at a step boundary. The loops' loaders are held from here on."""
         self.session.hold()
+        self._waits = self.session.waiting_share() > WAITS
         self.experiment = experiment
         self._generator = experiment.run()
         self._advance(None)
@@ -310,7 +316,8 @@ class Conductor:
         drained = 0
         if self._failure is None:
             try:
-                drained = sum(handle.drain() for handle in self.loop.loaders)
+                step = self.loop.step_seconds
+                drained = sum(handle.drain(step) for handle in self.session.handles_in_step())
             except Exception as error:
                 self.fail(error)
         self._switch_seconds = perf_counter() - start
@@ -330,7 +337,7 @@ class Conductor:
     def _warmup_steps(self, first: bool) -> int:
         step = self.loop.step_seconds
         if step > SLOW_STEP:
-            return 2 if first else 1
+            return 2 if first and step < VERY_SLOW_STEP else 1
         # The first batches of workers that were just drained or started come late.
         workers = any(handle.workers for handle in self.loop.loaders)
         fewest = (3 if first else 1) + (1 if workers else 0)
@@ -341,7 +348,7 @@ class Conductor:
         # Workers deliver in bursts of their number: a block must hold at least two, or one where steps are slow.
         workers = max((handle.workers for handle in self.loop.loaders), default=0)
         if step > SLOW_STEP:
-            return max(2, min(workers, 4))
+            return max(2, min(workers, 4)) if self._waits else 2
         bursts = 2 * workers
         return max(3, min(bursts, 16), min(math.ceil(BLOCK_SECONDS / step), 400))
 
@@ -479,8 +486,8 @@ class Follower:
             self._session.end("rank 0 ended the experiment")
             return
         self._conductor._switch(config)
-        for handle in self._session.loop.loaders:
-            handle.drain()
+        for handle in self._session.handles_in_step():
+            handle.drain(self._session.loop.step_seconds)
         self._session.clock.restart()
 
 

@@ -63,6 +63,11 @@ DECIDING_PAIRS = 5
 UNKNOWN_NOISE = 0.1**2
 LEAST_NOISE = 0.01**2
 """Variance of a pair taken for the surrogate before enough control blocks have run, and the least one."""
+SCARCE_BLOCKS = 30
+"""Blocks in the budget below which a search would answer nothing: a few changes, named beforehand, are decided instead,
+where it is the steps that are slow."""
+SLOW_BLOCK = 1.0
+"""Seconds a block from which steps are called slow."""
 DRAWS = 50
 """Draws from the surrogate for a probability."""
 
@@ -240,6 +245,9 @@ class Experiment:
     def run(self) -> Steps:
         """The whole experiment, from the first control block to the confirmed plan."""
         yield from self._control("screen")
+        if self._steps_are_slow():
+            yield from self._decide_few()
+            return
         yield from self._screen()
         yield from self._screen_late()
         if self.verdicts.get(AA_ARM) in ("helps", "hurts"):
@@ -264,6 +272,56 @@ class Experiment:
         # A later block of the same arm has one or two steps of warm-up instead of the first one's many.
         seconds = [b["seconds"] * (1 + 1.5 / b["count"]) for b in self.blocks]
         return (1 + 1 / ARMS_A_CONTROL) * statistics.fmean(seconds) if seconds else 0.0
+
+    def _arms_left(self) -> float:
+        """About how many blocks of arms, with their control blocks, fit into the time that is left."""
+        each = self._seconds_an_arm()
+        return self.remaining() / each if each else math.inf
+
+    def _steps_are_slow(self) -> bool:
+        controls = 1 + 1 / ARMS_A_CONTROL
+        return self._seconds_an_arm() > SLOW_BLOCK * controls and self._arms_left() * controls < SCARCE_BLOCKS
+
+    def _decide_few(self) -> Steps:
+        """Where steps are slow: as many changes as can be decided, one of each treatment, those that act on most of the step.
+
+        They are chosen before any of them was tried, so only they count as comparisons, and they are measured in turns with
+        the A/A arm until they are settled. What helps most is the plan, and what time is left confirms it.
+        """
+        arms: dict[str, Config] = {}
+        for factor in self._by_share():
+            alone = [arm for arm in self._arms if set(arm) == {factor.slug} and self._plannable(arm)]
+            own = [arm for arm in alone if not self._late_seconds(arm)]
+            if own:
+                arms[config_id(own[-1])] = own[-1]
+        # Four pairs of A/A, four of every change, and four to confirm what helps.
+        arms = dict(list(arms.items())[: max(1, int(self._arms_left() / stats.LOOKS[0]) - 2)])
+        self._comparisons = max(1, len(arms))
+        while self.remaining() > 0:
+            live = {name: arm for name, arm in arms.items() if name not in self.verdicts and name not in self.failed}
+            if not live and not self._needs_aa():
+                break
+            before = len(self.blocks)
+            if self._needs_aa() or self._aa_is_vague():
+                live[AA_ARM] = CONTROL
+            yield from self._round(live, "screen", 0.0)
+            self._settle(live)
+            if len(self.blocks) == before:
+                break
+        helping = [name for name in arms if self.verdicts.get(name) == "helps"]
+        if helping and not self._needs_aa():
+            self.plan = arms[max(helping, key=lambda name: stats.trimmed_mean(self.values(name)))]
+            yield from self._confirm()
+            yield from self._compare_numbers([self.plan])
+            if self._changes_training(self.plan):
+                self.plan = {}
+        yield ProbeRequest(True, {})
+        yield ProbeRequest(False, dict(self.plan))
+        yield from self._settle_rest()
+
+    def _by_share(self) -> list[Factor]:
+        """What may be planned, by the share of the step that it acts on."""
+        return sorted((f for f in self.factors if f.planned and not f.ceiling), key=lambda f: -f.share)
 
     def _affordable(self, arms: dict[str, Config], floor: float, pairs: int) -> dict[str, Config]:
         """As many arms, in order, as can get that many more pairs before ``floor``; at least three."""

@@ -10,8 +10,10 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from time import perf_counter
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
@@ -74,6 +76,11 @@ class Short:
 
     def __len__(self) -> int:
         return self.count
+
+
+AMPLE = 5.0
+"""Times faster than the loop asks for them that batches must be made for their stock to be full at all times, also for
+treatments that make the step a few times faster."""
 
 
 def twin(
@@ -152,6 +159,7 @@ class Source:
         self.iterator: Any = None
         self.fresh = True
         self._known = False
+        self._ample: bool | None = None
 
     @property
     def processes(self) -> int:
@@ -173,15 +181,37 @@ class Source:
                 self.iterator = None
         raise StopIteration
 
-    def drain(self) -> int:
-        """Throw away what was prefetched before now; how many batches that were."""
+    def drain(self, demand: float = 0.0) -> int:
+        """Throw away what was prefetched before now; how many batches that were.
+
+        ``demand``: seconds after which the loop asks for the next batch. A stock is no gift of the block before where batches
+        are made many times faster than that: it is always full then, and is kept. Workers that fill it up anew would take
+        the cores from the block that is measured.
+        """
         if (self.iterator is None and not self._known) or self.fresh:
             self.fresh = False
             return 0
-        count: int = self.twin.num_workers * (self.twin.prefetch_factor or 0)
+        count = int(self.twin.num_workers * (self.twin.prefetch_factor or 0))
+        if not count or (self._ample and self.iterator is not None):
+            return 0
+        begin = perf_counter()
         for _ in range(count):
             self.next()
-        return int(count)
+        if self._ample is not None or not demand:
+            return count
+        longest = count * demand / AMPLE
+        self._ample = perf_counter() - begin < longest and self._made(count, longest)
+        return 2 * count if self._ample else count
+
+    def _made(self, count: int, longest: float) -> bool:
+        """Whether ``count`` new batches are made within ``longest`` seconds; if so, the stock is full again afterwards."""
+        begin = perf_counter()
+        for _ in range(count):
+            self.next()
+            if perf_counter() - begin > longest:
+                return False
+        time.sleep(perf_counter() - begin)
+        return True
 
     def close(self) -> None:
         """End the workers."""
@@ -365,9 +395,15 @@ class Handle:
         """Take a batch from the current source now, outside of the loop."""
         return self._source().next()
 
-    def drain(self) -> int:
-        """Throw away what the current source prefetched earlier; the number of batches thrown away."""
-        return 0 if self._cached else self._source().drain()
+    def drain(self, step_seconds: float = 0.0) -> int:
+        """Throw away what the current source prefetched earlier; the number of batches thrown away.
+
+        With the duration of a step, sources that are never behind it keep their stock.
+        """
+        if self._cached:
+            return 0
+        source = self._source()
+        return source.drain(step_seconds / max(1, self.batches_a_step)) if isinstance(source, Source) else source.drain()
 
     def short_epoch(self, workers: int, persistent: bool, batches: int) -> Callable[[], Any]:
         """Starts epochs of ``batches`` batches on a fresh twin, as ``iter(loader)`` would."""

@@ -823,6 +823,10 @@ class Session:
         total = sum(step.seconds for step in steps) or 1.0
         return {name: sum(step.phases[place] for step in steps) / total for place, name in enumerate(PHASES)}
 
+    def waiting_share(self) -> float:
+        """Share of the observed steps that was spent waiting for data."""
+        return self._shares().get("data", 0.0)
+
     def hold(self) -> None:
         """Keep the loop inside its epoch from now on."""
         if self.finder.shape is None:

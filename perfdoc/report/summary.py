@@ -155,6 +155,16 @@ def arms(diagnosis: Diagnosis) -> list[Arm]:
     return sorted(found, key=lambda a: -(a.effect.speedup if a.effect else 0.0))
 
 
+def unreached(diagnosis: Diagnosis) -> str:
+    """The questions that the budget did not reach, and the budget that would hold them, in a sentence; empty without any."""
+    seen = diagnosis.seen
+    names = [arm.change for arm in arms(diagnosis) if arm.effect is None and arm.verdict in ("undecided", "withheld")]
+    if not names:
+        return ""
+    enough = "" if seen.withheld else f". {seen.budget_for(0, len(names))}"
+    return f"not reached by the budget: {'; '.join(names)}{enough}"
+
+
 def untestable(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     """Treatments that could not be tried here, with why; arms that failed in the loop included."""
     found = [(o["title"], o["reason"]) for o in diagnosis.capture.offers if o["status"] == "untestable here"]
@@ -179,11 +189,16 @@ def headline(diagnosis: Diagnosis) -> str:
         why = capture.run.get("reason") or "the scan was asked to only look"
         return f"The clock ran, no alternative was tried: {why}."
     if seen.withheld:
-        return f"All verdicts are withheld: {seen.withheld}."
+        return f"All verdicts are withheld: {seen.withheld.rstrip('.')}."
     if plan is not None and plan.effect is not None and plan.effect.low > 1:
         return (
             f"{_listed(plan.changes)} make{'s' if len(plan.changes) == 1 else ''} your step "
             f"{speedup(plan.effect)} faster, measured in your loop."
+        )
+    if plan is not None and plan.tried is not None:
+        return (
+            f"{_listed(plan.changes)} made your step {speedup(plan.tried)} faster when it was tried in your loop; "
+            "the budget did not reach its confirmation."
         )
     helping = [a for a in arms(diagnosis) if a.verdict == "helps"]
     if any(seen.planned(a.arm) and seen.numerics(a.arm) != "changes training" for a in helping):

@@ -40,11 +40,14 @@ def render(diagnosis: Diagnosis, width: int = 100) -> str:
     plan = diagnosis.plan
     if plan is not None:
         effect = speedup(plan.effect) if plan.effect else "not confirmed"
-        text = f"PLAN  {' + '.join(plan.changes)}: {effect} together" + (f" ({plan.note})" if plan.note else "")
+        effect = f"{speedup(plan.tried)} when it was tried" if plan.tried else effect
+        together = " together" if len(plan.changes) > 1 and plan.effect else ""
+        text = f"PLAN  {' + '.join(plan.changes)}: {effect}{together}" + (f" ({plan.note})" if plan.note else "")
         out += ["", *(click.style(line, bold=True) for line in textwrap.wrap(text, width, subsequent_indent="      "))]
         out += textwrap.wrap(summary.numbers_sentence(diagnosis), width, initial_indent="      ", subsequent_indent="      ")
         out += textwrap.wrap(summary.epoch_sentence(diagnosis), width, initial_indent="      ", subsequent_indent="      ")
     out += ["", _arms(diagnosis, width)]
+    out += textwrap.wrap(summary.unreached(diagnosis), width, subsequent_indent="  ", initial_indent="")
     beside = [
         f for f in diagnosis.findings
         if not f.arms or (f.effect and not all(diagnosis.seen.planned(arm) for arm in f.arms))
@@ -85,11 +88,11 @@ def _arms(diagnosis: Diagnosis, width: int) -> str:
     effort = {arm: EFFORTS[finding.effort] for finding in diagnosis.findings for arm in finding.arms}
     lines = []
     for arm in summary.arms(diagnosis):
-        if arm.verdict == "untestable here":
-            continue
+        if arm.verdict == "untestable here" or (arm.effect is None and arm.verdict != "helps"):
+            continue  # the first are listed with their reasons, the others in one sentence
         lines.append((speedup(arm.effect), arm.verdict, arm.change, effort.get(arm.arm, ""), codes.get(arm.arm, ""), arm.note))
     if not lines:
-        return "nothing was tried"
+        return "nothing was tried often enough to say anything"
     heads = ("tried in your loop", "verdict", "change", "effort", "rule", "")
     widths = [max(len(row[place]) for row in (heads, *lines)) for place in range(len(heads))]
     # Two spaces between columns; the change may take what the others leave, the note goes below where there is no room.
