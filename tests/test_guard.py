@@ -434,3 +434,24 @@ def test_torch_checkpoints_go_to_the_run(project, tmp_path_factory):
     assert project.files() == {"model.pt": "theirs"}
     assert json.loads(out) == [0, 1, 2, 3, 9]
     assert {os.path.basename(e["path"]) for e in project.events("redirected")} >= {"model.pt", "new.pt", "path.pt"}
+
+
+def test_what_compiled_libraries_write_in_training_goes_to_the_run(project):
+    """A tokenizer's file and a picture, which Rust and C++ write, leave what was there, and can be read back."""
+    pytest.importorskip("tokenizers")
+    pytest.importorskip("cv2")
+    project.file("tokenizer.json")
+    project.file("sample.png")
+    out = project.script("""
+        import cv2, numpy
+        from tokenizers import Tokenizer, models
+        training()
+        tokenizer = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+        for name in ("tokenizer.json", "new.json"):
+            tokenizer.save(name)
+        cv2.imwrite("sample.png", numpy.zeros((4, 4, 3), numpy.uint8))
+        print(json.dumps([Tokenizer.from_file(name).get_vocab_size() for name in ("tokenizer.json", "new.json")]))
+    """)
+    assert project.files() == {"tokenizer.json": "theirs", "sample.png": "theirs"}
+    assert json.loads(out) == [2, 2]
+    assert {os.path.basename(e["path"]) for e in project.events("redirected")} == {"tokenizer.json", "new.json", "sample.png"}

@@ -375,7 +375,7 @@ def test_a_plan_is_only_as_good_as_its_confirmation():
 
 
 def test_a_single_change_that_could_not_be_confirmed_has_the_effect_of_its_trial():
-    """Where the budget ends before the confirmation, a change that helped alone is told with its own interval and the way on."""
+    """Where the budget ends before the confirmation, a change that helped alone has its own interval and the way on."""
     capture = make({"autocast=bf16": 1.4}, plan={"autocast": "bf16"})
     capture.experiment["verdicts"] = {"autocast=bf16": "helps"}
     capture.run["budget"] = 120
@@ -392,7 +392,7 @@ def test_what_the_budget_did_not_reach_is_one_sentence():
     capture.offers.append({"slug": "channels_last", "title": "channels_last", "status": "offered", "reason": "",
                            "levels": [["on", "model.to(memory_format=torch.channels_last)"]], "ceiling": False})
     said = summary.unreached(diagnose(capture))
-    assert said.startswith("not reached by the budget: model.to(memory_format=torch.channels_last). A step takes")
+    assert said.startswith("the budget was too small for: model.to(memory_format=torch.channels_last). A step takes")
     assert re.search(r"--budget \d{3,} would be enough for one change", said)
 
 

@@ -29,6 +29,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+from perfdoc.inject import native_files
 from perfdoc.inject.import_hooks import when_imported
 from perfdoc.inject.recorder import Recorder
 
@@ -366,6 +367,7 @@ def install(recorder: Recorder, protect: Sequence[str]) -> Guard:
     when_imported("torch", lambda torch: _wrap_torch(guard, torch))
     for name, function in (("safetensors.torch", "save_file"), ("safetensors.numpy", "save_file")):
         when_imported(name, functools.partial(_wrap_save, guard, function))
+    native_files.install(guard)
     return guard
 
 

@@ -162,7 +162,7 @@ def unreached(diagnosis: Diagnosis) -> str:
     if not names:
         return ""
     enough = "" if seen.withheld else f". {seen.budget_for(0, len(names))}"
-    return f"not reached by the budget: {'; '.join(names)}{enough}"
+    return f"the budget was too small for: {'; '.join(names)}{enough}"
 
 
 def untestable(diagnosis: Diagnosis) -> list[tuple[str, str]]:
