@@ -168,7 +168,7 @@ class Evidence:
         return ""
 
     def budget_for(self, pairs: int, arms: int) -> str:
-        """Which budget would hold so many pairs more, and the fewest that decide on ``arms`` changes; in a sentence."""
+        """The least budget that holds so many pairs more, and the fewest that decide on ``arms`` changes; in a sentence."""
         blocks = [b["seconds"] + math.fsum(b.get("warmup", ())) + b.get("switch", 0.0) for b in self.capture.blocks]
         budget = self.capture.run.get("budget")
         if not blocks or budget is None:  # a run that was killed before its capture was written
@@ -176,8 +176,8 @@ class Evidence:
         # Two arms share a control block.
         more = 1.5 * statistics.fmean(blocks) * (pairs + arms * stats.LOOKS[0])
         asked = math.ceil((float(budget) + more) / 10) * 10
-        what = "that" if arms == 0 else "one change" if arms == 1 else f"all {arms}"
-        return f"A step takes {self.step_seconds:.2g} s: --budget {asked} would be enough for {what}."
+        what = "that needs" if arms == 0 else "one change needs" if arms == 1 else f"all {arms} need"
+        return f"A step takes {self.step_seconds:.2g} s: {what} at least --budget {asked}."
 
     def verdict(self, arm: str) -> Verdict:
         """The verdict on one arm of the experiment."""
