@@ -301,6 +301,10 @@ class Experiment:
             live = {name: arm for name, arm in arms.items() if name not in self.verdicts and name not in self.failed}
             if not live and not self._needs_aa():
                 break
+            if all(len(self.values(name)) >= stats.LOOKS[0] for name in live):
+                # What did best goes on, with no more beside it than can still be settled.
+                able = max(1, int(self._arms_left() / stats.LOOKS[0]) - 1)
+                live = {name: live[name] for name in sorted(live, key=self._promising, reverse=True)[:able]}
             before = len(self.blocks)
             if self._needs_aa() or self._aa_is_vague():
                 live[AA_ARM] = CONTROL
