@@ -62,8 +62,9 @@ def _plan(seen: Evidence) -> Plan | None:
     changes = tuple(seen.change(config_id({slug: level})) for slug, level in sorted(config.items()))
     effect = seen.effect(arm, confirm=True)
     if effect is None:
-        tried = seen.effect(arm) if seen.verdict(arm) == "helps" else None
-        why = f"the budget did not reach its confirmation. {seen.budget_for(stats.LOOKS[0], 0)}"
+        # A stack was chosen by how it did: what the search measured of it is no estimate.
+        tried = seen.effect(arm) if len(config) == 1 and seen.verdict(arm) == "helps" else None
+        why = f"the budget did not reach its confirmation. {seen.budget_for(stats.LOOKS[0], 0) or 'Raise --budget.'}"
         return Plan(arm, changes, None, why, tried=tried, numerics=seen.numerics(arm) if tried else "")
     if effect.low <= 1.0:
         return Plan(arm, changes, effect, "the confirmation could not settle it: raise --budget before relying on it")

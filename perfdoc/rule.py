@@ -154,7 +154,7 @@ class Evidence:
             return (
                 f"the A/A arm (the control against itself) has only {len(values)} pairs, "
                 f"{stats.LOOKS[0]} are needed before anything is believed. {self.budget_for(stats.LOOKS[0] - len(values), 1)}"
-            )
+            ).rstrip(". ")
         judged = stats.judge(values, self.asked_effect, 1, self.noise)
         if judged in ("helps", "hurts"):
             speedup = math.exp(stats.trimmed_mean(values))
@@ -168,11 +168,14 @@ class Evidence:
         return ""
 
     def budget_for(self, pairs: int, arms: int) -> str:
-        """The least budget that holds so many pairs more, and the fewest that decide on ``arms`` changes; in a sentence."""
+        """The least budget that holds so many pairs more, and the fewest that decide on ``arms`` changes; in a sentence.
+
+        Empty where it was not the budget that ended the experiment.
+        """
         blocks = [b["seconds"] + math.fsum(b.get("warmup", ())) + b.get("switch", 0.0) for b in self.capture.blocks]
         budget = self.capture.run.get("budget")
-        if not blocks or budget is None:  # a run that was killed before its capture was written
-            return "Raise --budget."
+        if not blocks or budget is None or self.capture.experiment.get("reason") != "budget spent":
+            return ""
         # Two arms share a control block.
         more = 1.5 * statistics.fmean(blocks) * (pairs + arms * stats.LOOKS[0])
         asked = math.ceil((float(budget) + more) / 10) * 10

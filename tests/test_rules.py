@@ -379,6 +379,7 @@ def test_a_single_change_that_could_not_be_confirmed_has_the_effect_of_its_trial
     capture = make({"autocast=bf16": 1.4}, plan={"autocast": "bf16"})
     capture.experiment["verdicts"] = {"autocast=bf16": "helps"}
     capture.run["budget"] = 120
+    capture.experiment["reason"] = "budget spent"
     found = diagnose(capture)
     assert found.plan.tried.speedup == pytest.approx(1.4, rel=0.02)
     assert "that needs at least --budget" in found.plan.note
@@ -389,11 +390,27 @@ def test_what_the_budget_did_not_reach_is_one_sentence():
     """Changes without a block are no rows of dashes: they are named together, with a budget that would hold them."""
     capture = make({"autocast=bf16": 1.4})
     capture.run["budget"] = 120
+    capture.experiment["reason"] = "budget spent"
     capture.offers.append({"slug": "channels_last", "title": "channels_last", "status": "offered", "reason": "",
                            "levels": [["on", "model.to(memory_format=torch.channels_last)"]], "ceiling": False})
     said = summary.unreached(diagnose(capture))
-    assert said.startswith("the budget was too small for: model.to(memory_format=torch.channels_last). A step takes")
+    assert said.startswith("too few blocks for: model.to(memory_format=torch.channels_last). A step takes")
     assert re.search(r"one change needs at least --budget \d{3,}\.", said)
+
+
+def test_no_budget_is_named_where_something_else_ended_the_scan():
+    """A scan that was stopped, or whose script ended, says what it did not measure, and not that a budget would help."""
+    capture = make({"autocast=bf16": 1.4}, rounds=2)
+    capture.run["budget"] = 120
+    capture.experiment["reason"] = "stopped"
+    found = diagnose(capture)
+    assert "--budget" not in found.seen.withheld + summary.unreached(found)
+
+
+def test_a_stack_that_was_chosen_is_not_told_by_what_chose_it():
+    """The blocks by which the search picked a stack overstate it: unconfirmed, it has no figure."""
+    capture = make({"autocast=bf16+channels_last=on": 1.4}, plan={"autocast": "bf16", "channels_last": "on"})
+    assert diagnose(capture).plan.tried is None
 
 
 def memory(peak, activations, arm="control"):

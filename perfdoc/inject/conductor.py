@@ -316,8 +316,7 @@ class Conductor:
         drained = 0
         if self._failure is None:
             try:
-                step = self.loop.step_seconds
-                drained = sum(handle.drain(step) for handle in self.session.handles_in_step())
+                drained = sum(handle.drain(self.loop.step_seconds) for handle in self.loop.loaders)
             except Exception as error:
                 self.fail(error)
         self._switch_seconds = perf_counter() - start
@@ -486,7 +485,7 @@ class Follower:
             self._session.end("rank 0 ended the experiment")
             return
         self._conductor._switch(config)
-        for handle in self._session.handles_in_step():
+        for handle in self._session.loop.loaders:
             handle.drain(self._session.loop.step_seconds)
         self._session.clock.restart()
 

@@ -23,6 +23,9 @@ MOST_ALIVE = 16
 """Worker processes of all sources of a loader that are kept alive at once, or three times the user's own."""
 WORKER_TIMEOUT = 120.0
 """Seconds after which a worker of a twin that delivers nothing is given up. Users' own time-outs are kept."""
+AMPLE = 5.0
+"""Times faster than the loop asks for them that batches must be made for their stock to be full at all times, also for
+treatments that make the step a few times faster."""
 
 _BaseIter: Any = torch_dataloader._BaseDataLoaderIter
 _MultiIter: Any = torch_dataloader._MultiProcessingDataLoaderIter
@@ -76,11 +79,6 @@ class Short:
 
     def __len__(self) -> int:
         return self.count
-
-
-AMPLE = 5.0
-"""Times faster than the loop asks for them that batches must be made for their stock to be full at all times, also for
-treatments that make the step a few times faster."""
 
 
 def twin(

@@ -156,13 +156,13 @@ def arms(diagnosis: Diagnosis) -> list[Arm]:
 
 
 def unreached(diagnosis: Diagnosis) -> str:
-    """The questions that the budget did not reach, and the budget that would hold them, in a sentence; empty without any."""
+    """The changes with too few blocks for any figure, and the budget that would hold them, in a sentence; empty without any."""
     seen = diagnosis.seen
-    names = [arm.change for arm in arms(diagnosis) if arm.effect is None and arm.verdict in ("undecided", "withheld")]
+    names = [arm.change for arm in arms(diagnosis) if arm.effect is None and arm.verdict != "untestable here"]
     if not names:
         return ""
-    enough = "" if seen.withheld else f". {seen.budget_for(0, len(names))}"
-    return f"the budget was too small for: {'; '.join(names)}{enough}"
+    said = f"too few blocks for: {'; '.join(names)}."
+    return said if seen.withheld else f"{said} {seen.budget_for(0, len(names))}".rstrip()
 
 
 def untestable(diagnosis: Diagnosis) -> list[tuple[str, str]]:
@@ -189,7 +189,7 @@ def headline(diagnosis: Diagnosis) -> str:
         why = capture.run.get("reason") or "the scan was asked to only look"
         return f"The clock ran, no alternative was tried: {why}."
     if seen.withheld:
-        return f"All verdicts are withheld: {seen.withheld.rstrip('.')}."
+        return f"All verdicts are withheld: {seen.withheld}."
     if plan is not None and plan.effect is not None and plan.effect.low > 1:
         return (
             f"{_listed(plan.changes)} make{'s' if len(plan.changes) == 1 else ''} your step "

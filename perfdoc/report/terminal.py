@@ -47,7 +47,7 @@ def render(diagnosis: Diagnosis, width: int = 100) -> str:
         out += textwrap.wrap(summary.numbers_sentence(diagnosis), width, initial_indent="      ", subsequent_indent="      ")
         out += textwrap.wrap(summary.epoch_sentence(diagnosis), width, initial_indent="      ", subsequent_indent="      ")
     out += ["", _arms(diagnosis, width)]
-    out += textwrap.wrap(summary.unreached(diagnosis), width, subsequent_indent="  ", initial_indent="")
+    out += textwrap.wrap(summary.unreached(diagnosis), width, subsequent_indent="  ")
     beside = [
         f for f in diagnosis.findings
         if not f.arms or (f.effect and not all(diagnosis.seen.planned(arm) for arm in f.arms))
@@ -88,7 +88,7 @@ def _arms(diagnosis: Diagnosis, width: int) -> str:
     effort = {arm: EFFORTS[finding.effort] for finding in diagnosis.findings for arm in finding.arms}
     lines = []
     for arm in summary.arms(diagnosis):
-        if arm.verdict == "untestable here" or (arm.effect is None and arm.verdict != "helps"):
+        if arm.verdict == "untestable here" or arm.effect is None:
             continue  # the first are listed with their reasons, the others in one sentence
         lines.append((speedup(arm.effect), arm.verdict, arm.change, effort.get(arm.arm, ""), codes.get(arm.arm, ""), arm.note))
     if not lines:
