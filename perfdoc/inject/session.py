@@ -8,45 +8,41 @@ straight through on other threads, in forked children, and after the scan.
 from __future__ import annotations
 
 import atexit
-import functools
 import gc
 import importlib
 import json
-import math
 import os
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from time import perf_counter
-from types import FrameType
 from typing import Any, NoReturn
 
 import torch
 import torch.optim.optimizer as torch_optimizer
-import torch.utils.checkpoint
-from torch.utils.data import dataloader as torch_dataloader
 
 from perfdoc import step_log
-from perfdoc.device_reads import place_of, wrap_reads
-from perfdoc.inject import ending, frameworks, loaders
-from perfdoc.inject.clock import BACKWARD, DATA, FETCHED, FORWARD, LEAVE, LOSS, OPTIMIZER, PHASES, TRANSFER, Clock
+from perfdoc.inject import ending, frameworks, loaders, own_choices
+from perfdoc.inject.clock import BACKWARD, DATA, FETCHED, FORWARD, LEAVE, LOSS, OPTIMIZER, PHASES, Clock
 from perfdoc.inject.conductor import Conductor, Follower, median_step
-from perfdoc.inject.cores import available_cores
-from perfdoc.inject.design import Factor
 from perfdoc.inject.experiment import Experiment
 from perfdoc.inject.guard import Guard
+from perfdoc.inject.known_loaders import KnownLoaders
+from perfdoc.inject.loop_description import describe
+from perfdoc.inject.loop_view import LoopView
 from perfdoc.inject.modules import OutermostCalls, trained_parents
+from perfdoc.inject.offers import factors
 from perfdoc.inject.parity import Listener
 from perfdoc.inject.places import Places
 from perfdoc.inject.recorder import Recorder
 from perfdoc.inject.step_finder import BACKWARD_ONLY, Step, StepFinder
+from perfdoc.inject.validation import ValidationWatch
+from perfdoc.inject.wrappers import Wrappers
 from perfdoc.parent_death import die_with_parent
 from perfdoc.probe import Probe, discover
-from perfdoc.treatment import EvalCall, Offer, Treatment
-from perfdoc.user_code import calling_site, calling_users
+from perfdoc.treatment import Treatment
 
 OBSERVE_SECONDS = 1.0
 OBSERVE_STEPS = 5
@@ -57,48 +53,12 @@ BACKWARDS_WITHOUT_OPTIMIZER = 8
 CONTROL_STEP, OBSERVED_STEP, CLOCK_STEP, IRREGULAR_STEP = range(len(step_log.KINDS))
 EVALUATING = 30.0
 """Seconds of forward passes without backward after which a script is taken to evaluate only (sanity checks are shorter)."""
-LONGEST_SWITCH = 0.3
-"""Share of the budget that the first switch to a level (compilation) may be expected to take."""
-MOST_SHAPES = 64
-"""Different input shapes that are told apart."""
 KEPT_STEPS = 4000
 """Steps whose phases are written one by one; later ones are only in their blocks."""
 
 
 current: Session | None = None
 """The session of this process, for perfdoc's own benchmarks."""
-
-
-class LoopView:
-    """What treatments and probes see of the loop (see ``perfdoc.treatment.Loop``)."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.device = "cpu"
-        self.cores = available_cores()
-        self.ranks = 1
-        self.autocast_seen = False
-        self.anomaly_seen = False
-        self.checkpointing_seen = False
-        self.zeroing_seen = False
-        self.closure_seen = False
-        self.device_reads: dict[Any, int] = {}
-        self.eval_call: EvalCall | None = None
-        self.input_shapes: dict[tuple[tuple[int, ...], ...], int] = {}
-        self.models: list[Any] = []
-        self.optimizers: list[Any] = []
-        self.step_seconds = 0.0
-
-    def saw_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """An outermost module is called with these arguments: count the shapes of the tensors among them."""
-        shapes = tuple(tuple(v.shape) for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor))
-        if shapes and (shapes in self.input_shapes or len(self.input_shapes) < MOST_SHAPES):
-            self.input_shapes[shapes] = self.input_shapes.get(shapes, 0) + 1
-
-    @property
-    def loaders(self) -> list[loaders.Handle]:
-        """DataLoaders fetched from in every step."""
-        return self._session.handles_in_step()
 
 
 class Session:
@@ -126,15 +86,13 @@ class Session:
         self.errand: Any = None
         """What is done with the loop in place of an experiment: an object with ``active`` hooks and
         ``on_step(step, regular)``."""
-        self._knows_validation = False
-        self._maybe_validation: EvalCall | None = None
+        self._validation = ValidationWatch(self.loop)
         self.ending: ending.Ending | None = None
         self.listener: Listener | None = None
-        self._handles: dict[int, loaders.Handle] = {}
-        self._loader_sites: dict[int, str] = {}
+        self.loaders = KnownLoaders(lambda site: self.seen("first batch", site=site))
         self._seen: set[str] = set()
         self._first_step: float | None = None
-        self._training = False
+        self.training = False
         self._stepping = 0
         self._has_optimizer = False
         self._hand_backwards = 0
@@ -143,9 +101,9 @@ class Session:
         self._optimizers: set[int] = set()
         self._observing = True
         self._calls = OutermostCalls(self._forward, self.clock.mine)
-        self._replaced: list[tuple[Any, str, Any, Any]] = []
+        self._wrappers = Wrappers(self)
+        self._release_observers: Callable[[], None] | None = None
         self._hooks: list[Any] = []
-        self._released = False
         self._loader_wanted = settings.get("loader_after") is not None
         self._first_fetch: float | None = None
 
@@ -154,58 +112,14 @@ class Session:
     def install(self) -> None:
         """Wrap torch. Called once, right after torch was imported."""
         global current
-        session = current = self
-        base: Any = torch_dataloader._BaseDataLoaderIter
-        base_init, multi_init = base.__init__, loaders._MultiIter.__init__
-        loader_init = torch_dataloader.DataLoader.__init__
-
-        @functools.wraps(loader_init)
-        def made(loader: Any, *args: Any, **kwargs: Any) -> None:
-            loader_init(loader, *args, **kwargs)
-            if session.enabled:
-                loader.__dict__["_perfdoc_made_at"] = session._made_at(loader, calling_site(2), calling_users(2))
-
-        optimizer_init = torch_optimizer.Optimizer.__init__
-
-        @functools.wraps(optimizer_init)
-        def optimizer_made(optimizer: Any, *args: Any, **kwargs: Any) -> None:
-            optimizer_init(optimizer, *args, **kwargs)
-            if session.enabled:
-                optimizer._perfdoc_made_at = session.places.made_here()  # type: ignore[attr-defined]
-
-        @functools.wraps(base_init)
-        def iterated(iterator: Any, loader: Any) -> None:
-            iterator._perfdoc_loader = loader
-            base_init(iterator, loader)
-
-        @functools.wraps(multi_init)
-        def workers_started(iterator: Any, loader: Any) -> None:
-            nested = os.environ.get("PERFDOC_WORKER")
-            os.environ["PERFDOC_WORKER"] = "1"
-            try:
-                multi_init(iterator, loader)
-            finally:
-                if nested is None:
-                    os.environ.pop("PERFDOC_WORKER", None)
-
-        def __next__(iterator: Any) -> Any:
-            if not session.enabled:
-                return loaders.original_next(iterator)
-            return session._fetch(iterator)
-
-        self._replace(torch_dataloader.DataLoader, "__init__", made)
-        self._replace(torch_optimizer.Optimizer, "__init__", optimizer_made)
-        self._replace(base, "__init__", iterated)
-        self._replace(loaders._MultiIter, "__init__", workers_started)
-        self._replace(base, "__next__", __next__)
-        self._wrap_backward()
+        current = self
+        self._wrappers.install()
         self._hooks = [
             torch_optimizer.register_optimizer_step_pre_hook(self._before_step),
             torch_optimizer.register_optimizer_step_post_hook(self._after_step),
         ]
         self._calls.observe()
-        self._watch_settings()
-        self._wrap_schedulers()
+        self._release_observers = own_choices.watch(self)
         session_of = weakref.ref(self)  # the registration cannot be taken back: it must not keep a user's model alive
 
         def forked() -> None:
@@ -215,10 +129,6 @@ class Session:
 
         os.register_at_fork(after_in_child=forked)
         atexit.register(self._write_last_steps)
-
-    def _replace(self, place: Any, name: str, new: Any) -> None:
-        self._replaced.append((place, name, place.__dict__.get(name), getattr(place, name)))
-        setattr(place, name, new)
 
     def uninstall(self) -> None:
         """Give torch back as it was, for loops that go on in this process (``perfdoc.bench_step``)."""
@@ -234,136 +144,23 @@ class Session:
             self._unwrap()
 
     def _unwrap(self) -> None:
-        if not self._released:
-            self._release_observers()
+        self._stop_observing()
         self._calls.release()
         for hook in self._hooks:
             hook.remove()
         for optimizer in self.loop.optimizers:
             optimizer.__dict__.pop("_perfdoc_made_at", None)
-        for handle in self._handles.values():
-            if getattr(handle.loader, "_iterator", None) is not None:
-                handle.loader._iterator = None  # its workers were ended: the next epoch starts new ones
-            for name in [n for n in vars(handle.loader) if n.startswith("_perfdoc_")]:
-                del handle.loader.__dict__[name]
-        while self._replaced:
-            place, name, own, original = self._replaced.pop()
-            if own is None and isinstance(place, type):
-                delattr(place, name)
-            else:
-                setattr(place, name, original if own is None else own)
+        self.loaders.forget()
+        self._wrappers.undo()
 
-    def _watch_settings(self) -> None:
-        """While the loop is observed: does its own code enter autocast with gradients, does it write zeros to gradients?"""
-        session, enter = self, torch.autocast.__enter__
-
-        def entered(context: Any) -> Any:
-            if context._enabled and torch.is_grad_enabled():
-                session.loop.autocast_seen = True
-            return enter(context)
-
-        torch.autocast.__enter__ = entered  # type: ignore[method-assign]
-
-        zero_grad = torch.optim.Optimizer.zero_grad
-        zero_module = torch.nn.Module.zero_grad
-
-        @functools.wraps(zero_grad)
-        def zeroed(optimizer: Any, set_to_none: bool = True) -> None:
-            if not set_to_none:
-                session.loop.zeroing_seen = True
-                session.places.zero_grad()
-            zero_grad(optimizer, set_to_none)
-
-        @functools.wraps(zero_module)
-        def zeroed_module(module: Any, set_to_none: bool = True) -> None:
-            if not set_to_none:
-                session.loop.zeroing_seen = True
-                session.places.zero_grad()
-            zero_module(module, set_to_none)
-
-        torch.optim.Optimizer.zero_grad = zeroed  # type: ignore[method-assign]
-        torch.nn.Module.zero_grad = zeroed_module  # type: ignore[method-assign]
-
-        # Both kinds of checkpointing ask for the autocast settings; scripts hold references to the public function.
-        checkpointing: Any = torch.utils.checkpoint
-        ask = getattr(checkpointing, "_get_autocast_kwargs", None)
-
-        if ask is not None:
-            def asked(*args: Any, _ask: Callable[..., Any] = ask, **kwargs: Any) -> Any:
-                session.loop.checkpointing_seen = True
-                return _ask(*args, **kwargs)
-
-            checkpointing._get_autocast_kwargs = asked
-
-        def read(method: str, tensor: Any, really: Callable[[], Any], frame: FrameType) -> Any:
-            if tensor.is_cuda and session._training and session.clock.mine():
-                place = place_of(method, frame)
-                if place is not None:
-                    session.loop.device_reads[place] = session.loop.device_reads.get(place, 0) + 1
-            return really()
-
-        release_reads = wrap_reads(read)
-
-        def release() -> None:
-            session._released = True
-            release_reads()
-            if ask is not None:
-                checkpointing._get_autocast_kwargs = ask
-            torch.autocast.__enter__ = enter  # type: ignore[method-assign]
-            torch.optim.Optimizer.zero_grad = zero_grad  # type: ignore[method-assign]
-            torch.nn.Module.zero_grad = zero_module  # type: ignore[method-assign]
-
-        self._release_observers = release
-
-    def _wrap_backward(self) -> None:
-        session = self
-        backward, grad = torch.autograd.backward, torch.autograd.grad
-
-        @functools.wraps(backward)
-        def timed_backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
-            if not session.enabled or not session.clock.mine():
-                backward(tensors, *args, **kwargs)
-            else:
-                session._backward(backward, tensors, args, kwargs)
-
-        @functools.wraps(grad)
-        def timed_grad(*args: Any, **kwargs: Any) -> Any:
-            if not session.enabled or not session.clock.mine():
-                return grad(*args, **kwargs)
-            session.clock.push(BACKWARD)
-            try:
-                return grad(*args, **kwargs)
-            finally:
-                session.clock.pop()
-
-        self._replace(torch.autograd, "backward", timed_backward)
-        self._replace(torch.autograd, "grad", timed_grad)
-
-    def _wrap_schedulers(self) -> None:
-        """While the loop is held, learning-rate schedules stand still: they must not be driven past their end."""
-        session = self
-        from torch.optim import lr_scheduler
-
-        def hold(cls: type) -> None:
-            step = cls.__dict__.get("step")
-            if step is None:
-                return
-
-            @functools.wraps(step)
-            def stepped(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
-                if session.holding and session.enabled:
-                    return None
-                return step(scheduler, *args, **kwargs)
-
-            session._replace(cls, "step", stepped)
-
-        for member in {c for c in vars(lr_scheduler).values() if isinstance(c, type)}:
-            if issubclass(member, lr_scheduler.LRScheduler):
-                hold(member)
+    def _stop_observing(self) -> None:
+        if self._release_observers is not None:
+            self._release_observers()
+            self._release_observers = None
 
     def _forked(self) -> None:
         """A forked child: a DataLoader worker is left alone, any other child starts a file of its own."""
-        if os.environ.get("PERFDOC_WORKER") or self._training:
+        if os.environ.get("PERFDOC_WORKER") or self.training:
             self.enabled = False
             if self.settings.get("dies_with_parent"):
                 die_with_parent()
@@ -379,13 +176,14 @@ class Session:
             self._seen.add(what)
             self.recorder.write("seen", what=what, **fields)
 
-    def _fetch(self, iterator: Any) -> Any:
+    def fetch(self, iterator: Any) -> Any:
+        """Next batch of a loader's iterator, timed; from the handle where the loop is held."""
         handle: loaders.Handle | None = iterator.__dict__.get("_perfdoc_handle")
         if handle is None:
             loader = iterator.__dict__.get("_perfdoc_loader")
             if loader is None or loaders.is_twin(loader):
                 return loaders.original_next(iterator)
-            handle = iterator._perfdoc_handle = self._handle_of(loader, iterator)
+            handle = iterator._perfdoc_handle = self.loaders.of(loader, iterator)
         if self.ending is not None:
             self.ending.raise_again()
         clock = self.clock
@@ -411,7 +209,7 @@ class Session:
 
     def _fetched(self, handle: loaders.Handle) -> None:
         """An errand that wants a loader, and nothing may ever train: after a while it is given the one that is iterated."""
-        if self._training or "backward" in self._seen:
+        if self.training or "backward" in self._seen:
             self._loader_wanted = False  # a loop: it is waited for
             return
         if self._first_fetch is None:
@@ -422,28 +220,6 @@ class Session:
             self.errand = importlib.import_module(self.settings["errand"]).Errand(self)
             self._directed = True
             self.errand.on_loader(handle)
-
-    def _made_at(self, loader: Any, site: str, directly: bool) -> str:
-        """Where the user made a loader; libraries (accelerate, Lightning) make another one for the same data set."""
-        key = id(loader.dataset)
-        if directly:
-            self._loader_sites[key] = site
-        return self._loader_sites.get(key, site)
-
-    def _handle_of(self, loader: Any, iterator: Any) -> loaders.Handle:
-        """The handle of a loader; scripts that make their loader anew every epoch keep one handle."""
-        key: int | None = loader.__dict__.get("_perfdoc_key")
-        if key is None or key not in self._handles:
-            predecessor = next((h for h in self._handles.values() if h.succeeded_by(loader)), None)
-            if predecessor is None:
-                site = loader.__dict__.get("_perfdoc_made_at") or calling_site(4)
-                predecessor = loaders.Handle(len(self._handles), loader, site)
-                self._handles[predecessor.key] = predecessor
-                self.seen("first batch", site=site)
-            key = loader.__dict__["_perfdoc_key"] = predecessor.key
-        handle = self._handles[key]
-        handle.iterated(loader, iterator)
-        return handle
 
     def _from(self, handle: loaders.Handle, iterator: Any) -> Any:
         if not handle.held:
@@ -478,8 +254,8 @@ class Session:
         trained = self._with_parameters.get(id(module))
         if trained is None:
             trained = self._has_parameters(module)
-        if trained and not self._knows_validation and (self._maybe_validation is not None or not module.training):
-            self._validates(module, args, kwargs)
+        if trained and self._validation.wants(module):
+            self._validation.saw(module, args, kwargs)
         clock = self.clock
         if clock.crowded():
             clock.work_out()
@@ -504,21 +280,6 @@ class Session:
         finally:
             clock.mark((LEAVE, perf_counter()))
 
-    def _validates(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Keep a call in eval mode; one with gradients rather than one without.
-
-        It is validation only if the same module is called in training mode later: frozen parts and teachers never are.
-        """
-        seen = self._maybe_validation
-        if module.training:
-            if seen is not None and seen.module is module:
-                self.loop.eval_call, self._maybe_validation = seen, None
-                self._knows_validation = seen.mode == "gradients"
-        elif seen is None or (seen.mode != "gradients" and torch.is_grad_enabled()):
-            mode = "gradients" if torch.is_grad_enabled() else "no_grad"
-            mode = "inference_mode" if torch.is_inference_mode_enabled() else mode
-            self._maybe_validation = EvalCall(module, args, kwargs, mode, calling_site(4))
-
     def _has_parameters(self, module: Any) -> bool:
         """Whether the module can be trained; asked once a module, its parameters do not come and go."""
         known = self._with_parameters.get(id(module))
@@ -527,7 +288,8 @@ class Session:
             self._with_parameters[id(module)] = known
         return known
 
-    def _backward(self, run: Callable[..., None], tensors: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def backward(self, run: Callable[..., None], tensors: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """A call of ``torch.autograd.backward``, timed and under the treatments that are on."""
         if self.ending is not None:
             self.ending.raise_again()
         if self._observing:
@@ -568,7 +330,7 @@ class Session:
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if not self.enabled:
             return
-        if not self._training:
+        if not self.training:
             # The thread that steps is the one to watch: some scripts train in a thread of their own.
             self.clock.thread = threading.get_ident()
         if threading.get_ident() != self.clock.thread:
@@ -606,7 +368,7 @@ class Session:
         self._optimizer_call(key)
 
     def _optimizer_call(self, key: int) -> None:
-        self._training = True
+        self.training = True
         self.optimizer_calls += 1
         if self._first_step is None:
             self._first_step = time.monotonic()
@@ -651,8 +413,8 @@ class Session:
             return
         self._observing = False
         for handle_key, count in shape.fetches.items():
-            if handle_key in self._handles:
-                self._handles[handle_key].batches_a_step = count
+            if handle_key in self.loaders.handles:
+                self.loaders.handles[handle_key].batches_a_step = count
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         self.ranks = self.loop.ranks = torch.distributed.get_world_size() if distributed else 1
         rank = torch.distributed.get_rank() if distributed else int(os.environ.get("RANK", "0") or 0)
@@ -662,9 +424,9 @@ class Session:
         self.calls_a_step = max(1, shape.optimizer_calls)
         for step in regular:
             self._write_step(step, OBSERVED_STEP)
-        self._describe(rank)
+        self.recorder.write("loop", **describe(self, rank))
         self._calls.narrow(self.loop.models)
-        self._release_observers()
+        self._stop_observing()
         if rank > 0 or not self._leads():
             if distributed:
                 self.follower = Follower(self, self._treatments())
@@ -693,65 +455,7 @@ class Session:
         if self.loop.device == "cuda":
             self.asynchronous = True
             self.clock.use_events(lambda: torch.cuda.Event(enable_timing=True))
-            self._wrap_transfers()
-
-    def _wrap_transfers(self) -> None:
-        """Time copies to the device; wrapped only once parameters are known to live on one."""
-        session = self
-        for name in ("to", "cuda"):
-            original = getattr(torch.Tensor, name)
-
-            def moved(tensor: Any, *args: Any, _original: Any = original, **kwargs: Any) -> Any:
-                if not session.enabled or tensor.is_cuda or not session.clock.mine():
-                    return _original(tensor, *args, **kwargs)
-                session.clock.push(TRANSFER)
-                try:
-                    return _original(tensor, *args, **kwargs)
-                finally:
-                    session.clock.pop()
-
-            self._replace(torch.Tensor, name, functools.wraps(original)(moved))
-
-    def _describe(self, rank: int) -> None:
-        shape = self.finder.shape
-        assert shape is not None
-        self.recorder.write(
-            "loop",
-            rank=rank,
-            ranks=self.ranks,
-            device=self.loop.device,
-            **({"device_name": torch.cuda.get_device_name()} if self.loop.device == "cuda" else {}),
-            cores=self.loop.cores,
-            threads=torch.get_num_threads(),
-            step={
-                "batches": shape.batches,
-                "optimizer_calls": shape.optimizer_calls,
-                "forwards": shape.forwards,
-                "backwards": shape.backwards,
-                "by_hand": shape.anchor == BACKWARD_ONLY,
-            },
-            loaders=[
-                {
-                    "site": handle.site,
-                    "class": type(handle.loader).__name__,
-                    "dataset": type(handle.loader.dataset).__name__,
-                    "batch_size": handle.loader.batch_size,
-                    "num_workers": handle.loader.num_workers,
-                    "persistent_workers": bool(handle.loader.persistent_workers),
-                    "pin_memory": bool(handle.loader.pin_memory),
-                    "prefetch_factor": handle.loader.prefetch_factor,
-                    "batches_an_epoch": handle.batches_an_epoch,
-                    "batches_a_step": shape.fetches[key],
-                }
-                for key, handle in self._handles.items()
-                if key in shape.fetches
-            ],
-            models=[type(model).__name__ for model in self.loop.models],
-            parameters=sum(p.numel() for model in self.loop.models for p in model.parameters()),
-            optimizers=[type(optimizer).__name__ for optimizer in self.loop.optimizers],
-            torch=torch.__version__,
-            places=self.places.to_json(),
-        )
+            self._wrappers.time_transfers()
 
     def _treatments(self) -> dict[str, Treatment]:
         found = discover(Treatment, self.settings["packages"])  # type: ignore[type-abstract]
@@ -764,37 +468,12 @@ class Session:
             return
         if not self.settings["experiment"]:
             return
-        treatments, factors = self._treatments(), []
-        shares = self._shares()
-        wanted = self.settings["only"]
-        for slug, treatment in treatments.items():
-            if wanted and slug not in wanted and not treatment.ceiling:
-                continue
-            try:
-                offer = self._affordable(treatment.offer(self.loop))
-            except Exception as error:
-                self.recorder.write("offer", slug=slug, title=treatment.title, status="untestable here",
-                                    reason=f"{type(error).__name__}: {error}", levels=[], ceiling=treatment.ceiling)
-                continue
-            self.recorder.write(
-                "offer",
-                slug=slug,
-                title=treatment.title,
-                status=offer.status,
-                reason=offer.reason,
-                levels=[[level.name, level.change] for level in offer.levels],
-                ceiling=treatment.ceiling,
-                numerics=treatment.numerics,
-                planned=treatment.planned,
-            )
-            if offer.status == "offered":
-                share = sum(shares.get(phase, 0.0) for phase in treatment.phases)
-                factors.append(Factor(slug, offer.levels, treatment.interacts, treatment.ceiling, treatment.planned,
-                                      treatment.numerics, share))
+        treatments = self._treatments()
+        offered = factors(self, treatments)
         self._directed = True
         self.conductor = Conductor(self, treatments, discover(Probe, self.settings["packages"]))  # type: ignore[type-abstract]
         experiment = Experiment(
-            factors,
+            offered,
             budget=float(self.settings["budget"]),
             remaining=self.remaining,
             smallest_effect=float(self.settings["smallest_effect"]),
@@ -805,19 +484,7 @@ class Session:
         )
         self.conductor.begin(experiment)
 
-    def _affordable(self, offer: Offer) -> Offer:
-        """The offer without levels whose first switch takes too much of the budget; the reason says which would do."""
-        budget = float(self.settings["budget"])
-        levels = tuple(level for level in offer.levels if level.expected_seconds <= LONGEST_SWITCH * budget)
-        if levels or offer.status != "offered":
-            return replace(offer, levels=levels)
-        needed = min(level.expected_seconds for level in offer.levels)
-        return Offer("untestable here", reason=(
-            f"the first switch would take about {needed:.0f} s of a budget of {budget:.0f} s: "
-            f"try --budget {math.ceil(needed / LONGEST_SWITCH / 10) * 10}"
-        ))
-
-    def _shares(self) -> dict[str, float]:
+    def shares(self) -> dict[str, float]:
         """Share of the observed steps that each phase took."""
         steps = self.finder.steps()
         total = sum(step.seconds for step in steps) or 1.0
@@ -825,7 +492,7 @@ class Session:
 
     def waiting_share(self) -> float:
         """Share of the observed steps that was spent waiting for data."""
-        return self._shares().get("data", 0.0)
+        return self.shares().get("data", 0.0)
 
     def hold(self) -> None:
         """Keep the loop inside its epoch from now on."""
@@ -841,7 +508,7 @@ class Session:
         """The loaders that every step fetches from."""
         if self.finder.shape is None:
             return []
-        return [self._handles[key] for key in self.finder.shape.fetches if key in self._handles]
+        return [self.loaders.handles[key] for key in self.finder.shape.fetches if key in self.loaders.handles]
 
     def _step(self, step: Step) -> None:
         assert self.finder.shape is not None
@@ -897,13 +564,12 @@ class Session:
 
     def _write_last_steps(self) -> None:
         """Of a process that is only clocked: what has not been worked out yet."""
-        if self._training and not (self._directed or self._observing):
+        if self.training and not (self._directed or self._observing):
             self._take_partials()
 
     def _close(self) -> None:
         self._write_last_steps()
-        for handle in self._handles.values():
-            handle.close()
+        self.loaders.close()
 
 
 CONTROL_NAME = "control"
