@@ -24,9 +24,10 @@ from perfdoc.treatment import config_from_id, config_id
 SECTIONS = ("What it measures", "Why it costs time", "Example", "Use instead", "When this is wrong")
 """Sections that the docstring of every rule has, in this order; ``perfdoc explain`` and the docs show them."""
 
-WORST_RESOLUTION = 0.25
-"""A/A interval (as a share) beyond which this machine cannot tell changes apart: all verdicts are withheld. Below it, only
-effects larger than the interval are claimed."""
+COARSE_RESOLUTION = 0.25
+"""A/A interval (as a share) beyond which nothing is called `no difference`: larger effects are claimed, the rest is open."""
+WORST_RESOLUTION = 1.0
+"""A/A interval (as a share) beyond which all verdicts are withheld: what is faster by a factor of two could not be told."""
 
 
 class Evidence:
@@ -145,6 +146,11 @@ class Evidence:
         return max(self.asked_effect, self.resolution or 0.0)
 
     @cached_property
+    def is_coarse(self) -> bool:
+        """Whether only effects larger than the A/A arm's interval can be told here, and nothing about smaller ones."""
+        return self.resolution is not None and self.resolution > COARSE_RESOLUTION
+
+    @cached_property
     def withheld(self) -> str:
         """Why all verdicts are withheld, or an empty string."""
         if not self.capture.blocks:
@@ -189,7 +195,8 @@ class Evidence:
         if self.withheld:
             return "withheld"
         settled = self.capture.experiment.get("verdicts", {}).get(arm)
-        return stats.keep(settled, self.values(arm), self.smallest_effect, max(1, len(self.arms)), self.noise)
+        found = stats.keep(settled, self.values(arm), self.smallest_effect, max(1, len(self.arms)), self.noise)
+        return "undecided" if found == "no difference" and self.is_coarse else found
 
     def blocks_to_settle(self, arm: str) -> int | None:
         """About how many more blocks would settle an undecided arm."""

@@ -321,7 +321,7 @@ def test_what_the_experiment_settled_stays_settled():
 TRIED = {"dataloader_workers=2": 1.5, "autocast=bf16": 1.4, "channels_last=on": 0.7, "cpu_threads=1": 1.0}
 
 
-@pytest.mark.parametrize("how", [{"aa": 1.1}, {"aa": 0.9}, {"rounds": 3}, {"noise": 0.3}],
+@pytest.mark.parametrize("how", [{"aa": 1.1}, {"aa": 0.9}, {"rounds": 3}, {"noise": 1.5}],
                          ids=["A/A faster", "A/A slower", "A/A too short", "too noisy"])
 def test_verdicts_are_withheld_when_the_control_differs_from_itself(how):
     """With a control that is not like itself, or not known to be, no arm gets a verdict and no plan is made."""
@@ -329,6 +329,27 @@ def test_verdicts_are_withheld_when_the_control_differs_from_itself(how):
     assert diagnosis.seen.withheld
     assert diagnosis.plan is None
     assert {finding.verdict for finding in diagnosis.findings} == {"withheld"}
+
+
+def test_a_noisy_control_leaves_what_is_larger_than_its_noise():
+    """Where the control is only known to a third, a factor of two is claimed, and nothing is called no difference."""
+    seen = Evidence(make({"autocast=bf16": 2.4, "cpu_threads=1": 1.0}, noise=0.25))
+    assert seen.is_coarse
+    assert seen.withheld == ""
+    assert seen.verdict("autocast=bf16") == "helps"
+    assert seen.verdict("cpu_threads=1") == "undecided"
+
+
+@pytest.mark.parametrize(("confirmed", "claimed"), [(1.1, False), (2.0, True)])
+def test_a_plan_within_the_controls_own_noise_is_not_claimed(confirmed, claimed):
+    """However well its own blocks agree: what the control may differ from itself by is no plan."""
+    capture = make({"autocast=bf16": 2.4}, noise=0.4, plan={"autocast": "bf16"})
+    more = [b for b in blocks_of({"autocast=bf16": confirmed}, noise=0.02) if b["arm"] != "A/A"]
+    capture.blocks.extend({**b, "i": b["i"] + 1000, "phase": "confirm"} for b in more)
+    found = diagnose(capture)
+    assert found.plan.effect.low > 1
+    assert ("the control against itself" in found.plan.note) is not claimed
+    assert ("faster, measured in your loop" in summary.headline(found)) is claimed
 
 
 def test_a_quiet_control_withholds_nothing():

@@ -46,6 +46,8 @@ ARMS_AN_AA = 5
 """Arms of a round for which there is one A/A block."""
 VAGUE = 0.1
 """Half-width of the A/A arm's interval, in log units, above which every round has one more block of it."""
+HOPELESS = 0.2
+"""Half-width of it above which even the confirmation of the plan makes room for more of it."""
 ARMS_A_CONTROL = 2
 """Arms between two control blocks: one control serves two arms on either side, which is a quarter of the time saved."""
 PARITY_SHARE = 0.12
@@ -226,12 +228,12 @@ class Experiment:
         """Whether the A/A arm has too few pairs for anything to be believed."""
         return len(self.values(AA_ARM)) < stats.LOOKS[0]
 
-    def _aa_is_vague(self) -> bool:
+    def _aa_is_vague(self, half: float = VAGUE) -> bool:
         values = self.values(AA_ARM)
         if len(values) < stats.LOOKS[0]:
             return False
         shown = stats.interval(values, pairing.control_noise(self.blocks))
-        return max(abs(shown.low), abs(shown.high)) > VAGUE
+        return max(abs(shown.low), abs(shown.high)) > half
 
     def _fail(self, arm: str, config: Config, reason: str) -> None:
         parts = set(config_id(config).split("+"))
@@ -568,7 +570,8 @@ class Experiment:
         while self.remaining() > 0 and len(self.values(name, confirm=True)) < CONFIRM_PAIRS:
             before = len(self.blocks)
             yield from self._round({name: self.plan}, CONFIRM_PHASE, 0.0)
-            if self._needs_aa():  # without it the plan could not be believed: in blocks of a phase of their own
+            vague = self._aa_is_vague(HOPELESS) and len(self.values(name, confirm=True)) % 2 == 0
+            if self._needs_aa() or vague:  # without it the plan could not be believed: in blocks of a phase of their own
                 yield from self._round({AA_ARM: CONTROL}, "settle", 0.0)
             if name in self.failed:
                 self.plan = {}  # what fails now is no advice, however fast it was

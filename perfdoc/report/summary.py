@@ -190,7 +190,7 @@ def headline(diagnosis: Diagnosis) -> str:
         return f"The clock ran, no alternative was tried: {why}."
     if seen.withheld:
         return f"All verdicts are withheld: {seen.withheld}."
-    if plan is not None and plan.effect is not None and plan.effect.low > 1:
+    if plan is not None and plan.effect is not None and not plan.note:
         return (
             f"{_listed(plan.changes)} make{'s' if len(plan.changes) == 1 else ''} your step "
             f"{speedup(plan.effect)} faster, measured in your loop."
@@ -260,7 +260,8 @@ def notes(diagnosis: Diagnosis) -> list[str]:
     if seen.resolution is not None and not seen.withheld:
         said = f"control against itself (A/A): within ±{seen.resolution:.1%}"
         if seen.smallest_effect > seen.asked_effect:
-            said += f", so effects below {seen.smallest_effect:.1%} count as no difference here"
+            said += (f", so nothing can be said about effects below {seen.smallest_effect:.0%} here" if seen.is_coarse else
+                     f", so effects below {seen.smallest_effect:.1%} count as no difference here")
         found.append(said)
     found += [
         f"the numbers were not all compared: {m.reason}"
