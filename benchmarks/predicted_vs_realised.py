@@ -93,7 +93,7 @@ def through_the_patch(name: str, folder: Path, base: list[str], budget: str, ver
     return (name, arm,
             f"{said['speedup']:.2f} [{said['low']:.2f}, {said['high']:.2f}]",
             f"{real['speedup']:.2f} [{real['low']:.2f}, {real['high']:.2f}]", f"{result['error']:+.1%}",
-            "yes" if result["inside"] else "no")
+            "yes" if result["inside"] else "no", "{in_scan:.3g} s, {now:.3g} s".format(**result["original_step"]))
 
 
 def patches(workloads: list[str], budget: str, verify: str) -> None:
@@ -106,8 +106,9 @@ def patches(workloads: list[str], budget: str, verify: str) -> None:
             base = ["--data", str(images)] if name == "images" else []
             rows.append(through_the_patch(name, Path(folder), base, budget, verify))
             print(rows[-1], file=sys.stderr, flush=True)
-    print(tabulate(rows, headers=["workload", "plan", "predicted", "realised", "error", "inside"]))
-    errors = sorted(abs(float(row[4].rstrip("%"))) for row in rows if len(row) == 6)
+    print(tabulate(rows, headers=["workload", "plan", "predicted", "realised", "error", "inside",
+                                  "original's step in the scan, in verify"]))
+    errors = sorted(abs(float(row[4].rstrip("%"))) for row in rows if len(row) == 7)
     if errors:
         print(f"\nmedian error {statistics.median(errors):.1f}%, worst {errors[-1]:.1f}%, "
               f"90th percentile {errors[math.ceil(0.9 * len(errors)) - 1]:.1f}%")

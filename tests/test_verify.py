@@ -13,8 +13,10 @@ from conftest import QUICK_START, perfdoc
 from test_patch import captured
 
 from perfdoc.alternation import ROUNDS, Alternation, Side
+from perfdoc.commands.verify import _pace
 from perfdoc.errors import PerfdocError
 from perfdoc.patch import make
+from perfdoc.report import figures
 
 SCRIPT = """
 import sys
@@ -161,6 +163,21 @@ def test_verify_prints_predicted_against_realised(tmp_path, monkeypatch):
     found = json.loads(ran.out)
     assert 1.4 < found["realised"]["speedup"] < 2.2
     assert found["predicted"] is None
+    assert 0.02 < found["original_step"]["now"] < 0.3
+    assert found["original_step"]["in_scan"] is None
     assert (tmp_path / "train.py").read_bytes() == before
     assert not (folder / "verify" / "trees").exists()
     assert json.loads((folder / "verified.json").read_text()) == found
+
+
+@pytest.mark.parametrize(("now", "in_scan", "told"), [(0.1, 0.098, False), (0.178, 0.093, True), (0.08, 0.1, True)])
+def test_verify_says_when_the_machine_is_in_another_state(now, in_scan, told):
+    """The original's own step tells whether predicted and realised were measured on a machine of the same speed."""
+    said = _pace(now, in_scan)
+    assert ("another state" in said) is told
+    assert figures.seconds(now) in said
+
+
+def test_verify_has_a_pace_without_a_scan_to_compare_with():
+    """Of a scan without blocks only the step of now is told."""
+    assert _pace(0.1, None) == "100 ms a step"

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TREES = "trees"
 """Folder beside the run that holds both versions."""
+OTHER_STATE = 1.15
+"""Ratio of the original's step now to the scan's beyond which the machine is said to be in another state."""
 
 
 @click.command()
@@ -92,6 +94,7 @@ def command(run: Path | None, changes: str | None, budget: float, wait: float, p
         "error": predicted.speedup / realised[0] - 1 if predicted else None,
         "inside": predicted.low <= realised[0] <= predicted.high if predicted else None,
         "seconds_a_step": {side.name: side.paces for side in sides},
+        "original_step": {"now": statistics.median(sides[0].paces), "in_scan": diagnosis.seen.control_pace()},
     }
     (folder / "verified.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     keep(folder, Row(
@@ -143,6 +146,19 @@ def _loaded(side: Side, written: Written) -> None:
             "`perfdoc apply` it, and compare commits with `perfdoc gate`.", 4)
 
 
+def _pace(now: float, in_scan: float | None) -> str:
+    """How long the original's step takes now, and what it took when the ratio was predicted."""
+    from perfdoc.report.figures import seconds
+
+    if in_scan is None:
+        return f"{seconds(now)} a step"
+    said = f"{seconds(now)} a step now, {seconds(in_scan)} in the scan"
+    if abs(math.log(now / in_scan)) < math.log(OTHER_STATE):
+        return said
+    return (f"{said}: the machine is in another state (clock rate, who else uses it, data in its cache), and what a change "
+            "brings depends on that. Scan again now to compare like with like")
+
+
 def _words(result: dict[str, Any], folder: Path) -> str:
     lines = [f"patch      {', '.join(result['edited'])}"]
     if result["left_out"]:
@@ -157,4 +173,5 @@ def _words(result: dict[str, Any], folder: Path) -> str:
     if said:
         where = "inside" if result["inside"] else "outside"
         lines.append(f"error      {result['error']:+.1%}, realised value {where} the predicted interval")
+    lines.append(f"original   {_pace(**result['original_step'])}")
     return "\n".join([*lines, f"kept in    {os.path.relpath(folder / 'verified.json')}"])
