@@ -1,9 +1,9 @@
 """Does the changed script run as much faster as the scan said?
 
 For every workload: one scan of the original; then, for the plan and for the best single changes, original and hand-changed
-script as ordinary processes that take turns. Printed: predicted ratio with its interval, realised ratio with its own, relative
-error, whether the predicted interval holds the realised ratio, and, as that is only known
-to its own interval, whether the two agree (their difference cannot be told from none).
+script as ordinary processes that take turns. Printed: predicted ratio with its interval for another run (`perfdoc.prediction`),
+realised ratio with its own, relative error, whether the predicted interval holds the realised ratio, and, as that is only known
+to its own interval, whether the two agree (what was measured and what came of it cannot be told apart).
 
     python benchmarks/predicted_vs_realised.py [--budget 120] [--verify 90] [workload ...]
 
@@ -27,6 +27,8 @@ from tabulate import tabulate
 from perfdoc import stats
 from perfdoc.alternation import Alternation, Side
 from perfdoc.demo.make_images import make
+from perfdoc.finding import Effect
+from perfdoc.prediction import predicted
 from perfdoc.treatment import config_from_id
 
 HERE = Path(__file__).parent / "workloads"
@@ -86,12 +88,12 @@ def through_the_patch(name: str, folder: Path, base: list[str], budget: str, ver
     subprocess.run([sys.executable, f"{name}.py", *base, "--seconds", "2"], cwd=work, check=True, capture_output=True)
     perfdoc(work, "apply", "--reverse")
     result = json.loads(perfdoc(work, "verify", "--json", "--budget", verify))
-    said, real = result["predicted"], result["realised"]
+    said, real, measured = result["predicted"], result["realised"], result["measured"]
     arm = found["plan"]["arm"] + (f" (without {left})" if left else "")
     if said is None:
         return (name, arm, "not measured on its own", f"{real['speedup']:.2f} [{real['low']:.2f}, {real['high']:.2f}]")
-    return (name, arm,
-            f"{said['speedup']:.2f} [{said['low']:.2f}, {said['high']:.2f}]",
+    return (name, arm, f"{said['speedup']:.2f} [{said['low']:.2f}, {said['high']:.2f}]",
+            f"[{measured['low']:.2f}, {measured['high']:.2f}]",
             f"{real['speedup']:.2f} [{real['low']:.2f}, {real['high']:.2f}]", f"{result['error']:+.1%}",
             "yes" if result["inside"] else "no", "{in_scan:.3g} s, {now:.3g} s".format(**result["original_step"]))
 
@@ -106,9 +108,9 @@ def patches(workloads: list[str], budget: str, verify: str) -> None:
             base = ["--data", str(images)] if name == "images" else []
             rows.append(through_the_patch(name, Path(folder), base, budget, verify))
             print(rows[-1], file=sys.stderr, flush=True)
-    print(tabulate(rows, headers=["workload", "plan", "predicted", "realised", "error", "inside",
+    print(tabulate(rows, headers=["workload", "plan", "predicted", "in the scan", "realised", "error", "inside",
                                   "original's step in the scan, in verify"]))
-    errors = sorted(abs(float(row[4].rstrip("%"))) for row in rows if len(row) == 7)
+    errors = sorted(abs(float(row[5].rstrip("%"))) for row in rows if len(row) == 8)
     if errors:
         print(f"\nmedian error {statistics.median(errors):.1f}%, worst {errors[-1]:.1f}%, "
               f"90th percentile {errors[math.ceil(0.9 * len(errors)) - 1]:.1f}%")
@@ -158,12 +160,13 @@ def main() -> None:
                 ratio, low, high = shown.speedup
                 error = effect["speedup"] / ratio - 1
                 errors.append(abs(error))
-                held = effect["low"] <= ratio <= effect["high"]
+                said = predicted(Effect(effect["speedup"], effect["low"], effect["high"], effect["pairs"]))
+                held = said.low <= ratio <= said.high
                 # Two independent estimates differ when their difference lies beyond their half-widths taken together.
                 halves = [math.log(e / c) for e, c in ((effect["high"], effect["speedup"]), (high, ratio))]
                 agree = abs(math.log(effect["speedup"] / ratio)) <= math.hypot(*halves)
                 inside, agreed = inside + held, agreed + agree
-                rows.append((name, kind, arm, f"{effect['speedup']:.2f} [{effect['low']:.2f}, {effect['high']:.2f}]",
+                rows.append((name, kind, arm, f"{said.speedup:.2f} [{said.low:.2f}, {said.high:.2f}]",
                              f"{ratio:.2f} [{low:.2f}, {high:.2f}]", f"{error:+.1%}", "yes" if held else "no",
                              "yes" if agree else "no"))
                 print(rows[-1], file=sys.stderr, flush=True)

@@ -284,6 +284,8 @@ class _Runner:
             except OSError as error:
                 raise PerfdocError(f"cannot run {side.command[0]}: {error.strerror or error}", 4) from None
         self._standings = 0
+        self._members: list[psutil.Process] = []
+        """Its processes when it last stood still: none comes or goes until it is woken. To look for them takes long."""
 
     def until_standing(self, wait: float) -> None:
         """Wait for the first standstill. Raises PerfdocError where the script fails, or never trains."""
@@ -312,14 +314,14 @@ class _Runner:
         times = psutil.cpu_times()
         busy = times.user + times.system + sum(getattr(times, name, 0.0) for name in ("nice", "irq", "softirq", "steal"))
         ours = 0.0
-        for process in [*self._tree(), psutil.Process()]:
+        for process in [*self._members, psutil.Process()]:
             with contextlib.suppress(psutil.Error):
                 used = process.cpu_times()
                 ours += used.user + used.system
         return float(busy - ours)
 
     def _wake(self) -> None:
-        for process in self._tree():
+        for process in self._members:
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGCONT)
 
@@ -340,7 +342,8 @@ class _Runner:
             standing = self.watch.this_lap("standing")
             if len(standing) > self._standings and _is_stopped(int(standing[-1].get("pid") or self._leader())):
                 self._standings = len(standing)
-                for process in self._tree():  # helpers that the process itself does not know of
+                self._members = self._tree()
+                for process in self._members:  # helpers that the process itself does not know of
                     with contextlib.suppress(psutil.Error):
                         process.suspend()
                 return True

@@ -50,6 +50,7 @@ def command(run: Path | None, changes: str | None, budget: float, wait: float, p
     from perfdoc.commands.report import load
     from perfdoc.diagnose import diagnose
     from perfdoc.patch import apply, make
+    from perfdoc.prediction import predicted
     from perfdoc.store import Row
     from perfdoc.treatment import config_from_id, config_id
 
@@ -78,21 +79,23 @@ def command(run: Path | None, changes: str | None, budget: float, wait: float, p
     realised = (1 / ratio.ratio, 1 / high, 1 / low)
     left_out = [str(s["slug"]) for s in written.about["snippets"]]
     if left_out:  # what is run is less than what the plan predicts: what was that much measured at?
-        predicted = diagnosis.seen.effect(
+        measured = diagnosis.seen.effect(
             config_id({slug: level for slug, level in config_from_id(arm).items() if slug not in left_out}))
     else:
-        predicted = diagnosis.seen.effect(arm)
+        measured = diagnosis.seen.effect(arm)
         if plan is not None and plan.arm == arm:
-            predicted = plan.epoch or plan.effect or plan.tried
+            measured = plan.epoch or plan.effect or plan.tried
+    said = predicted(measured) if measured else None
     result: dict[str, Any] = {
         "arm": arm, "edited": list(written.about["edited"]),
         "left_out": left_out,
-        "predicted": predicted.to_json() if predicted else None,
+        "measured": measured.to_json() if measured else None,
+        "predicted": said.to_json() if said else None,
         "realised": {
             "speedup": realised[0], "low": realised[1], "high": realised[2], "starts": ratio.starts, "rounds": ratio.rounds,
         },
-        "error": predicted.speedup / realised[0] - 1 if predicted else None,
-        "inside": predicted.low <= realised[0] <= predicted.high if predicted else None,
+        "error": said.speedup / realised[0] - 1 if said else None,
+        "inside": said.low <= realised[0] <= said.high if said else None,
         "seconds_a_step": {side.name: side.paces for side in sides},
         "original_step": {"now": statistics.median(sides[0].paces), "in_scan": diagnosis.seen.control_pace()},
     }
@@ -163,9 +166,10 @@ def _words(result: dict[str, Any], folder: Path) -> str:
     lines = [f"patch      {', '.join(result['edited'])}"]
     if result["left_out"]:
         lines.append(f"left out   {', '.join(result['left_out'])}: no safe edit is known, see the snippet")
-    said, real = result["predicted"], result["realised"]
+    said, real, measured = result["predicted"], result["realised"], result["measured"]
     if said:
-        lines.append(f"predicted  {said['speedup']:.2f}x [{said['low']:.2f}, {said['high']:.2f}]")
+        lines.append(f"predicted  {said['speedup']:.2f}x [{said['low']:.2f}, {said['high']:.2f}] for another run; "
+                     f"in the scan's own it was [{measured['low']:.2f}, {measured['high']:.2f}]")
     elif result["left_out"]:
         lines.append("predicted  nothing: this much of the plan was not measured on its own")
     lines.append(f"realised   {real['speedup']:.2f}x [{real['low']:.2f}, {real['high']:.2f}] "

@@ -1,0 +1,38 @@
+"""What is predicted of the changed script: the measured effect, with the spread between runs in its interval."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+
+import pytest
+
+from perfdoc.finding import Effect
+from perfdoc.prediction import NORMAL, RUN_SPREAD, predicted
+
+RUNS = 4000
+
+
+@pytest.mark.parametrize("error", [0.005, 0.03, 0.1])
+def test_the_interval_holds_what_another_run_comes_to(error):
+    """Of made-up scans and later runs that differ by the spread, 95% of the runs lie inside, however well a scan measured."""
+    rng = random.Random(1)
+
+    def holds():
+        truth = rng.gauss(0.3, 0.2)
+        scan = rng.gauss(truth, error)
+        said = predicted(Effect(math.exp(scan), math.exp(scan - NORMAL * error), math.exp(scan + NORMAL * error), 20))
+        return said.low <= math.exp(rng.gauss(truth, RUN_SPREAD)) <= said.high
+
+    assert statistics.fmean(holds() for _ in range(RUNS)) == pytest.approx(0.95, abs=0.012)
+
+
+def test_the_prediction_is_never_surer_than_the_measurement():
+    """The estimate stays, the interval holds the measured one on both sides, each by its own width."""
+    measured = Effect(1.4, 1.3, 1.6, 9)
+    said = predicted(measured)
+    assert (said.speedup, said.pairs, said.how) == (1.4, 9, measured.how)
+    assert said.low < measured.low
+    assert said.high > measured.high
+    assert math.log(said.high / 1.4) > math.log(1.4 / said.low)
