@@ -21,8 +21,8 @@ Decision = Literal["fine", "regression", "undecided"]
 EXIT_CODES: Mapping[Decision, int] = {"fine": 0, "regression": 1, "undecided": 3}
 CLAIM = 0.05
 """Two-sided error of the interval at which a look claims a regression: half of it, one-sided, is the chance that a version
-exactly as slow as is allowed is refused. One as fast as the base lies another 5% away: of 500 such gates, resampled from recorded
-ones under load, none was refused (0.01 found fewer of the true ones, 14 of 20 instead of 17)."""
+exactly as slow as is allowed is refused. One as fast as the base lies another 5% away: of 500 such gates, resampled from
+recorded ones under load, none was refused (0.01 found fewer of the true ones, 14 of 20 instead of 17)."""
 PASS = 0.05
 """Two-sided error of the interval at which a look passes a version."""
 
