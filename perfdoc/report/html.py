@@ -55,7 +55,7 @@ def render(diagnosis: Diagnosis, folder: Path | None = None) -> str:
         notes=[*filter(None, [summary.unreached(diagnosis)]), *summary.notes(diagnosis)],
         patch=patch_section.read(folder) if folder is not None and diagnosis.plan else None,
         withheld=diagnosis.seen.withheld, docs={rule.code: rule.sections() for rule in discover_rules()},
-        guard=capture.guard, smallest=diagnosis.seen.smallest_effect,
+        guard=capture.guard, smallest=diagnosis.seen.smallest_effect, coarse=diagnosis.seen.is_coarse,
     )
 
 
