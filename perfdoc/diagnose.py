@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from perfdoc import stats
 from perfdoc.capture import Capture
 from perfdoc.finding import EFFORT_ORDER, Effect, Finding
+from perfdoc.prediction import predicted
 from perfdoc.rule import ORDER, Evidence, discover_rules
 from perfdoc.treatment import config_id
 
@@ -28,6 +29,11 @@ class Plan:
     """Without confirmation: the effect of a single change when it was tried, where that was settled as a help."""
     numerics: str = ""
     """What it does to loss and gradients, the worst of its parts; empty where no part touches them."""
+
+    @property
+    def expected(self) -> Effect | None:
+        """What the changed script should come to; None where the plan was not confirmed."""
+        return predicted(self.epoch or self.effect) if self.effect is not None and not self.note else None
 
 
 @dataclass(frozen=True)

@@ -174,11 +174,10 @@ class Evidence:
         return ""
 
     def control_pace(self) -> float | None:
-        """Median seconds a step of the control while the plan was confirmed, or else in all its blocks; None without any."""
-        control = [b for b in self.capture.blocks if b["arm"] == CONTROL_ARM and b["count"]]
-        confirming = [b for b in control if b.get("phase") == CONFIRM_PHASE]
-        paces = [b["seconds"] / b["count"] for b in confirming or control]
-        return statistics.median(paces) if paces else None
+        """Median seconds a step of the control while the plan was confirmed, or else of the scan; None without steps."""
+        paces = [b["seconds"] / b["count"] for b in self.capture.blocks
+                 if b["arm"] == CONTROL_ARM and b["count"] and b.get("phase") == CONFIRM_PHASE]
+        return statistics.median(paces) if paces else self.step_seconds or None
 
     def budget_for(self, pairs: int, arms: int) -> str:
         """The least budget that holds so many pairs more, and the fewest that decide on ``arms`` changes; in a sentence.

@@ -171,10 +171,10 @@ def test_verify_prints_predicted_against_realised(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("now", "in_scan", "told"), [(0.1, 0.098, False), (0.178, 0.093, True), (0.08, 0.1, True)])
-def test_verify_says_when_the_machine_is_in_another_state(now, in_scan, told):
-    """The original's own step tells whether predicted and realised were measured on a machine of the same speed."""
+def test_verify_says_when_the_original_runs_at_another_speed(now, in_scan, told):
+    """The original's own step tells whether predicted and realised can be compared as they are."""
     said = _pace(now, in_scan)
-    assert ("another state" in said) is told
+    assert ("another speed" in said) is told
     assert figures.seconds(now) in said
 
 

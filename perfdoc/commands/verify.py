@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TREES = "trees"
 """Folder beside the run that holds both versions."""
 OTHER_STATE = 1.15
-"""Ratio of the original's step now to the scan's beyond which the machine is said to be in another state."""
+"""Ratio of the original's step now to the scan's beyond which that is said to bear on the comparison."""
 
 
 @click.command()
@@ -158,8 +158,8 @@ def _pace(now: float, in_scan: float | None) -> str:
     said = f"{seconds(now)} a step now, {seconds(in_scan)} in the scan"
     if abs(math.log(now / in_scan)) < math.log(OTHER_STATE):
         return said
-    return (f"{said}: the machine is in another state (clock rate, who else uses it, data in its cache), and what a change "
-            "brings depends on that. Scan again now to compare like with like")
+    return (f"{said}: the same code runs at another speed (clock rate, who else uses the machine, what the allocator keeps), "
+            "and what a change brings depends on that. Scan again now to compare like with like")
 
 
 def _words(result: dict[str, Any], folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from types import FrameType
@@ -18,16 +19,15 @@ if TYPE_CHECKING:
 
 def watch(session: Session) -> Callable[[], None]:
     """Note what is seen in ``session.loop`` and ``session.places`` until the returned function is called, which undoes all."""
-    undo = [_autocast(session), _zeroing(session), _checkpointing(session), wrap_reads(functools.partial(_read, session))]
+    undo = contextlib.ExitStack()
+    _autocast(session, undo)
+    _zeroing(session, undo)
+    _checkpointing(session, undo)
+    undo.callback(wrap_reads(functools.partial(_read, session)))
+    return undo.close
 
-    def release() -> None:
-        for back in undo:
-            back()
 
-    return release
-
-
-def _autocast(session: Session) -> Callable[[], None]:
+def _autocast(session: Session, undo: contextlib.ExitStack) -> None:
     """Does it enter autocast with gradients?"""
     enter = torch.autocast.__enter__
 
@@ -37,12 +37,11 @@ def _autocast(session: Session) -> Callable[[], None]:
         return enter(context)
 
     torch.autocast.__enter__ = entered  # type: ignore[method-assign]
-    return functools.partial(setattr, torch.autocast, "__enter__", enter)
+    undo.callback(setattr, torch.autocast, "__enter__", enter)
 
 
-def _zeroing(session: Session) -> Callable[[], None]:
+def _zeroing(session: Session, undo: contextlib.ExitStack) -> None:
     """Does it write zeros to gradients, and where?"""
-    undo = []
     for owner in (torch.optim.Optimizer, torch.nn.Module):
         original: Any = owner.zero_grad
 
@@ -53,29 +52,23 @@ def _zeroing(session: Session) -> Callable[[], None]:
             _original(self, set_to_none)
 
         owner.zero_grad = functools.wraps(original)(zeroed)
-        undo.append(functools.partial(setattr, owner, "zero_grad", original))
-
-    def release() -> None:
-        for back in undo:
-            back()
-
-    return release
+        undo.callback(setattr, owner, "zero_grad", original)
 
 
-def _checkpointing(session: Session) -> Callable[[], None]:
+def _checkpointing(session: Session, undo: contextlib.ExitStack) -> None:
     """Does it checkpoint activations?"""
     # Both kinds of checkpointing ask for the autocast settings; scripts hold references to the public function.
     checkpointing: Any = torch.utils.checkpoint
     ask = getattr(checkpointing, "_get_autocast_kwargs", None)
     if ask is None:
-        return lambda: None
+        return
 
     def asked(*args: Any, **kwargs: Any) -> Any:
         session.loop.checkpointing_seen = True
         return ask(*args, **kwargs)
 
     checkpointing._get_autocast_kwargs = asked
-    return functools.partial(setattr, checkpointing, "_get_autocast_kwargs", ask)
+    undo.callback(setattr, checkpointing, "_get_autocast_kwargs", ask)
 
 
 def _read(session: Session, method: str, tensor: Any, really: Callable[[], Any], frame: FrameType) -> Any:

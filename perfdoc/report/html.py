@@ -10,9 +10,8 @@ import jinja2
 
 from perfdoc import decoder_answer, loader_answer, sample_answer
 from perfdoc.blocks import CONTROL_ARM
-from perfdoc.diagnose import Diagnosis, Plan
+from perfdoc.diagnose import Diagnosis
 from perfdoc.finding import Effect
-from perfdoc.prediction import predicted
 from perfdoc.report import decoder_table, figures, loader_curve, patch_section, sample_table, summary
 from perfdoc.rule import discover_rules
 
@@ -48,7 +47,6 @@ def render(diagnosis: Diagnosis, folder: Path | None = None) -> str:
         headline=loader.sentence if loader and not capture.blocks else summary.headline(diagnosis),
         step=summary.step_sentence(diagnosis), time=summary.step_time(diagnosis),
         anatomy=summary.anatomy(diagnosis), ceilings=summary.ceilings(diagnosis), plan=diagnosis.plan,
-        expected=expected(diagnosis.plan),
         epoch=summary.epoch_sentence(diagnosis), numbers=summary.numbers_sentence(diagnosis),
         forest=forest(diagnosis), timeline=timeline(diagnosis), groups=summary.grouped(diagnosis),
         untestable=summary.untestable(diagnosis), already=summary.already_on(diagnosis),
@@ -57,11 +55,6 @@ def render(diagnosis: Diagnosis, folder: Path | None = None) -> str:
         withheld=diagnosis.seen.withheld, docs={rule.code: rule.sections() for rule in discover_rules()},
         guard=capture.guard, smallest=diagnosis.seen.smallest_effect, coarse=diagnosis.seen.is_coarse,
     )
-
-
-def expected(plan: Plan | None) -> Effect | None:
-    """What the changed script should come to; None where the plan was not confirmed."""
-    return predicted(plan.epoch or plan.effect) if plan is not None and plan.effect is not None and not plan.note else None
 
 
 def decoder_section(answer: decoder_answer.DecoderAnswer) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from tabulate import tabulate
 
 from perfdoc.capture import Capture
 from perfdoc.diagnose import Diagnosis
-from perfdoc.prediction import predicted
 from perfdoc.report import summary
 from perfdoc.report.figures import command_line, seconds, speedup
 
@@ -152,7 +151,7 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
             "changes": list(plan.changes), "arm": plan.arm, "note": plan.note,
             "effect": plan.effect.to_json() if plan.effect else None,
             "numerics": plan.numerics,
-            "predicted": predicted(plan.epoch or plan.effect).to_json() if plan.effect else None,
+            "predicted": plan.expected.to_json() if plan.expected else None,
             "epoch_effect": plan.epoch.to_json() if plan.epoch else None,
         },
         "untestable": [{"what": what, "why": why} for what, why in summary.untestable(diagnosis)],
