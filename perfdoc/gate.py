@@ -22,9 +22,9 @@ EXIT_CODES: Mapping[Decision, int] = {"fine": 0, "regression": 1, "undecided": 3
 ERROR = 0.05
 """Two-sided error of the interval at which a look claims a regression or passes a version.
 
-Half of it, one-sided, is the chance that a version exactly as slow as is allowed is refused. One as fast as the base lies another
-5% away: of 500 such gates, resampled from recorded ones under load, none was refused (0.01 found fewer of the true ones, 14 of 20
-instead of 17)."""
+Half of it, one-sided, is the chance that a version exactly as slow as is allowed is refused. One as fast as the base lies
+another 5% away: of 500 such gates, resampled from recorded ones under load, none was refused (0.01 found fewer of the true
+ones, 14 of 20 instead of 17)."""
 
 
 @dataclass(frozen=True)
