@@ -32,7 +32,10 @@ from perfdoc.prediction import predicted
 from perfdoc.treatment import config_from_id
 
 HERE = Path(__file__).parent / "workloads"
-WORKLOADS = ("images", "convolutions", "gan", "language_model", "accumulation", "hf_trainer", "lightning_trainer")
+WORKLOADS = (
+    "images", "convolutions", "gan", "language_model", "accumulation", "hf_trainer", "lightning_trainer",
+    "recurrent", "segmentation", "vision_transformer", "tabular", "diffusion",
+)
 OPTIONS = {
     "dataloader_workers": lambda level: ["--workers", level],
     "cpu_threads": lambda level: ["--threads", level],

@@ -34,10 +34,12 @@ from perfdoc.launcher import Watch, environment, processes_of_run, remove_shared
 from perfdoc.parent_death import die_with_parent
 from perfdoc.probe import packages
 
-BLOCK = 0.3
+BLOCK = 0.2
 """Seconds of a block at least: short, as what others do lasts for seconds, and both sides should meet the same."""
 ROUNDS = 12
 """Blocks of each side while a pair of processes lives, at least; and between two looks at the ratio."""
+LOOK_EVERY = 10.0
+"""Seconds between two looks at least: each is one more chance to stop at a lucky one."""
 FEWEST_STARTS = 2
 FIRST_SHARE = 0.5
 """Share of the time that is left which a pair of processes may take while there must be another one, at most."""
@@ -56,7 +58,7 @@ FEWEST_ROUNDS = 8
 """Rounds from which their spread is told."""
 UNKNOWN = 0.1
 """Standard deviation of the log ratio of a round that is taken before."""
-POLL = 0.01
+POLL = 0.005
 PATIENCE = 10.0
 """Times a block's usual length after which a side that does not end its block is taken to hang."""
 START_SPREAD = 0.01
@@ -235,8 +237,10 @@ class Alternation:
         logs: list[tuple[float, float]] = []
         self.rounds.append(logs)
         usual = 0.0
+        looked, seen = time.monotonic(), 0
         while not worn_out(load_taken_out([logs])[0]) and (not logs or time.monotonic() < end):
-            if decided is not None and logs and len(logs) % ROUNDS == 0:
+            if decided is not None and len(logs) >= seen + ROUNDS and time.monotonic() >= looked + LOOK_EVERY:
+                looked, seen = time.monotonic(), len(logs)
                 ratio = self._ratio()
                 if ratio is not None and decided(ratio):
                     return

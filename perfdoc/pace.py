@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 COUNTED_STEPS = 5
 """Steps in which syncs are counted; what differs between them is told as varying, and not compared."""
-MOST_SETTLING = 64
-"""Steps at the start of a block that do not count, at most: those whose batches were made before."""
 
 
 class Inputs(Treatment):
@@ -66,28 +64,15 @@ class Errand:
         self._watched: list[Counter[tuple[str, str]]] = []
         self._bytes: list[int] = []
         self._probe: Any = None
-        self._settling = 0
         self._began = 0.0
         self._steps = 0
         self._other = 0.0
         session.clock.without_events()
-        stock = sum(
-            handle.loader.num_workers * (handle.loader.prefetch_factor or 2) / max(1, handle.batches_a_step)
-            for handle in session.handles_in_step()
-        )
-        self._stock = min(MOST_SETTLING, max(1, round(stock)))
 
     def on_step(self, step: Step, regular: bool) -> None:
         """A step has ended: count, or time, or stand still."""
         if self.active:
             self._count(regular)
-            return
-        if self._settling:
-            self._settling -= 1
-            if not self._settling:
-                self._session.device_wait()
-                self._session.clock.restart()
-                self._began = perf_counter()
             return
         if regular:
             self._steps += 1
@@ -137,9 +122,11 @@ class Errand:
                 os.kill(pid, signal.SIGSTOP)  # or they would fill up the stock while the other side runs
         session.recorder.write("standing", workers=workers)
         os.kill(os.getpid(), signal.SIGSTOP)
-        # Woken up: the pause is no part of any step.
-        self._steps, self._other, self._settling = 0, 0.0, self._stock
+        # Woken up: the pause is no part of any step. Every step counts from here on: the workers stood still too, so batches
+        # that are ready were made in this side's own time, and as many will be when the block ends.
+        self._steps, self._other = 0, 0.0
         session.clock.restart()
+        self._began = perf_counter()
 
 
 def _graph_breaks() -> int | None:

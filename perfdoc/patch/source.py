@@ -214,6 +214,7 @@ class _Changer(cst.CSTTransformer):
     def _rebuilt(self, original: Suite, updated: Suite) -> Suite:
         source = self.source
         groups: list[list[cst.BaseStatement]] = []
+        defined: cst.BaseStatement | None = None
         for before, now in zip(original.body, updated.body, strict=True):
             group: list[cst.BaseStatement] = [_statement(line) for line in source._before.get(before, ())]
             if group:
@@ -224,8 +225,13 @@ class _Changer(cst.CSTTransformer):
                     now = now.with_changes(leading_lines=())
             after = [_statement(line) for line in source._after.get(before, ())]
             if after and isinstance(original, cst.Module):
-                after[0] = after[0].with_changes(leading_lines=[cst.EmptyLine(indent=False)])
-            groups.append([*group, now, *after])
+                blank = [cst.EmptyLine(indent=False)] * (2 if isinstance(after[0], cst.FunctionDef) else 1)
+                after[0] = after[0].with_changes(leading_lines=blank)
+            whole = [*group, now, *after]
+            if isinstance(defined, cst.FunctionDef):  # two lines after a function, as before it
+                whole[0] = whole[0].with_changes(leading_lines=[cst.EmptyLine(indent=False), *_leading(whole[0])])
+            defined = after[-1] if after else None
+            groups.append(whole)
         wraps = sorted((w for w in source._wraps if w[0] is original), key=lambda w: -w[1])
         for _, first, last, header in wraps:
             inside = [s for group in groups[first : last + 1] for s in group]
