@@ -1,11 +1,12 @@
 """Does the gate stop slowdowns, and only those? A/A gates under varying load, and planted slowdowns of 5%, 10% and 20%.
 
-    python benchmarks/gate_truth.py [--none 20] [--planted 20] [--step 0.1]
+    python benchmarks/gate_truth.py [--none 20] [--planted 20] [--step 0.1] [--load 1]
 
 Every gate is `perfdoc gate --base HEAD~1 -- python train.py` in a repository of its own with two commits; the second one does
 nothing, or makes the step slower by a known share of work. Beside it, from the same runs, stands a plain gate: a regression is
-where the mean of the head's blocks is more than 5% above that of the base's. While a gate runs, another process takes between
-none and all of a core, for stretches of random length.
+where the mean of the head's blocks is more than 5% above that of the base's. While a gate runs, other processes (--load)
+take between none and all of a core each, for stretches of random length. The script computes with one thread: one such process
+on a machine of two cores may leave it a core for itself, two cannot.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--slowdowns", default="0.05,0.1,0.2")
     parser.add_argument("--step", type=float, default=0.1, help="seconds")
     parser.add_argument("--budget", default="90")
+    parser.add_argument("--load", type=int, default=1, help="other processes")
     parser.add_argument("--raw", type=Path, metavar="FILE", help="append every gate's answer here")
     args = parser.parse_args()
     work = max(20, round(100 * args.step / min(seconds_of(100) for _ in range(3))))
@@ -105,16 +107,19 @@ def main() -> None:
         for number in range(count):
             with tempfile.TemporaryDirectory() as folder:
                 repository(Path(folder), work, slowdown)
-                load = Load(number)
-                load.start()
+                loads = [Load(1000 * other + number) for other in range(args.load)]
+                for load in loads:
+                    load.start()
                 began = time.time()
                 ran = subprocess.run(
                     [sys.executable, "-m", "perfdoc", "gate", "--base", "HEAD~1", "--budget", args.budget, "--json", "--",
                      sys.executable, "train.py"], cwd=folder, capture_output=True, text=True, check=False,
                 )
                 took = time.time() - began
-                load.stopped = True
-                load.join()
+                for load in loads:
+                    load.stopped = True
+                for load in loads:
+                    load.join()
                 if ran.returncode not in (0, 1, 3):
                     raise SystemExit(f"exit code {ran.returncode}\n{ran.stderr}")
                 answer = json.loads(ran.stdout)

@@ -33,6 +33,8 @@ PRIOR_DF = 4.0
 POLISHES = 8
 """Alternations when levels of settings and rounds are fitted."""
 LEAST_SPREAD = 0.01
+FEWEST_FITTED = 3
+"""Counts from which a curve is fitted through them."""
 WORST = 2.5
 """Standard deviations that one visit counts with at most: a stalled visit must not open every question again."""
 
@@ -91,44 +93,81 @@ def spread(rates: Rates[Key], usual: float = USUAL_SPREAD) -> float:
     return math.sqrt((PRIOR_DF * usual**2 + squares) / (PRIOR_DF + df))
 
 
-def fastest(rates: Rates[Key], usual: float = USUAL_SPREAD) -> Key:
-    """The setting that is fastest as far as is known: by its rate less one standard error.
+@dataclass(frozen=True)
+class _Level:
+    """How fast a setting is, as far as is known from it and from its neighbours."""
+
+    log_rate: float
+    visits: int
+    """Visits that say so."""
+
+
+def _levels(rates: Rates[Key], workers: Callable[[Key], int]) -> dict[Key, _Level]:
+    """Level of each setting. Where they differ in workers alone, what their neighbours say counts too.
+
+    From one worker on, the rate rises with their number up to some count and falls from there: the unimodal fit by least
+    squares, weighted by visits (pooling adjacent violators from both ends, Frisen 1986, for every place of the top). Seventeen
+    counts that are visited thrice each would else have a fastest one by chance.
+    """
+    found = effects(rates)
+    alone = {s: _Level(found[s], len(rates[s])) for s in rates}
+    order = sorted((s for s in rates if workers(s)), key=workers)
+    if len({workers(s) for s in rates}) < len(rates) or len(order) < FEWEST_FITTED:
+        return alone
+    points = [(found[s], len(rates[s])) for s in order]
+    fits = [[*_rising(points[:top]), *_rising(points[top:][::-1])[::-1]] for top in range(len(points) + 1)]
+
+    def off(fit: Sequence[_Level]) -> float:
+        return sum(n * (y - level.log_rate) ** 2 for (y, n), level in zip(points, fit, strict=True))
+
+    return alone | dict(zip(order, min(fits, key=off), strict=True))
+
+
+def _rising(points: Sequence[tuple[float, int]]) -> list[_Level]:
+    """The least-squares fit that never falls: neighbours that would are given their mean (pool adjacent violators)."""
+    pools: list[tuple[float, int, int]] = []
+    for value, visits in points:
+        pools.append((value, visits, 1))
+        while len(pools) > 1 and pools[-2][0] >= pools[-1][0]:
+            (one, n, length), (other, m, more) = pools[-2:]
+            pools[-2:] = [((n * one + m * other) / (n + m), n + m, length + more)]
+    return [_Level(value, visits) for value, visits, length in pools for _ in range(length)]
+
+
+def fastest(rates: Rates[Key], workers: Callable[[Key], int], usual: float = USUAL_SPREAD) -> Key:
+    """The setting that is fastest as far as is known: by its level less one standard error, the one visited most of those.
 
     Of seventeen counts that are equally fast one looks fastest by chance, most likely one that was visited once.
     """
-    found, sd = effects(rates), spread(rates, usual)
-    return max(rates, key=lambda s: found[s] - sd / math.sqrt(len(rates[s])))
+    levels, sd, found = _levels(rates, workers), spread(rates, usual), effects(rates)
+    return max(rates, key=lambda s: (levels[s].log_rate - sd / math.sqrt(levels[s].visits), len(rates[s]), found[s]))
 
 
 @dataclass(frozen=True)
 class _Fit(Generic[Key]):
     """How fast the settings are, and how well that is known."""
 
-    rates: Rates[Key]
-    effects: Mapping[Key, float]
+    levels: Mapping[Key, _Level]
     spread: float
 
     def keeps_up(self, one: Key, other: Key) -> Within:
         """Whether ``one`` has ``1 - CLOSE`` of the rate of ``other``."""
-        error = self.spread * math.sqrt(1 / len(self.rates[one]) + 1 / len(self.rates[other]))
-        distance = (self.effects[one] - self.effects[other] - math.log1p(-CLOSE)) / error
+        mine, its = self.levels[one], self.levels[other]
+        error = self.spread * math.sqrt(1 / mine.visits + 1 / its.visits)
+        distance = (mine.log_rate - its.log_rate - math.log1p(-CLOSE)) / error
         return "yes" if distance > SURE else "no" if distance < -SURE else "unclear"
 
 
 def recommended(rates: Rates[Key], workers: Callable[[Key], int], usual: float = USUAL_SPREAD) -> Key:
-    """The setting with the fewest workers whose estimate is within ``CLOSE`` of the best, give or take one standard error.
+    """The setting with the fewest workers whose level is within ``CLOSE`` of that of the best, less its standard error.
 
-    The one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984, 3.4.3): of what cannot be told
-    apart, the simplest.
+    The top of a unimodal fit is too high: it takes what is fast by chance for the top.
     """
-    found, best, sd = effects(rates), fastest(rates, usual), spread(rates, usual)
-
-    def slack(setting: Key) -> float:
-        return 0.0 if setting == best else sd * math.sqrt(1 / len(rates[setting]) + 1 / len(rates[best]))
-
-    able = [s for s in rates if found[s] >= found[best] + math.log1p(-CLOSE) - slack(s)]
+    levels, best = _levels(rates, workers), fastest(rates, workers, usual)
+    least = levels[best].log_rate - spread(rates, usual) / math.sqrt(levels[best].visits) + math.log1p(-CLOSE)
+    able = [s for s in rates if levels[s].log_rate >= least]
     fewest = min(workers(s) for s in able)
-    return max((s for s in able if workers(s) == fewest), key=lambda s: found[s])
+    return max((s for s in able if workers(s) == fewest), key=lambda s: levels[s].log_rate)
 
 
 def not_outdone(
@@ -159,8 +198,8 @@ def unsettled(rates: Rates[Key], workers: Callable[[Key], int], usual: float = U
 
     Empty where the answer is settled. Else the recommended one and the fastest are among them: all are compared with these.
     """
-    fit = _Fit(rates, effects(rates), spread(rates, usual))
-    chosen, best = recommended(rates, workers, usual), fastest(rates, usual)
+    fit = _Fit(_levels(rates, workers), spread(rates, usual))
+    chosen, best = recommended(rates, workers, usual), fastest(rates, workers, usual)
     doubtful = []
     for setting in rates:
         if setting == chosen:
@@ -259,6 +298,9 @@ class LoaderAnswer:
         """Samples in a batch of that setting."""
         return self.samples.get(row.setting.get("batch_size"))
 
+    def _workers(self, place: int) -> int:
+        return self.rows[place].workers
+
     @property
     def _usual(self) -> float:
         return usual_spread([error for row in self.rows for error in row.errors])
@@ -269,25 +311,25 @@ class LoaderAnswer:
         if len({tuple((k, v) for k, v in row.setting.items() if k != "workers") for row in self.rows}) > 1:
             return dict(self._rates)
         cpu = {place: row.cpu for place, row in enumerate(self.rows) if row.cpu is not None}
-        return not_outdone(self._rates, lambda place: self.rows[place].workers, cpu, self.cores)
+        return not_outdone(self._rates, self._workers, cpu, self.cores)
 
     @property
     def recommended(self) -> Row | None:
         """The smallest count within 3% of the best; None where nothing was measured."""
         rates = self._able
-        return self.rows[recommended(rates, lambda place: self.rows[place].workers, self._usual)] if rates else None
+        return self.rows[recommended(rates, self._workers, self._usual)] if rates else None
 
     @property
     def best(self) -> Row | None:
         """The fastest setting."""
         rates = self._able
-        return self.rows[fastest(rates, self._usual)] if rates else None
+        return self.rows[fastest(rates, self._workers, self._usual)] if rates else None
 
     @property
     def settled(self) -> bool:
         """Whether more time would not change the recommendation."""
         rates = self._able
-        return bool(rates) and not unsettled(rates, lambda place: self.rows[place].workers, self._usual)
+        return bool(rates) and not unsettled(rates, self._workers, self._usual)
 
     def bounds(self, row: Row) -> tuple[float, float] | None:
         """95% interval of a rate, the spread of visits pooled over all settings; None where none was visited twice."""
@@ -318,7 +360,7 @@ class LoaderAnswer:
         """Share of the fastest setting's rate, differences between rounds taken out."""
         found = effects(self._rates)
         mine = found.get(self.rows.index(row))
-        return None if mine is None else math.exp(mine - found[fastest(self._able, self._usual)])
+        return None if mine is None else math.exp(mine - found[fastest(self._able, self._workers, self._usual)])
 
     @property
     def sentence(self) -> str:

@@ -199,7 +199,7 @@ class LoaderBench:
     def _open(self) -> list[Setting]:
         """Settings that the next round visits: those that could change the answer, and untried neighbours of its pillars."""
         rates = self._able()
-        best = loader_answer.fastest(rates, self._usual())
+        best = loader_answer.fastest(rates, lambda s: s.workers, self._usual())
         chosen = loader_answer.recommended(rates, lambda s: s.workers, self._usual())
         untried = list(dict.fromkeys(s for place in (best, chosen) for s in self._neighbours(place)))
         doubtful = loader_answer.unsettled(rates, lambda s: s.workers, self._usual())
