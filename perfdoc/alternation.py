@@ -80,10 +80,14 @@ class Side:
     """Folders besides in which nothing may be written."""
     python_path: list[str] = field(default_factory=list)
     """Entries of ``PYTHONPATH`` that come before the user's own."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """Environment variables besides the user's own."""
     counts: dict[str, Any] = field(default_factory=dict)
     """Syncs, graph breaks, bytes given to the model a step (from the first start)."""
     paces: list[float] = field(default_factory=list)
     """Seconds a step of every block."""
+    faults: list[float] = field(default_factory=list)
+    """Page faults a step of every block that were answered without reading a disk: memory that the process was given anew."""
     log: Path | None = None
 
 
@@ -278,7 +282,7 @@ class _Runner:
         (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
         self.watch = Watch(folder)
         side.log = folder / "output.log"
-        env = environment(folder, side.python_path)
+        env = environment(folder, side.python_path) | side.variables
         with side.log.open("wb") as out:
             try:
                 self.process = subprocess.Popen(
@@ -310,6 +314,7 @@ class _Runner:
         if not self._stands(patience):
             return None
         last = self.watch.this_lap("pace")[-1]
+        self.side.faults.append(last["faults"] / last["steps"])
         took = time.monotonic() - began
         return last["seconds"] / last["steps"], took, max(0.0, self._others() - others) / took
 

@@ -120,7 +120,8 @@ def _levels(rates: Rates[Key], workers: Callable[[Key], int]) -> dict[Key, _Leve
     def off(fit: Sequence[_Level]) -> float:
         return sum(n * (y - level.log_rate) ** 2 for (y, n), level in zip(points, fit, strict=True))
 
-    return alone | dict(zip(order, min(fits, key=off), strict=True))
+    closest = min(fits, key=off)
+    return alone | dict(zip(order, closest, strict=True))
 
 
 def _rising(points: Sequence[tuple[float, int]]) -> list[_Level]:

@@ -7,8 +7,10 @@ first block it counts what can be counted exactly: host-device syncs, graph brea
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 from collections import Counter
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 COUNTED_STEPS = 5
 """Steps in which syncs are counted; what differs between them is told as varying, and not compared."""
+MOST_SETTLING = 64
+"""Steps at the start of a block that do not count, at most."""
 
 
 class Inputs(Treatment):
@@ -64,15 +68,26 @@ class Errand:
         self._watched: list[Counter[tuple[str, str]]] = []
         self._bytes: list[int] = []
         self._probe: Any = None
+        self._settling = 0
         self._began = 0.0
+        self._faults = 0
         self._steps = 0
         self._other = 0.0
         session.clock.without_events()
+        # Batches that are ready were made in this side's own time, as the workers stand still too. What they waited for (a
+        # disk, a network) came while the other side ran: the batch that each was making does not count.
+        making = sum(handle.loader.num_workers / max(1, handle.batches_a_step) for handle in session.handles_in_step())
+        self._in_the_making = min(MOST_SETTLING, math.ceil(making))
 
     def on_step(self, step: Step, regular: bool) -> None:
         """A step has ended: count, or time, or stand still."""
         if self.active:
             self._count(regular)
+            return
+        if self._settling:
+            self._settling -= 1
+            if not self._settling:
+                self._begin()
             return
         if regular:
             self._steps += 1
@@ -82,7 +97,8 @@ class Errand:
         if self._steps and perf_counter() - self._began - self._other >= self._block:
             self._session.device_wait()
             seconds = perf_counter() - self._began - self._other
-            self._session.recorder.write("pace", seconds=seconds, steps=self._steps, other=self._other)
+            faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - self._faults
+            self._session.recorder.write("pace", seconds=seconds, steps=self._steps, other=self._other, faults=faults)
             self._stand_still()
 
     def _count(self, regular: bool) -> None:
@@ -122,10 +138,14 @@ class Errand:
                 os.kill(pid, signal.SIGSTOP)  # or they would fill up the stock while the other side runs
         session.recorder.write("standing", workers=workers)
         os.kill(os.getpid(), signal.SIGSTOP)
-        # Woken up: the pause is no part of any step. Every step counts from here on: the workers stood still too, so batches
-        # that are ready were made in this side's own time, and as many will be when the block ends.
-        self._steps, self._other = 0, 0.0
-        session.clock.restart()
+        # Woken up: the pause is no part of any step.
+        self._steps, self._other, self._settling = 0, 0.0, self._in_the_making
+        self._begin()
+
+    def _begin(self) -> None:
+        self._session.device_wait()
+        self._session.clock.restart()
+        self._faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         self._began = perf_counter()
 
 

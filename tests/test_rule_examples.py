@@ -32,7 +32,7 @@ TREATMENTS = discover(Treatment, packages())
 WATCHING = [probe for probe in discover(Probe, packages()) if type(probe).prepare is not Probe.prepare]
 NEED_A_GPU = {"PD104", "PD202", "PD304"}
 OF_LOADERS = [SampleAnatomy(), IterableSharding()]
-COMMANDS = {"PD407", "PD701", "PD703", "PD704", "PD705"}
+COMMANDS = {"PD316", "PD407", "PD701", "PD703", "PD704", "PD705"}
 """Rules whose examples are command lines or about the machine; what they say is tested in test_rules.py."""
 PICTURES = {"PD107", "PD108", "PD110", "PD116"}
 """Rules on files; scans of a real data set in test_picture_treatments.py fire them."""

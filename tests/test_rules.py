@@ -263,6 +263,25 @@ def load(other, steal=0.0, cores=2.0):
             Measurement("machine.steal", "1", (steal, steal)), Measurement("machine.cores", "1", (cores,))]
 
 
+def test_memory_that_goes_back_to_the_system_is_said():
+    """PD316 fires where the control's steps take many page faults a second on the CPU, with the command that tries the cure."""
+    def found(faults, device="cpu", arm="control"):
+        capture = make({"autocast=bf16": 1.2})
+        capture.loop["device"] = device
+        for block in capture.blocks:
+            block["faults"] = faults if block["arm"] == arm else 0
+        return findings(capture).get("PD316")
+
+    said = found(40_000)
+    assert said.title.startswith("10,000 page faults a step (39 MiB)")
+    assert "perfdoc verify --env MALLOC_TRIM_THRESHOLD_=" in said.title
+    assert said.effect is None
+    assert found(400) is None
+    assert found(40_000, device="cuda") is None
+    assert found(40_000, arm="autocast=bf16") is None
+    assert "PD316" not in findings(make())  # a capture from before they were counted
+
+
 def test_a_busy_machine_is_said():
     """PD703 fires when others or the hypervisor take a tenth of the cores, and not on a quiet machine."""
     assert "PD703" in findings(make(measurements=load(0.5)))

@@ -13,7 +13,7 @@ from conftest import QUICK_START, perfdoc
 from test_patch import captured
 
 from perfdoc.alternation import ROUNDS, Alternation, Side
-from perfdoc.commands.verify import _pace
+from perfdoc.commands.verify import _pace, _page_faults
 from perfdoc.errors import PerfdocError
 from perfdoc.patch import make
 from perfdoc.report import figures
@@ -181,3 +181,62 @@ def test_verify_says_when_the_original_runs_at_another_speed(now, in_scan, told)
 def test_verify_has_a_pace_without_a_scan_to_compare_with():
     """Of a scan without blocks only the step of now is told."""
     assert _pace(0.1, None) == "100 ms a step"
+
+
+ALLOCATING = """
+import os
+import torch
+
+torch.set_num_threads(1)
+model = torch.nn.Linear(8, 8)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+blob = bytes(200_000)
+while True:
+    for _ in range(40):
+        held = [bytearray(100_000) for _ in range(20)]  # below glibc's threshold for a mapping of its own: from the heap's top
+        del held
+    if os.environ.get("MUCH") == "yes":
+        for _ in range(20000):
+            blob.count(1, 0, 500)
+    loss = model(torch.zeros(4, 8)).sum()
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+
+
+@pytest.mark.alone
+def test_verify_tries_an_environment_variable(tmp_path, monkeypatch):
+    """Without a plan: the script as it is, with and without the variable, told with its ratio; the files stay."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text(ALLOCATING)
+    scanned = perfdoc("scan", "--clock-only", "--budget", "2", "train.py", cwd=tmp_path)
+    assert scanned.code == 0, scanned.err
+    ran = perfdoc("verify", "--env", "MUCH=yes", "--budget", "15", "--precision", "10", cwd=tmp_path)
+    assert ran.code == 0, ran.err
+    assert "variable   MUCH=yes" in ran.out
+    assert "patch" not in ran.out
+    found = json.loads(next((tmp_path / ".perfdoc" / "runs").iterdir()).joinpath("verified.json").read_text())
+    assert found["variables"] == {"MUCH": "yes"}
+    assert found["realised"]["high"] < 0.9
+    assert found["predicted"] is None
+    assert (tmp_path / "train.py").read_text() == ALLOCATING
+
+
+@pytest.mark.parametrize(("counts", "added", "told"), [
+    ({"original": 3000.0, "patched": 10200.0}, {}, "--env MALLOC_TRIM_THRESHOLD_="),
+    ({"original": 3000.0, "patched": 0.0}, {"MALLOC_TRIM_THRESHOLD_": "1"}, "3,000 page faults a step, 0 in the other"),
+    ({"original": 300.0, "patched": 0.0}, {}, None),
+])
+def test_memory_that_goes_back_and_forth_is_told(counts, added, told):
+    """Many page faults a step: what to try, unless that is what was tried; few of them: nothing."""
+    said = _page_faults(counts, 0.1, added)
+    assert said is None if told is None else told in said
+    assert not said or not added or "--env" not in said
+
+
+def test_a_variable_is_a_name_with_a_value(tmp_path):
+    """One line that says how it is written, and exit code 2."""
+    ran = perfdoc("verify", "--env", "MALLOC_TRIM_THRESHOLD_", cwd=tmp_path)
+    assert ran.code == 2
+    assert "--env takes NAME=VALUE" in ran.err

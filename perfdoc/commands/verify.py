@@ -10,6 +10,7 @@ import signal
 import statistics
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ OTHER_STATE = 1.15
 @click.command()
 @click.argument("run", required=False, type=click.Path(path_type=Path))
 @click.option("--changes", metavar="ARM", help="Other changes than the plan's: autocast=bf16+cpu_threads=1.")
+@click.option("--env", "variables", metavar="NAME=VALUE", multiple=True,
+              help="Try an environment variable, on the original script or together with --changes. Repeatable.")
 @click.option("--budget", default=90.0, show_default=True, metavar="SECONDS", type=click.FloatRange(min=5),
               help="Time for measuring, from when both versions have started.")
 @click.option("--wait", default=300.0, show_default=True, metavar="SECONDS", type=click.FloatRange(min=1),
@@ -37,17 +40,19 @@ OTHER_STATE = 1.15
 @click.option("--precision", default=2.0, show_default=True, metavar="PERCENT", type=click.FloatRange(0.2, 50),
               help="Stop when the ratio is known this well (half of its 95% interval).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(run: Path | None, changes: str | None, budget: float, wait: float, precision: float, as_json: bool) -> None:
+def command(run: Path | None, changes: str | None, variables: tuple[str, ...], budget: float, wait: float, precision: float,
+            as_json: bool) -> None:
     """Run the original and the patched script of a RUN in turns, and print predicted against realised speed-up.
 
     Your files stay as they are: both versions run in folders of links, beside the run; it does not matter whether the patch is
-    applied. Exit code 0 when it was measured, 4 when a version fails.
+    applied. With --env the original runs with and without variables that a running script cannot be given any more, say
+    MALLOC_TRIM_THRESHOLD_, LD_PRELOAD or OMP_PROC_BIND. Exit code 0 when it was measured, 4 when a version fails.
     """
     from perfdoc.alternation import Alternation
     from perfdoc.commands._alternating import Line
     from perfdoc.commands._patching import changes_patch, patched_run
     from perfdoc.commands._storing import keep
-    from perfdoc.commands.report import load
+    from perfdoc.commands.report import find, load
     from perfdoc.diagnose import diagnose
     from perfdoc.patch import apply, make
     from perfdoc.prediction import predicted
@@ -56,11 +61,16 @@ def command(run: Path | None, changes: str | None, budget: float, wait: float, p
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended, as with Ctrl-C
     began = time.monotonic()
-    folder = patched_run(run)
+    added = _variables(variables)
+    folder = find(run) if added and changes is None else patched_run(run)
     capture = load(folder)
     if changes is not None:
         make.write(changes_patch(folder, changes), folder, make.OTHER)
-    written = apply.read(folder, make.PLAN if changes is None else make.OTHER)
+        written = apply.read(folder, make.OTHER)
+    elif added:  # the script as it is, on both sides
+        written = apply.Written(folder / "none.patch", "", make.make(capture, {}).about())
+    else:
+        written = apply.read(folder)
     diagnosis = diagnose(capture)
     plan, arm = diagnosis.plan, str(written.about["arm"])
     place = folder.absolute() / "verify"
@@ -68,6 +78,7 @@ def command(run: Path | None, changes: str | None, budget: float, wait: float, p
     line = Line()
     try:
         sides = _versions(capture, written, place)
+        sides[1].variables = added
         runner = Alternation(sides[0], sides[1], place / "processes", budget, wait, progress=line.show,
                              check=lambda side: _loaded(side, written))
         half = math.log1p(precision / 100)
@@ -78,16 +89,18 @@ def command(run: Path | None, changes: str | None, budget: float, wait: float, p
     low, high = ratio.bounds()
     realised = (1 / ratio.ratio, 1 / high, 1 / low)
     left_out = [str(s["slug"]) for s in written.about["snippets"]]
-    if left_out:  # what is run is less than what the plan predicts: what was that much measured at?
+    if left_out and not added:  # what is run is less than what the plan predicts: what was that much measured at?
         measured = diagnosis.seen.effect(
             config_id({slug: level for slug, level in config_from_id(arm).items() if slug not in left_out}))
+    elif added:
+        measured = None
     else:
         measured = diagnosis.seen.effect(arm)
         if plan is not None and plan.arm == arm:
             measured = plan.epoch or plan.effect or plan.tried
     said = predicted(measured) if measured else None
     result: dict[str, Any] = {
-        "arm": arm, "edited": list(written.about["edited"]),
+        "arm": arm, "variables": added, "edited": list(written.about["edited"]),
         "left_out": left_out,
         "measured": measured.to_json() if measured else None,
         "predicted": said.to_json() if said else None,
@@ -97,15 +110,27 @@ def command(run: Path | None, changes: str | None, budget: float, wait: float, p
         "error": said.speedup / realised[0] - 1 if said else None,
         "inside": said.low <= realised[0] <= said.high if said else None,
         "seconds_a_step": {side.name: side.paces for side in sides},
+        "page_faults": {side.name: statistics.median(side.faults) for side in sides},
         "original_step": {"now": statistics.median(sides[0].paces), "in_scan": diagnosis.seen.control_pace()},
     }
     (folder / "verified.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     keep(folder, Row(
         f"{folder.name}-verify", "verify", datetime.now(timezone.utc).isoformat(timespec="seconds"),
         json.dumps(capture.run["command"]), "complete", None, round(time.monotonic() - began, 2),
-        statistics.median(sides[0].paces), "+".join(result["edited"]), *realised,
+        statistics.median(sides[0].paces), "+".join([*result["edited"], *map("=".join, added.items())]), *realised,
     ))
     click.echo(json.dumps(result, indent=1) if as_json else _words(result, folder))
+
+
+def _variables(given: Sequence[str]) -> dict[str, str]:
+    """Variables by name. Raises UsageError where one is not written as NAME=VALUE."""
+    found = {}
+    for one in given:
+        name, sign, value = one.partition("=")
+        if not name or not sign:
+            raise click.UsageError(f"--env takes NAME=VALUE, and {one!r} is not")
+        found[name] = value
+    return found
 
 
 def _versions(capture: Capture, written: Written, place: Path) -> tuple[Side, Side]:
@@ -162,8 +187,22 @@ def _pace(now: float, in_scan: float | None) -> str:
             "and what a change brings depends on that. Scan again now to compare like with like")
 
 
+def _page_faults(counts: Mapping[str, float], step: float, added: Mapping[str, str]) -> str | None:
+    """What a step takes of new memory, where that costs something; ``step``: seconds of one of the original's."""
+    from perfdoc.rules.slow_allocator import FAULTS, VERIFY
+
+    before, after = counts.values()
+    if max(before, after) < FAULTS * step:
+        return None
+    said = f"{before:,.0f} page faults a step, {after:,.0f} in the other"
+    if any(name.startswith("MALLOC_") for name in added) or "LD_PRELOAD" in added:
+        return said
+    return f"{said}: memory that goes back to the system and is given anew. What keeps it can be tried: {VERIFY}"
+
+
 def _words(result: dict[str, Any], folder: Path) -> str:
-    lines = [f"patch      {', '.join(result['edited'])}"]
+    lines = [f"patch      {', '.join(result['edited'])}"] if result["edited"] else []
+    lines += [f"variable   {name}={value}" for name, value in result["variables"].items()]
     if result["left_out"]:
         lines.append(f"left out   {', '.join(result['left_out'])}: no safe edit is known, see the snippet")
     said, real, measured = result["predicted"], result["realised"], result["measured"]
@@ -178,4 +217,7 @@ def _words(result: dict[str, Any], folder: Path) -> str:
         where = "inside" if result["inside"] else "outside"
         lines.append(f"error      {result['error']:+.1%}, realised value {where} the predicted interval")
     lines.append(f"original   {_pace(**result['original_step'])}")
+    faults = _page_faults(result["page_faults"], result["original_step"]["now"], result["variables"])
+    if faults:
+        lines.append(f"memory     {faults}")
     return "\n".join([*lines, f"kept in    {os.path.relpath(folder / 'verified.json')}"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
 import statistics
 import traceback
 from collections.abc import Generator, Mapping
@@ -331,6 +332,7 @@ class Conductor:
         self._period = math.lcm(*(self.treatments[slug].period(level) for slug, level in request.config.items()))
         self._wanted = -(-self._block_steps() // self._period) * self._period
         self._block_start: float | None = None
+        self._faults = 0
         self.session.clock.restart()
 
     def _warmup_steps(self, first: bool) -> int:
@@ -409,6 +411,7 @@ class Conductor:
         self.session.device_wait()
         self.session.restart_peak()
         self.session.clock.restart()
+        self._faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         self._block_start = perf_counter()
 
     def _end_block(self) -> None:
@@ -419,6 +422,7 @@ class Conductor:
             seconds = perf_counter() - self._block_start - self._irregular_seconds
         else:
             seconds = math.fsum(self._steps)
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - self._faults
         block = {
             "i": self._index,
             "arm": self._request.arm,
@@ -430,6 +434,7 @@ class Conductor:
             "switch": round(self._switch_seconds, 6),
             "drained": self._drained,
             "irregular": self._irregular,
+            "faults": faults,
         }
         work = math.prod(self.treatments[slug].work(level) for slug, level in self._request.config.items())
         if work != 1.0:

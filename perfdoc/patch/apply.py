@@ -85,6 +85,8 @@ def texts(written: Written) -> tuple[dict[str, str], dict[str, str]]:
 
     Raises PerfdocError where it no longer fits.
     """
+    if not written.diff:
+        return {}, {}
     now = {path: (written.root / path).read_bytes().decode() for path in written.about["before"]}
     applied = is_applied(written)
     with tempfile.TemporaryDirectory() as copy:
