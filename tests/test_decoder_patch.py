@@ -131,11 +131,11 @@ def test_the_function_reads_like_one_of_theirs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     patch = make(of(tmp_path, FOLDER, "ImageFolder"), {"image_decoder": "simplejpeg"})
     assert [line for line in patch.diff.splitlines() if line[0] in "+-" and line != "+"][2:] == [
-        "+import io", "+from pathlib import Path", "+from PIL import Image", "+import simplejpeg",
+        "+from io import BytesIO", "+from pathlib import Path", "+from PIL import Image", "+import simplejpeg",
         "+def load_rgb(source):",
         '+    """A picture in RGB, as Image.open(source).convert("RGB"); colour JPEGs are decoded by simplejpeg."""',
         '+    data = source.read() if hasattr(source, "read") else Path(source).read_bytes()',
-        "+    image = Image.open(io.BytesIO(data))  # reads the header alone",
+        "+    image = Image.open(BytesIO(data))  # reads the header alone",
         '+    if image.format != "JPEG" or image.mode != "RGB":',
         '+        return image.convert("RGB")',
         "+    return Image.fromarray(simplejpeg.decode_jpeg(data))",
@@ -147,10 +147,11 @@ def test_the_function_reads_like_one_of_theirs(tmp_path, monkeypatch):
     (FOLDER.replace("(root)", "(root, loader=mine)"), "ImageFolder", "neither by"),
     (FOLDER, "Mine", "neither by"),
     (OWN.replace('convert("RGB")', 'resize((9, 9))'), "Data", "neither by"),
+    (FOLDER.replace("root =", "from IPython.display import Image\n    root ="), "ImageFolder", "Image is something else"),
     (OWN.replace("return image\n", "return ImageOps.exif_transpose(image)\n"), "Data", "EXIF"),
 ])
 def test_what_opens_pictures_otherwise_is_left_to_the_user(text, dataset, why, tmp_path, monkeypatch):
-    """A loader of their own, a data set that only the validation makes, EXIF that would be lost: a snippet, no edit."""
+    """A loader of their own, a data set only of the validation, names that are taken, EXIF that would be lost: a snippet."""
     monkeypatch.chdir(tmp_path)
     patch = make(of(tmp_path, text, dataset), {"image_decoder": "cv2"})
     assert patch.diff == ""

@@ -17,32 +17,38 @@ WRAPPERS = ("Subset", "ConcatDataset")
 """Data sets of torch that hold others."""
 
 
+Origin = tuple[str, str]
+"""A module, and what is imported from it (empty: itself)."""
+
+
 class Decode(NamedTuple):
     """How a decoder is written."""
 
-    imports: tuple[str, ...]
+    needs: tuple[Origin, ...]
     expression: str
     """RGB pixels of the JPEG ``data``."""
     parameter: str = ""
     """What is made once, as a default argument."""
 
 
+NEEDS: tuple[Origin, ...] = (("io", "BytesIO"), ("pathlib", "Path"), ("PIL", "Image"))
 CODE = {
-    "simplejpeg": Decode(("import simplejpeg",), "simplejpeg.decode_jpeg(data)"),
-    "turbojpeg": Decode(("from turbojpeg import TJPF_RGB, TurboJPEG",), "jpeg.decode(data, TJPF_RGB)", "jpeg=TurboJPEG()"),
+    "simplejpeg": Decode((("simplejpeg", ""),), "simplejpeg.decode_jpeg(data)"),
+    "turbojpeg": Decode(
+        (("turbojpeg", "TJPF_RGB"), ("turbojpeg", "TurboJPEG")), "jpeg.decode(data, TJPF_RGB)", "jpeg=TurboJPEG()"),
     "cv2": Decode(
-        ("import cv2", "import numpy"),
+        (("cv2", ""), ("numpy", "")),
         "cv2.cvtColor(cv2.imdecode(numpy.frombuffer(data, numpy.uint8), "
         "cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION), cv2.COLOR_BGR2RGB)"),
     "torchvision": Decode(
-        ("import torch", "from torchvision.io import decode_image"),
+        (("torch", ""), ("torchvision.io", "decode_image")),
         "decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode='RGB').permute(1, 2, 0).numpy()"),
 }
 FUNCTION = '''
 def {name}({parameters}):
     """A picture in RGB, as Image.open(source).convert("RGB"); colour JPEGs are decoded by {decoder}."""
     data = source.read() if hasattr(source, "read") else Path(source).read_bytes()
-    image = Image.open(io.BytesIO(data))  # reads the header alone
+    image = Image.open(BytesIO(data))  # reads the header alone
     if image.format != "JPEG" or image.mode != "RGB":
         return image.convert("RGB")
     return Image.fromarray({expression})
@@ -94,10 +100,30 @@ class ImageDecoderEdit(Edit):
         """The name of the function, which is put into the file with what it imports."""
         name = next(name for name in NAMES if name not in source.text or name == NAMES[-1])
         source.after_imports(_function(name, level))
-        for line in ("import io", "from pathlib import Path", "from PIL import Image", *CODE[level].imports):
-            if line not in source.text.splitlines():
-                source.importing(line)
+        present = _imported(source)
+        for module, part in (*NEEDS, *CODE[level].needs):
+            if present.get(part or module, (module, part)) != (module, part):
+                raise CannotEdit(f"{part or module} is something else in {source.path.name}", "")
+            if (part or module) not in present:
+                source.importing(f"from {module} import {part}" if part else f"import {module}")
         return name
+
+
+def _imported(source: SourceFile) -> dict[str, Origin]:
+    """What the file's imports bind, by name."""
+    found: dict[str, Origin] = {}
+    for statement in source.all(cst.Import):
+        for alias in statement.names:
+            whole = dotted(alias.name)
+            name = dotted(alias.asname.name) if alias.asname is not None else whole.split(".")[0]  # type: ignore[arg-type]
+            found[name] = (whole if alias.asname is not None else name, "")
+    for origin in source.all(cst.ImportFrom):
+        if origin.module is not None and not isinstance(origin.names, cst.ImportStar):
+            for alias in origin.names:
+                part = dotted(alias.name)
+                name = dotted(alias.asname.name) if alias.asname is not None else part  # type: ignore[arg-type]
+                found[name] = (dotted(origin.module), part)
+    return found
 
 
 def _function(name: str, level: str) -> str:
