@@ -25,6 +25,17 @@ def test_a_stock_that_the_loop_waits_for_is_thrown_away_every_time(batches):
     assert [batches.drain(1e-6) for _ in range(3)] == [STOCK] * 3
 
 
+def test_what_the_first_block_left_is_no_gift_to_the_second():
+    """Workers that start within the first block, not before it: their stock is thrown away before the second one."""
+    source = Source(DataLoader(TensorDataset(torch.randn(64, 4)), batch_size=2, num_workers=2), None)
+    try:
+        assert source.drain(1e-6) == 0
+        source.next()
+        assert source.drain(1e-6) == STOCK
+    finally:
+        source.close()
+
+
 def test_a_stock_that_is_always_full_is_kept(batches):
     """Where batches are made many times faster than they are asked for, filling the stock anew would disturb every block."""
     batches.drain(60.0)

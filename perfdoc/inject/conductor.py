@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from perfdoc.inject.session import Session
     from perfdoc.inject.step_finder import Step
 
+LONGEST_BURST = 32
+"""Steps of a burst beyond which blocks are not made of whole ones."""
 BLOCK_SECONDS = 0.2
 """Aim for the counted part of a block. On shared machines drift is the larger noise: in the same time, many short blocks
 that alternate quickly know a ratio about twice as well as blocks of 0.4 s (``benchmarks/block_length.py``)."""
@@ -329,7 +331,7 @@ class Conductor:
         first = request.arm not in self._entered
         self._entered.add(request.arm)
         self._warm_left = self._warmup_steps(first)
-        self._period = math.lcm(*(self.treatments[slug].period(level) for slug, level in request.config.items()))
+        self._period = math.lcm(*(self.treatments[slug].period(level) for slug, level in request.config.items()), self._burst())
         self._wanted = -(-self._block_steps() // self._period) * self._period
         self._block_start: float | None = None
         self._faults = 0
@@ -343,6 +345,15 @@ class Conductor:
         workers = any(handle.workers for handle in self.loop.loaders)
         fewest = (3 if first else 1) + (1 if workers else 0)
         return min(max(fewest, math.ceil((0.2 if first else 0.03) / step)), 40)
+
+    def _burst(self) -> int:
+        """Steps in which every worker delivers once: a block that ends within a burst has part of it too much or too little."""
+        if self.loop.step_seconds > SLOW_STEP or not self._waits:
+            return 1
+        steps = math.lcm(1, *(
+            handle.workers // math.gcd(handle.workers, handle.batches_a_step) for handle in self.loop.loaders if handle.workers
+        ))
+        return steps if steps <= LONGEST_BURST else 1
 
     def _block_steps(self) -> int:
         step = self.loop.step_seconds

@@ -187,7 +187,8 @@ class Source:
         the cores from the block that is measured.
         """
         if (self.iterator is None and not self._known) or self.fresh:
-            self.fresh = False
+            # Also where the block that begins now starts its workers: what they make ahead in it is no stock of the next one.
+            self.fresh, self._known = False, True
             return 0
         count = int(self.twin.num_workers * (self.twin.prefetch_factor or 0))
         if not count or (self._ample and self.iterator is not None):

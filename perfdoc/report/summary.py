@@ -211,6 +211,8 @@ def headline(diagnosis: Diagnosis) -> str:
         )
     tried = [a for a in arms(diagnosis) if a.effect]
     open_ones = [a for a in tried if a.verdict == "undecided"]
+    if not tried and arms(diagnosis):
+        return "No change had enough blocks to say anything about it."
     if not tried:
         return "Nothing that perfdoc knows to try applies to this loop."
     if open_ones:
