@@ -126,6 +126,15 @@ def test_pictures_that_a_data_set_opens_itself(level, pictures, tmp_path):
             assert abs(old - numpy.asarray(new).astype(int)).max() <= LARGEST, path
 
 
+def test_what_a_function_imports_for_itself_is_not_there_for_others(pictures, tmp_path):
+    """PIL is imported inside a method: the new function has imports that it can reach."""
+    text = OWN.replace("    from PIL import Image\n", "").replace(
+        "image = Image.open(path)", "from PIL import Image\n            image = Image.open(path)").replace(
+        'return Image.open(path).convert("L")', "return None")
+    after = module_of(tmp_path, changed(tmp_path, text, "simplejpeg", "Data"), "nested")
+    assert after.data[pictures / "colour.jpg"].size == (160, 120)
+
+
 def test_the_function_reads_like_one_of_theirs(tmp_path, monkeypatch):
     """One function after the imports, and what it needs imported, nothing else."""
     monkeypatch.chdir(tmp_path)
@@ -148,6 +157,7 @@ def test_the_function_reads_like_one_of_theirs(tmp_path, monkeypatch):
     (FOLDER, "Mine", "neither by"),
     (OWN.replace('convert("RGB")', 'resize((9, 9))'), "Data", "neither by"),
     (FOLDER.replace("root =", "from IPython.display import Image\n    root ="), "ImageFolder", "Image is something else"),
+    (FOLDER.replace("root =", "from .io import BytesIO\n    root ="), "ImageFolder", "BytesIO is something else"),
     (OWN.replace("return image\n", "return ImageOps.exif_transpose(image)\n"), "Data", "EXIF"),
 ])
 def test_what_opens_pictures_otherwise_is_left_to_the_user(text, dataset, why, tmp_path, monkeypatch):

@@ -216,7 +216,9 @@ def test_verify_tries_an_environment_variable(tmp_path, monkeypatch):
     assert ran.code == 0, ran.err
     assert "variable   MUCH=yes" in ran.out
     assert "patch" not in ran.out
-    found = json.loads(next((tmp_path / ".perfdoc" / "runs").iterdir()).joinpath("verified.json").read_text())
+    (kept,) = (tmp_path / ".perfdoc" / "runs").glob("*/verified*.json")
+    assert kept.name != "verified.json", "that is what the plan came to"
+    found = json.loads(kept.read_text())
     assert found["variables"] == {"MUCH": "yes"}
     assert found["realised"]["high"] < 0.9
     assert found["predicted"] is None
@@ -240,3 +242,6 @@ def test_a_variable_is_a_name_with_a_value(tmp_path):
     ran = perfdoc("verify", "--env", "MALLOC_TRIM_THRESHOLD_", cwd=tmp_path)
     assert ran.code == 2
     assert "--env takes NAME=VALUE" in ran.err
+    ran = perfdoc("verify", "--env", "PYTHONPATH=lib", cwd=tmp_path)
+    assert ran.code == 2
+    assert "perfdoc needs that to get into the script" in ran.err

@@ -113,13 +113,16 @@ def command(run: Path | None, changes: str | None, variables: tuple[str, ...], b
         "page_faults": {side.name: statistics.median(side.faults) for side in sides},
         "original_step": {"now": statistics.median(sides[0].paces), "in_scan": diagnosis.seen.control_pace()},
     }
-    (folder / "verified.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    # The report shows what the plan came to: other things that are tried do not take its place, nor each other's.
+    also = "" if changes is None and not added else f"-{datetime.now():%H%M%S}"
+    kept = folder / f"verified{also}.json"
+    kept.write_text(json.dumps(result, indent=1), encoding="utf-8")
     keep(folder, Row(
-        f"{folder.name}-verify", "verify", datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        f"{folder.name}-verify{also}", "verify", datetime.now(timezone.utc).isoformat(timespec="seconds"),
         json.dumps(capture.run["command"]), "complete", None, round(time.monotonic() - began, 2),
         statistics.median(sides[0].paces), "+".join([*result["edited"], *map("=".join, added.items())]), *realised,
     ))
-    click.echo(json.dumps(result, indent=1) if as_json else _words(result, folder))
+    click.echo(json.dumps(result, indent=1) if as_json else _words(result, kept))
 
 
 def _variables(given: Sequence[str]) -> dict[str, str]:
@@ -129,6 +132,8 @@ def _variables(given: Sequence[str]) -> dict[str, str]:
         name, sign, value = one.partition("=")
         if not name or not sign:
             raise click.UsageError(f"--env takes NAME=VALUE, and {one!r} is not")
+        if name == "PYTHONPATH" or name.startswith("PERFDOC_"):
+            raise click.UsageError(f"--env {name}: perfdoc needs that to get into the script. Set it for the whole command")
         found[name] = value
     return found
 
@@ -200,7 +205,7 @@ def _page_faults(counts: Mapping[str, float], step: float, added: Mapping[str, s
     return f"{said}: memory that goes back to the system and is given anew. What keeps it can be tried: {VERIFY}"
 
 
-def _words(result: dict[str, Any], folder: Path) -> str:
+def _words(result: dict[str, Any], kept: Path) -> str:
     lines = [f"patch      {', '.join(result['edited'])}"] if result["edited"] else []
     lines += [f"variable   {name}={value}" for name, value in result["variables"].items()]
     if result["left_out"]:
@@ -220,4 +225,4 @@ def _words(result: dict[str, Any], folder: Path) -> str:
     faults = _page_faults(result["page_faults"], result["original_step"]["now"], result["variables"])
     if faults:
         lines.append(f"memory     {faults}")
-    return "\n".join([*lines, f"kept in    {os.path.relpath(folder / 'verified.json')}"])
+    return "\n".join([*lines, f"kept in    {os.path.relpath(kept)}"])

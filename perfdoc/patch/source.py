@@ -121,7 +121,7 @@ class SourceFile:
 
     def name_of_torch(self) -> str | None:
         """What ``torch`` is called in this file; None where it is not imported at its top level."""
-        for statement in self._imports():
+        for statement in self.imports():
             for part in statement.body:
                 if isinstance(part, cst.Import):
                     for alias in part.names:
@@ -132,7 +132,8 @@ class SourceFile:
                             return "torch"
         return None
 
-    def _imports(self) -> list[cst.SimpleStatementLine]:
+    def imports(self) -> list[cst.SimpleStatementLine]:
+        """The file's imports at its top level."""
         return [
             s for s in self.module.body
             if isinstance(s, cst.SimpleStatementLine) and any(isinstance(p, cst.Import | cst.ImportFrom) for p in s.body)
@@ -166,7 +167,7 @@ class SourceFile:
 
     def importing(self, line: str) -> None:
         """Insert an import before the file's own."""
-        imports = [s for s in self._imports() if not self.code(s).strip().startswith("from __future__")]
+        imports = [s for s in self.imports() if not self.code(s).strip().startswith("from __future__")]
         if not imports:
             raise PerfdocError(f"{self.path} imports nothing: no place for {line}")
         _once(self._before.setdefault(imports[0], []), line)
@@ -177,7 +178,7 @@ class SourceFile:
 
     def after_import(self, name: str, line: str) -> None:
         """Insert a top-level statement after the imports that ``name`` is among, or after the first ones."""
-        imports = self._imports()
+        imports = self.imports()
         body = list(self.module.body)
         if not imports:
             raise PerfdocError(f"{self.path} imports nothing: no place for {line}")

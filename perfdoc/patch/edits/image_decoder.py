@@ -15,8 +15,6 @@ FOLDERS = {"ImageFolder": 3, "ImageNet": None}
 """Data sets of torchvision that open a picture with a function they are given, and the place of that argument."""
 WRAPPERS = ("Subset", "ConcatDataset")
 """Data sets of torch that hold others."""
-
-
 Origin = tuple[str, str]
 """A module, and what is imported from it (empty: itself)."""
 
@@ -35,7 +33,7 @@ NEEDS: tuple[Origin, ...] = (("io", "BytesIO"), ("pathlib", "Path"), ("PIL", "Im
 CODE = {
     "simplejpeg": Decode((("simplejpeg", ""),), "simplejpeg.decode_jpeg(data)"),
     "turbojpeg": Decode(
-        (("turbojpeg", "TJPF_RGB"), ("turbojpeg", "TurboJPEG")), "jpeg.decode(data, TJPF_RGB)", "jpeg=TurboJPEG()"),
+        (("turbojpeg", ""),), "jpeg.decode(data, turbojpeg.TJPF_RGB)", "jpeg=turbojpeg.TurboJPEG()"),
     "cv2": Decode(
         (("cv2", ""), ("numpy", "")),
         "cv2.cvtColor(cv2.imdecode(numpy.frombuffer(data, numpy.uint8), "
@@ -100,30 +98,35 @@ class ImageDecoderEdit(Edit):
         """The name of the function, which is put into the file with what it imports."""
         name = next(name for name in NAMES if name not in source.text or name == NAMES[-1])
         source.after_imports(_function(name, level))
-        present = _imported(source)
+        bound, present = _imported(source, source.module), _imported(source, *source.imports())
         for module, part in (*NEEDS, *CODE[level].needs):
-            if present.get(part or module, (module, part)) != (module, part):
+            if bound.get(part or module, (module, part)) != (module, part):
                 raise CannotEdit(f"{part or module} is something else in {source.path.name}", "")
-            if (part or module) not in present:
+            if (part or module) not in present:  # what a function imports for itself is not there for this one
                 source.importing(f"from {module} import {part}" if part else f"import {module}")
         return name
 
 
-def _imported(source: SourceFile) -> dict[str, Origin]:
-    """What the file's imports bind, by name."""
+def _imported(source: SourceFile, *places: cst.CSTNode) -> dict[str, Origin]:
+    """What the imports in these places bind, by name."""
     found: dict[str, Origin] = {}
-    for statement in source.all(cst.Import):
-        for alias in statement.names:
-            whole = dotted(alias.name)
-            name = dotted(alias.asname.name) if alias.asname is not None else whole.split(".")[0]  # type: ignore[arg-type]
-            found[name] = (whole if alias.asname is not None else name, "")
-    for origin in source.all(cst.ImportFrom):
-        if origin.module is not None and not isinstance(origin.names, cst.ImportStar):
-            for alias in origin.names:
-                part = dotted(alias.name)
-                name = dotted(alias.asname.name) if alias.asname is not None else part  # type: ignore[arg-type]
-                found[name] = (dotted(origin.module), part)
+    for place in places:
+        for statement in source.all(cst.Import, place):
+            for alias in statement.names:
+                whole = dotted(alias.name)
+                if alias.asname is not None:
+                    found[_bound(alias)] = (whole, "")
+                else:
+                    found[whole.split(".")[0]] = (whole.split(".")[0], "")
+        for origin in source.all(cst.ImportFrom, place):
+            if not isinstance(origin.names, cst.ImportStar):
+                module = "." * len(origin.relative) + (dotted(origin.module) if origin.module is not None else "")
+                found |= {_bound(alias): (module, dotted(alias.name)) for alias in origin.names}
     return found
+
+
+def _bound(alias: cst.ImportAlias) -> str:
+    return dotted(alias.name if alias.asname is None else alias.asname.name)
 
 
 def _function(name: str, level: str) -> str:
