@@ -43,9 +43,11 @@ def test_workers_help_where_data_sleeps(scan: Scan) -> None:
     arms = {arm["arm"]: arm for arm in scanned.found["arms"]}
     two = arms["dataloader_workers=2"]["effect"]
     assert two["low"] > 1.3, two
-    # Eight samples of 3 ms by two workers: no block can be faster than 12 ms a step but with batches made before it began.
     blocks = [b for b in scanned.capture["blocks"] if b["arm"] == "dataloader_workers=2"]
-    assert all(b["seconds"] / b["count"] > 0.97 * 0.012 for b in blocks[1:]), blocks
+    assert all(b["drained"] == 4 for b in blocks[1:]), "what workers made ahead during one block is no gift to the next"
+    # Eight samples of 3 ms by two workers: 12 ms a step at the least. One block may do better, where a worker that was late
+    # before it lets the other run ahead, but not all of them together.
+    assert statistics.fmean(b["seconds"] / b["count"] for b in blocks[1:]) > 0.97 * 0.012, blocks
     control = statistics.median(b["seconds"] / b["count"] for b in scanned.capture["blocks"] if b["arm"] == "control")
     assert two["speedup"] < 1.05 * control / 0.012, two
     finding = next(f for f in scanned.found["findings"] if f["code"] == "PD101")
