@@ -102,7 +102,8 @@ def step_check(ratio: Ratio, max_slowdown: float) -> Check:
         "regression": f"a step takes {change} of the base's time: {allowed}",
         "undecided": f"a step takes {change} of the base's time, and {allowed}: more --budget would tell",
     }[decision]
-    return Check("step time", decision, f"{said} ({ratio.starts} pairs of processes, {ratio.rounds} rounds of blocks)")
+    pairs = f"{ratio.starts} {'pair' if ratio.starts == 1 else 'pairs'} of processes"
+    return Check("step time", decision, f"{said} ({pairs}, {ratio.rounds} rounds of blocks)")
 
 
 def _percent(ratio: float) -> str:

@@ -217,7 +217,7 @@ def _words(result: dict[str, Any], kept: Path) -> str:
     elif result["left_out"]:
         lines.append("predicted  nothing: this much of the plan was not measured on its own")
     lines.append(f"realised   {real['speedup']:.2f}x [{real['low']:.2f}, {real['high']:.2f}] "
-                 f"({real['starts']} pairs of processes, {real['rounds']} rounds of blocks)")
+                 f"({real['starts']} {'pair' if real['starts'] == 1 else 'pairs'} of processes, {real['rounds']} rounds of blocks)")
     if said:
         where = "inside" if result["inside"] else "outside"
         lines.append(f"error      {result['error']:+.1%}, realised value {where} the predicted interval")
