@@ -216,8 +216,9 @@ def _words(result: dict[str, Any], kept: Path) -> str:
                      f"in the scan's own it was [{measured['low']:.2f}, {measured['high']:.2f}]")
     elif result["left_out"]:
         lines.append("predicted  nothing: this much of the plan was not measured on its own")
+    pairs = f"{real['starts']} {'pair' if real['starts'] == 1 else 'pairs'} of processes"
     lines.append(f"realised   {real['speedup']:.2f}x [{real['low']:.2f}, {real['high']:.2f}] "
-                 f"({real['starts']} {'pair' if real['starts'] == 1 else 'pairs'} of processes, {real['rounds']} rounds of blocks)")
+                 f"({pairs}, {real['rounds']} rounds of blocks)")
     if said:
         where = "inside" if result["inside"] else "outside"
         lines.append(f"error      {result['error']:+.1%}, realised value {where} the predicted interval")
