@@ -14,6 +14,7 @@ With --patch the plan is realised by its own patch: `perfdoc scan`, `perfdoc app
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import statistics
@@ -101,9 +102,10 @@ def through_the_patch(name: str, folder: Path, base: list[str], budget: str, ver
             "yes" if result["inside"] else "no", "{in_scan:.3g} s, {now:.3g} s".format(**result["original_step"]))
 
 
-def patches(workloads: list[str], budget: str, verify: str) -> None:
+def patches(workloads: list[str], budget: str, verify: str, keep: Path | None) -> None:
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() if keep is None else contextlib.nullcontext(keep) as folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
         images = Path(folder) / "images"
         for name in workloads:
             if name == "images":
@@ -115,20 +117,23 @@ def patches(workloads: list[str], budget: str, verify: str) -> None:
                                   "original's step in the scan, in verify"]))
     errors = sorted(abs(float(row[5].rstrip("%"))) for row in rows if len(row) == 8)
     if errors:
+        held = sum(row[6] == "yes" for row in rows if len(row) == 8)
         print(f"\nmedian error {statistics.median(errors):.1f}%, worst {errors[-1]:.1f}%, "
-              f"90th percentile {errors[math.ceil(0.9 * len(errors)) - 1]:.1f}%")
+              f"90th percentile {errors[math.ceil(0.9 * len(errors)) - 1]:.1f}%, "
+              f"interval holds the realised value in {held} of {len(errors)}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--patch", action="store_true")
+    parser.add_argument("--keep", type=Path, help="a folder for the scripts, captures and records of --patch")
     parser.add_argument("--verify", default="90", help="seconds of measuring what it came to")
     parser.add_argument("workloads", nargs="*", default=WORKLOADS)
     parser.add_argument("--budget", default="120")
     parser.add_argument("--singles", type=int, default=1, help="single changes checked beside the plan, largest effect first")
     args = parser.parse_args()
     if args.patch:
-        patches(args.workloads, args.budget, args.verify)
+        patches(args.workloads, args.budget, args.verify, args.keep)
         return
     rows, errors, inside, agreed = [], [], 0, 0
     with tempfile.TemporaryDirectory() as folder:

@@ -31,6 +31,7 @@ import psutil
 from perfdoc import stats
 from perfdoc.errors import PerfdocError
 from perfdoc.launcher import Watch, environment, processes_of_run, remove_shared_memory
+from perfdoc.leftovers import tidy
 from perfdoc.parent_death import die_with_parent
 from perfdoc.probe import packages
 
@@ -223,6 +224,9 @@ class Alternation:
             finally:
                 for runner in runners:
                     runner.end()
+                for runner in runners:  # both are dead: neither needs what the other one made
+                    runner.watch.news()
+                    tidy(runner.watch.events, (runner.side.protect or [runner.side.home])[0], self.folder / "leftovers")
             number += 1
             ratio = self._ratio()
             if ratio is None:

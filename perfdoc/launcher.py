@@ -24,6 +24,7 @@ import perfdoc
 from perfdoc import capture as captures
 from perfdoc.errors import PerfdocError
 from perfdoc.gpus import Gpus
+from perfdoc.leftovers import git_status, tidy
 from perfdoc.measurement import Measurement, Unavailable
 from perfdoc.probe import packages
 
@@ -203,7 +204,7 @@ class Scan:
         self.machine = Machine()
         self.interrupted = False
         self._spent = 0.0
-        self._git = _git_status()
+        self._git = git_status(Path.cwd())
 
     def run(self) -> captures.Capture:
         """Run all laps and write the capture, whatever happens in between."""
@@ -380,9 +381,9 @@ class Scan:
         }
         capture = captures.from_events(events, run, self.machine.describe())
         capture.measurements += self.machine.measurements()
-        capture.guard["moved"] = self._tidy(capture.guard["created"], events)
+        capture.guard["moved"] = tidy(events, Path.cwd(), self.folder / "redirected")
         if self._git is not None:
-            now = _git_status()
+            now = git_status(Path.cwd())
             capture.guard["git_changed"] = sorted((now or set()) - self._git)
         for name in ("history.json", "settings.json"):
             (self.folder / name).unlink(missing_ok=True)
@@ -425,26 +426,6 @@ class Scan:
             return {"outcome": "too short", "exit_code": 0,
                     "reason": "the script ended before its loop was known: let it train longer (more epochs or data)"}
         return {"outcome": "complete", "reason": "the script ended before all questions were settled", "exit_code": 0}
-
-    def _tidy(self, created: Sequence[str], events: list[dict[str, Any]]) -> list[str]:
-        """Move files that the script made during set-up and that are logs, or show in ``git status``, to the run's folder."""
-        first = min((e["t"] for e in events if e["e"] == "seen" and e["what"] == "optimizer step"), default=None)
-        tracked = _git_status()
-        moved = []
-        for path in sorted(set(created)):
-            if not os.path.isfile(path):
-                continue
-            shows = tracked is not None and os.path.realpath(path) in tracked
-            log = first is not None and os.path.getmtime(path) > first and tracked is None
-            if shows or log:
-                target = self.folder / "redirected" / path.lstrip(os.sep)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(path, target)
-                moved.append(path)
-        for folder in sorted({e["path"] for e in events if e["e"] == "folder"}, reverse=True):
-            with contextlib.suppress(OSError):
-                os.rmdir(folder)  # only where it is empty: what the script wanted in it lies in the run's folder
-        return moved
 
 
 class Machine:
@@ -547,19 +528,6 @@ def _terminate(pid: int) -> None:
         for process in alive:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-
-
-def _git_status() -> set[str] | None:
-    """Real paths that ``git status`` lists now; None outside of a git checkout."""
-    try:
-        top = subprocess.run(["git", "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True, timeout=30)
-        listed = subprocess.run(
-            ["git", "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames"],
-            capture_output=True, text=True, check=True, timeout=60,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {os.path.realpath(os.path.join(top.stdout.strip(), entry[3:])) for entry in listed.stdout.split("\0") if entry}
 
 
 def _status(code: int) -> str:

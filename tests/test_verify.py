@@ -78,6 +78,20 @@ def test_a_side_that_fails_is_named_with_its_error(tmp_path):
     assert not _of(tmp_path)
 
 
+def test_what_set_up_makes_does_not_stay(tmp_path):
+    """A log opened before training is new in git status while both run; afterwards it lies beside the run's processes."""
+    work = tmp_path / "runs"
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    (checkout / "train.py").write_text('open("run.log", "w").write("start")\n' + SCRIPT)
+    for arguments in (["init", "-q"], ["add", "."], ["-c", "user.email=a@b.org", "-c", "user.name=a", "commit", "-qm", "x"]):
+        subprocess.run(["git", *arguments], cwd=checkout, check=True)
+    runner = Alternation(side("one", checkout, "0.002"), side("two", checkout, "0.002"), work, budget=5)
+    runner.run(lambda found: True)
+    assert sorted(p.name for p in checkout.iterdir()) == [".git", "train.py"]
+    assert [p.name for p in (work / "leftovers").rglob("*.log")] == ["run.log"]
+
+
 def test_a_script_that_ends_while_it_is_measured(tmp_path):
     """The blocks that ran before it ended by itself count."""
     (tmp_path / "train.py").write_text(SCRIPT)

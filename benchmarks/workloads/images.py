@@ -35,7 +35,9 @@ def decoded(path):
     return Image.fromarray(torchvision.io.decode_image(encoded).permute(1, 2, 0).numpy())
 
 
-dataset = datasets.ImageFolder(args.data, transform, **({"loader": decoded} if args.decoder else {}))
+dataset = datasets.ImageFolder(args.data, transform)
+if args.decoder:
+    dataset.loader = decoded
 loader = DataLoader(
     dataset, batch_size=8, shuffle=True, num_workers=args.workers, persistent_workers=args.workers > 0
 )
