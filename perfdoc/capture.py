@@ -31,6 +31,7 @@ DERIVED: Mapping[str, Unit] = {
     "machine.steal": "1",
     "machine.cores": "1",
     "machine.shm": "B",
+    "machine.page_fault": "s",
     "loader.rate": "1/s",
     "loader.rate_error": "1",
     "loader.round": "count",

@@ -22,6 +22,7 @@ import psutil
 
 import perfdoc
 from perfdoc import capture as captures
+from perfdoc import page_faults
 from perfdoc.errors import PerfdocError
 from perfdoc.gpus import Gpus
 from perfdoc.leftovers import git_status, tidy
@@ -467,12 +468,12 @@ class Machine:
     def measurements(self) -> list[Measurement | Unavailable]:
         """What was sampled; of the CPU nothing where the run was over before the second sample."""
         self.gpus.close()
-        gpus = self.gpus.measurements()
+        found = [*self.gpus.measurements(), page_faults.measure()]
         if not self.other:
-            return gpus
+            return found
         cores = psutil.cpu_count() or 1
         return [
-            *gpus,
+            *found,
             Measurement("machine.other_cpu", "1", tuple(self.other), {}, "measured in isolation"),
             Measurement("machine.steal", "1", tuple(self.steal), {}, "measured in isolation"),
             Measurement("machine.cores", "1", (float(cores),), {}, "measured in isolation"),

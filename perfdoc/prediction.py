@@ -6,18 +6,23 @@ import math
 
 from perfdoc.finding import Effect
 
-RUN_SPREAD = 0.04
-"""Standard deviation of the log speed-up from one run to another beyond what either measurement knows it to: another process,
-another hour, another state of the machine. By moments from thirteen plans that were scanned, applied and verified
-(``benchmarks/predicted_vs_realised.py --patch``): 0.048 over all, 0.014 without the two of the workload that varies most."""
+RUN_SPREAD = 0.035
+"""Standard deviation of the log speed-up from one run to another beyond what either measurement knows it to, and beyond page
+faults: another process, another hour, another state of the machine. By likelihood (0.034) and by moments (0.033) from 24 plans
+of twelve workloads that were scanned, applied and verified (``benchmarks/predicted_vs_realised.py --patch``); without the page
+faults' part it would have to be 0.07."""
 NORMAL = 1.96
 """Two-sided 95% point of the normal distribution."""
 
 
-def predicted(measured: Effect) -> Effect:
+def predicted(measured: Effect, fault_share: float = 0.0) -> Effect:
     """The effect with a prediction interval: the measured one's half-widths and that of the spread between runs, as
-    independent errors of the log speed-up."""
-    center, more = math.log(measured.speedup), NORMAL * RUN_SPREAD
+    independent errors of the log speed-up.
+
+    ``fault_share``: of a step, what page faults take where they are most (``Evidence.fault_share``). Each of the two processes,
+    original and changed, may have any share up to it, the uniform distribution's variance each: share^2 / 12.
+    """
+    center, more = math.log(measured.speedup), NORMAL * math.hypot(RUN_SPREAD, fault_share / math.sqrt(6))
     low = center - math.hypot(center - math.log(measured.low), more)
     high = center + math.hypot(math.log(measured.high) - center, more)
     return Effect(measured.speedup, math.exp(low), math.exp(high), measured.pairs, measured.how)

@@ -173,6 +173,25 @@ class Evidence:
             )
         return ""
 
+    @cached_property
+    def fault_share(self) -> float:
+        """The share of a step that page faults take where they are most (90th percentile of the control's blocks), on the CPU.
+
+        Which pieces of memory the allocator gives back differs from process to process of one script, so another run may have
+        any share up to this one. 0 on a GPU, whose step does not wait for them, and where their cost is not known.
+        """
+        cost, rates = self.measurement("machine.page_fault"), sorted(self.fault_rates)
+        return min(1.0, cost.median * rates[math.ceil(0.9 * len(rates)) - 1]) if cost is not None and rates else 0.0
+
+    @cached_property
+    def fault_rates(self) -> list[float]:
+        """Page faults a second in each block of the user's own settings; empty on a GPU and where they were not counted."""
+        if self.capture.loop is None or self.capture.loop["device"] != "cpu":
+            return []
+        # What other work (validation) took of memory is in the count of a block that has such steps, and not in its seconds.
+        return [b["faults"] / b["seconds"] for b in self.capture.blocks
+                if b["arm"] in (CONTROL_ARM, AA_ARM) and b["seconds"] and "faults" in b and not b.get("irregular")]
+
     def control_pace(self) -> float | None:
         """Median seconds a step of the control while the plan was confirmed, or else of the scan; None without steps."""
         paces = [b["seconds"] / b["count"] for b in self.capture.blocks

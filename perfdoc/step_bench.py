@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import perfdoc
 from perfdoc import capture as captures
+from perfdoc import page_faults
 from perfdoc.diagnose import Diagnosis, Plan, diagnose
 from perfdoc.errors import PerfdocError
 from perfdoc.finding import Finding
@@ -119,7 +120,9 @@ def bench_step(
             "perfdoc": perfdoc.__version__, "budget": budget, "smallest_effect": smallest_effect, "seed": settings["seed"],
             "laps": 1, "outcome": "complete", "reason": reason, "exit_code": 0,
         }
-        return StepBench(diagnose(captures.from_events(captures.read_events(Path(folder)), run, Machine.describe())))
+        capture = captures.from_events(captures.read_events(Path(folder)), run, Machine.describe())
+        capture.measurements.append(page_faults.measure())
+        return StepBench(diagnose(capture))
 
 
 def _train(model: Any, batch: Any, loss_fn: Callable[..., Any] | None, optimizer: Any) -> None:

@@ -266,14 +266,14 @@ def load(other, steal=0.0, cores=2.0):
 def test_memory_that_goes_back_to_the_system_is_said():
     """PD316 fires where the control's steps take many page faults a second on the CPU, with the command that tries the cure."""
     def found(faults, device="cpu", arm="control"):
-        capture = make({"autocast=bf16": 1.2})
+        capture = make({"autocast=bf16": 1.2}, measurements=[Measurement("machine.page_fault", "s", (1.9e-6, 2e-6, 9e-6))])
         capture.loop["device"] = device
         for block in capture.blocks:
             block["faults"] = faults if block["arm"] == arm else 0
         return findings(capture).get("PD316")
 
     said = found(40_000)
-    assert said.title.startswith("10,000 page faults a step (39 MiB)")
+    assert "page faults a step (39 MiB), about 20% of it" in said.title
     assert "perfdoc verify --env MALLOC_TRIM_THRESHOLD_=" in said.title
     assert said.effect is None
     assert found(400) is None

@@ -98,7 +98,7 @@ def command(run: Path | None, changes: str | None, variables: tuple[str, ...], b
         measured = diagnosis.seen.effect(arm)
         if plan is not None and plan.arm == arm:
             measured = plan.epoch or plan.effect or plan.tried
-    said = predicted(measured) if measured else None
+    said = predicted(measured, diagnosis.seen.fault_share) if measured else None
     result: dict[str, Any] = {
         "arm": arm, "variables": added, "edited": list(written.about["edited"]),
         "left_out": left_out,
@@ -111,6 +111,7 @@ def command(run: Path | None, changes: str | None, variables: tuple[str, ...], b
         "inside": said.low <= realised[0] <= said.high if said else None,
         "seconds_a_step": {side.name: side.paces for side in sides},
         "page_faults": {side.name: statistics.median(side.faults) for side in sides},
+        "page_fault": cost.median if (cost := diagnosis.seen.measurement("machine.page_fault")) else None,
         "original_step": {"now": statistics.median(sides[0].paces), "in_scan": diagnosis.seen.control_pace()},
     }
     # The report shows what the plan came to: other things that are tried do not take its place, nor each other's.
@@ -192,14 +193,14 @@ def _pace(now: float, in_scan: float | None) -> str:
             "and what a change brings depends on that. Scan again now to compare like with like")
 
 
-def _page_faults(counts: Mapping[str, float], step: float, added: Mapping[str, str]) -> str | None:
-    """What a step takes of new memory, where that costs something; ``step``: seconds of one of the original's."""
-    from perfdoc.rules.slow_allocator import FAULTS, VERIFY
+def _page_faults(counts: Mapping[str, float], cost: float | None, step: float, added: Mapping[str, str]) -> str | None:
+    """What a step takes of new memory, where that costs something; in seconds: ``cost`` of a fault, the original's ``step``."""
+    from perfdoc.rules.slow_allocator import SHARE, VERIFY
 
     before, after = counts.values()
-    if max(before, after) < FAULTS * step:
+    if cost is None or max(before, after) * cost < SHARE * step:
         return None
-    said = f"{before:,.0f} page faults a step, {after:,.0f} in the other"
+    said = f"{before:,.0f} page faults a step ({before * cost / step:.0%} of it), {after:,.0f} in the other"
     if any(name.startswith("MALLOC_") for name in added) or "LD_PRELOAD" in added:
         return said
     return f"{said}: memory that goes back to the system and is given anew. What keeps it can be tried: {VERIFY}"
@@ -223,7 +224,7 @@ def _words(result: dict[str, Any], kept: Path) -> str:
         where = "inside" if result["inside"] else "outside"
         lines.append(f"error      {result['error']:+.1%}, realised value {where} the predicted interval")
     lines.append(f"original   {_pace(**result['original_step'])}")
-    faults = _page_faults(result["page_faults"], result["original_step"]["now"], result["variables"])
+    faults = _page_faults(result["page_faults"], result["page_fault"], result["original_step"]["now"], result["variables"])
     if faults:
         lines.append(f"memory     {faults}")
     return "\n".join([*lines, f"kept in    {os.path.relpath(kept)}"])

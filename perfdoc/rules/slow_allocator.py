@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import statistics
 
-from perfdoc.blocks import CONTROL_ARM
 from perfdoc.finding import Finding
 from perfdoc.rule import Evidence, Rule
 
-FAULTS = 20_000
-"""Page faults a second from which they are told: one (4 KiB, cleared) took 2.7 us on a virtual machine, so 5% of its time."""
+SHARE = 0.05
+"""Share of a step from which page faults are told."""
 KEEPING = ("MALLOC_TRIM_THRESHOLD_=1073741824", "MALLOC_MMAP_THRESHOLD_=33554432")
 """What makes glibc keep freed memory: the heap is not trimmed below 1 GiB, and nothing below 32 MiB, the most that it accepts,
 is a mapping of its own (mallopt(3))."""
@@ -21,13 +20,14 @@ class SlowAllocator(Rule):
 
     What it measures
     ----------------
-    Page faults that were answered without reading a disk, in the blocks of your own settings (``getrusage``).
+    Page faults that were answered without reading a disk, in the blocks of your own settings (``getrusage``), times what one
+    costs on this machine: fresh memory is mapped and written to after the training has ended.
 
     Why it costs time
     -----------------
     glibc gives large freed pieces, and the top of its heap, back to the system. The next step gets them anew, page by page,
     each cleared first. From where on it does so depends on which large pieces the process freed first, so the same script can
-    run at two speeds.
+    run at two speeds: what is predicted of the changed script is that much less certain.
 
     Example
     -------
@@ -49,19 +49,20 @@ class SlowAllocator(Rule):
 
     code = "PD316"
     slug = "slow-allocator"
-    needs = ("step.time",)
+    needs = ("step.time", "machine.page_fault")
     effort = "one line"
 
     def check(self, seen: Evidence) -> Finding | None:
-        """A finding where the control's steps take many page faults a second, on the CPU."""
-        if seen.capture.loop is None or seen.capture.loop["device"] != "cpu":
+        """A finding where page faults take a good part of the control's steps, on the CPU."""
+        cost = seen.measurement("machine.page_fault")
+        if cost is None or not seen.fault_rates:
             return None
-        # What other work (validation) took of memory is in the count of a block that has such steps, and not in its seconds.
-        blocks = [b for b in seen.capture.blocks
-                  if b["arm"] == CONTROL_ARM and b["seconds"] and "faults" in b and not b.get("irregular")]
-        if not blocks or statistics.median(b["faults"] / b["seconds"] for b in blocks) < FAULTS:
+        share = cost.median * statistics.median(seen.fault_rates)
+        if share < SHARE:
             return None
-        each = statistics.median(b["faults"] / b["count"] for b in blocks)
-        title = (f"{each:,.0f} page faults a step ({each * 4 / 1024:,.0f} MiB): the allocator gives memory back and gets it "
-                 f"anew. What keeps it is tried by: {VERIFY}")
-        return Finding(self.code, self.slug, title, "", "undecided", " ".join([*KEEPING, "python ..."]), effort=self.effort)
+        each = statistics.median(seen.fault_rates) * seen.step_seconds
+        title = (f"{each:,.0f} page faults a step ({each * 4 / 1024:,.0f} MiB), about {share:.0%} of it: the allocator gives "
+                 f"memory back and gets it anew. What keeps it is tried by: {VERIFY}")
+        fix = " ".join([*KEEPING, "python ..."])
+        said = f"a page fault takes {cost.median * 1e6:.1f} us here, measured in isolation"
+        return Finding(self.code, self.slug, title, "", "undecided", fix, (said,), effort=self.effort)
