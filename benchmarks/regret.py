@@ -31,7 +31,8 @@ from perfdoc.demo.make_images import make
 from perfdoc.inject.conductor import BLOCK_SECONDS, SLOW_STEP
 from perfdoc.inject.design import Factor
 from perfdoc.inject.experiment import BlockRequest, BlockResult, Experiment, ParityRequest, ProbeRequest
-from perfdoc.treatment import Config, Level, config_id
+from perfdoc.prediction import NORMAL
+from perfdoc.treatment import Config, Level, config_from_id, config_id
 
 FACTORS = {
     "images": {"cpu_threads": ["1"], "dataloader_workers": ["1", "2"], "autocast": ["bf16"], "channels_last": ["on"]},
@@ -145,8 +146,9 @@ def speedup(truth: dict[frozenset[str], float], config: Config) -> float:
     return math.fsum(gain for needed, gain in truth.items() if needed <= parts)
 
 
-def simulate(step: float, noise: float, budget: float, seed: int) -> tuple[float, float, bool | None]:
-    """Log speed-up of the best stack, of the plan, and whether the plan's interval holds the truth."""
+def simulate(step: float, noise: float, budget: float, seed: int) -> tuple[float, float, bool | None, list[bool]]:
+    """Log speed-up of the best stack, of the plan, whether the plan's interval holds the truth, and whether the estimates of
+    changes that were tried in stacks only do."""
     rng = random.Random(seed)
     truth, factors = drawn_truth(rng), made_up()
     left, level, index = budget, 0.0, 0
@@ -177,12 +179,19 @@ def simulate(step: float, noise: float, budget: float, seed: int) -> tuple[float
             index += 1
     best = max(speedup(truth, cell) for cell in cells(
         {f.slug: [level.name for level in f.levels] for f in factors if f.planned and not f.ceiling}))
+    estimated = []
+    for name, found in experiment.estimates().items():
+        if len(experiment.values(name)) < 2:
+            ((slug, at),) = config_from_id(name).items()
+            rest = {other: level for other, level in experiment.plan.items() if other != slug}
+            off = found["center"] - speedup(truth, {**rest, slug: at}) + speedup(truth, rest)
+            estimated.append(abs(off) <= NORMAL * found["deviation"])
     values = experiment.values(config_id(experiment.plan), confirm=True) if experiment.plan else []
     gained = speedup(truth, experiment.plan)
     if len(values) < 2:
-        return best, gained, None
+        return best, gained, None, estimated
     shown = stats.interval(values, pairing.control_noise(experiment.blocks))
-    return best, gained, shown.low <= gained <= shown.high
+    return best, gained, shown.low <= gained <= shown.high, estimated
 
 
 def simulated(repeats: int) -> None:
@@ -195,11 +204,13 @@ def simulated(repeats: int) -> None:
         rows.append((
             f"{1000 * step:.0f} ms", f"{noise:.0%}", f"{budget} s", len(worth),
             *(f"{math.exp(statistics.fmean(entry[place] for entry in worth)):.2f}" for place in (0, 1)),
-            f"{statistics.median(math.exp(g - b) for b, g, _ in worth):.1%}",
-            f"{statistics.fmean(math.exp(g - b) >= 0.95 for b, g, _ in worth):.0%}", f"{sum(held)}/{len(held)}",
+            f"{statistics.median(math.exp(entry[1] - entry[0]) for entry in worth):.1%}",
+            f"{statistics.fmean(math.exp(entry[1] - entry[0]) >= 0.95 for entry in worth):.0%}", f"{sum(held)}/{len(held)}",
+            f"{sum(sum(entry[3]) for entry in found)}/{sum(len(entry[3]) for entry in found)}",
         ))
     print(tabulate(rows, headers=["step", "noise of a block", "budget", "loops with more than 1.1x to find", "best (mean)",
-                                  "plan (mean)", "plan of best (median)", "plans >= 95% of best", "interval holds"]))
+                                  "plan (mean)", "plan of best (median)", "plans >= 95% of best", "interval holds",
+                                  "estimates from stacks hold"]))
 
 
 if __name__ == "__main__":

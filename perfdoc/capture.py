@@ -176,6 +176,7 @@ def from_events(events: Iterable[Mapping[str, Any]], run: dict[str, Any], machin
         "plan": (outcome or progress or {}).get("plan", {}),
         "verdicts": outcome["verdicts"] if outcome else (progress or {}).get("settled", {}),
         "failed": failed,
+        "estimates": (outcome or {}).get("estimates", {}),
         "reason": outcome["reason"] if outcome else "the run ended before the experiment did",
     }
     capture.guard = {

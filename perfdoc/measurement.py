@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Unit = Literal["s", "B", "1", "count", "1/s", "W"]
-How = Literal["measured in your loop", "measured in isolation", "estimated from a trace", "rule of thumb"]
+How = Literal[
+    "measured in your loop", "measured in isolation", "estimated from stacks", "estimated from a trace", "rule of thumb"
+]
 
 UNITS: frozenset[str] = frozenset({"s", "B", "1", "count", "1/s", "W"})
 

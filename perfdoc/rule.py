@@ -19,6 +19,7 @@ from perfdoc.blocks import AA_ARM, CONFIRM_PHASE, CONTROL_ARM, SEARCH_PHASE
 from perfdoc.capture import Capture
 from perfdoc.finding import Effect, Effort, Finding, Verdict
 from perfdoc.measurement import Measurement
+from perfdoc.prediction import NORMAL
 from perfdoc.treatment import config_from_id, config_id
 
 SECTIONS = ("What it measures", "Why it costs time", "Example", "Use instead", "When this is wrong")
@@ -125,6 +126,22 @@ class Evidence:
         """The arm's speed-up with its 95% interval; None below two pairs."""
         found = self.interval(arm, confirm)
         return Effect(*found.speedup, found.pairs) if found else None
+
+    def estimate(self, arm: str) -> Effect | None:
+        """What an open change does beside the rest of the plan, with its 95% interval; ``pairs``: blocks that it was part of.
+
+        By the search's regression over all stacks (``perfdoc.inject.surrogate``). None where it says nothing, and where the
+        change's own blocks say it better.
+        """
+        found = self.capture.experiment.get("estimates", {}).get(arm)
+        if found is None or self.verdict(arm) != "undecided":
+            return None
+        center, half = found["center"], NORMAL * found["deviation"]
+        alone = self.interval(arm)
+        if alone is not None and (alone.high - alone.low) / 2 <= half:
+            return None
+        low, high = math.exp(center - half), math.exp(center + half)
+        return Effect(math.exp(center), low, high, found["blocks"], "estimated from stacks")
 
     @cached_property
     def asked_effect(self) -> float:
@@ -319,6 +336,8 @@ class Rule(ABC):
         verdict = seen.verdict(arm)
         if verdict == "undecided" and seen.in_plan(arm):
             evidence = [*evidence, IN_PLAN]
+        if (said := estimated(seen, arm)) and said not in title:
+            evidence = [*evidence, said]
         return Finding(
             self.code,
             self.slug,
@@ -419,7 +438,7 @@ def describe(seen: Evidence, arm: str) -> str:
     if failed:
         return f"{change}: fails in this loop ({failed})"
     if effect is None:
-        return f"{change}: the budget did not reach it"
+        return f"{change}: {estimated(seen, arm) or 'the budget did not reach it'}"
     if verdict == "helps":
         return f"{change} makes the step {effect.speedup:.2f}x faster"
     if verdict == "hurts":
@@ -427,6 +446,18 @@ def describe(seen: Evidence, arm: str) -> str:
     if verdict == "no difference":
         return f"{change} makes no difference to the step (less than {seen.smallest_effect:.0%} either way)"
     return f"{change}: {effect.speedup:.2f}x, not settled"
+
+
+def estimated(seen: Evidence, arm: str) -> str:
+    """What the stacks that had the arm tell about it, in words; empty where they tell nothing more than its own blocks."""
+    found = seen.estimate(arm)
+    if found is None:
+        return ""
+    beside = "beside the plan" if seen.capture.experiment.get("plan") else "on its own"
+    if config_from_id(arm).items() <= seen.capture.experiment.get("plan", {}).items():
+        beside = "in the plan"
+    return (f"{beside} {found.speedup:.2f}x [{found.low:.2f}, {found.high:.2f}], estimated from {found.pairs} "
+            f"block{'s' if found.pairs > 1 else ''} that had it, most of them with other changes")
 
 
 def discover_rules() -> list[Rule]:

@@ -308,6 +308,34 @@ def test_an_experiment_that_is_settled_gives_time_back():
     assert loop.spent < 120.0
 
 
+def test_what_stacks_say_about_their_parts_holds_the_truth(monkeypatch):
+    """A dozen changes in a budget for some: the estimates' intervals hold nine tenths of the true effects beside the plan,
+    also of changes that never had a block of their own."""
+    monkeypatch.setattr(sys.modules[__name__], "STEP", 0.2)
+    rng, held, never_alone = random.Random(3), [], 0
+    for seed in range(12):
+        gains = [rng.choice((1.0, 1.0, rng.uniform(0.9, 1.4))) for _ in range(12)]
+        factors = [factor(f"x{i:02}", share=0.4) for i in range(12)]
+        loop = SimulatedLoop(alone(**{f.slug: gain for f, gain in zip(factors, gains, strict=True)}), seed=seed, noise=0.03)
+        experiment = loop.run(factors, 100.0, seed=seed)
+        for name, found in experiment.estimates().items():
+            truth = loop.speedup({name.split("=")[0]: "on"})
+            held.append(abs(found["center"] - truth) <= 1.96 * found["deviation"])
+            never_alone += not experiment.values(name)
+            assert found["blocks"] >= 1
+    assert len(held) > 60
+    assert never_alone > 20
+    assert sum(held) >= 0.9 * len(held)
+
+
+def test_what_failed_or_explains_or_may_not_be_planned_has_no_estimate():
+    """Estimates are given of what a plan may consist of; nothing is said before anything ran."""
+    factors = [factor("a"), factor("b"), factor("ceiling", ceiling=True), factor("trade", planned=False)]
+    loop = SimulatedLoop(alone(a=1.3), broken=[("b=on",)])
+    assert set(loop.run(factors, 60.0).estimates()) == {"a=on"}
+    assert Experiment(factors, 60.0, lambda: 60.0).estimates() == {}
+
+
 @pytest.fixture
 def slow_steps(monkeypatch):
     """Steps of 2.7 s: a block of two and one of warm-up is 8 s, and thirteen of them fit into two minutes."""

@@ -12,7 +12,7 @@ from perfdoc.capture import Capture
 from perfdoc.diagnose import diagnose
 from perfdoc.measurement import UNITS, Measurement, Unavailable
 from perfdoc.probe import Probe, discover, packages, slugs
-from perfdoc.report import summary
+from perfdoc.report import summary, terminal
 from perfdoc.rule import SECTIONS, Evidence, discover_rules
 from perfdoc.treatment import Treatment, config_from_id
 
@@ -261,6 +261,28 @@ def load(other, steal=0.0, cores=2.0):
     """The parent's look at the machine: mean cores taken by others and by the hypervisor."""
     return [Measurement("machine.other_cpu", "1", (other - 0.01, other + 0.01)),
             Measurement("machine.steal", "1", (steal, steal)), Measurement("machine.cores", "1", (cores,))]
+
+
+def test_what_was_tried_in_stacks_only_is_estimated():
+    """A change without blocks of its own is told with the stacks' estimate beside the plan, undecided; known ones are not."""
+    capture = make({"autocast=bf16": 1.3, "channels_last=on": 1.0}, plan={"autocast": "bf16"},
+                   offers=offers_of(["autocast=bf16", "channels_last=on", "optimizer_implementation=fused", "cpu_threads=1"]))
+    capture.experiment["estimates"] = {
+        "autocast=bf16": {"center": 0.2, "deviation": 0.0001, "blocks": 30},
+        "optimizer_implementation=fused": {"center": math.log(1.05), "deviation": 0.01, "blocks": 5},
+    }
+    diagnosis = diagnose(capture)
+    found = {finding.code: finding for finding in diagnosis.findings}
+    assert found["PD306"].verdict == "undecided"
+    assert "beside the plan 1.05x [1.03, 1.07], estimated from 5 blocks" in found["PD306"].title
+    assert "the budget did not reach it" in found["PD317"].title
+    assert "estimated" not in " ".join([found["PD301"].title, *found["PD301"].evidence])
+    ((arm, effect),) = summary.estimates(diagnosis)
+    assert (arm.arm, effect.how, effect.pairs) == ("optimizer_implementation=fused", "estimated from stacks", 5)
+    assert "fused" not in summary.unreached(diagnosis)
+    said = terminal.render(diagnosis, 100)
+    assert "tried in stacks, hardly alone: the effect of each beside the rest of the plan" in said
+    assert "1.05x [1.03, 1.07]" in said
 
 
 def test_memory_that_goes_back_to_the_system_is_said():

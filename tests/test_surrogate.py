@@ -90,6 +90,21 @@ def test_hope_is_the_mean_and_one_standard_deviation_of_the_draws():
         assert found.hope(arm) == pytest.approx(statistics.fmean(drawn) + statistics.stdev(drawn), abs=0.02)
 
 
+def test_what_a_change_does_beside_others_is_that_of_the_draws():
+    """Expected effect and deviation beside a stack agree with the draws; before anything was seen nothing is known of it."""
+    found = model([({"a": "on"}, [0.2] * 2), ({"a": "on", "b": "1"}, [0.25] * 3), ({"b": "1", "c": "on"}, [0.3])], noise=0.1**2)
+    rng = random.Random(2)
+    draws = [found.draw(rng) for _ in range(600)]
+    for stack, slug, level in (({"a": "on"}, "b", "1"), ({"a": "on", "b": "1"}, "b", "1"), ({"b": "2"}, "c", "on")):
+        rest = {other: at for other, at in stack.items() if other != slug}
+        drawn = [found.speedup({**rest, slug: level}, w) - found.speedup(rest, w) for w in draws]
+        expected, deviation, before = found.beside(stack, slug, level)
+        assert expected == pytest.approx(statistics.fmean(drawn), abs=0.02)
+        assert deviation == pytest.approx(statistics.stdev(drawn), rel=0.1)
+        assert deviation < before
+    assert found.beside({"b": "1"}, "b", "1") == pytest.approx(found.beside({}, "b", "1"))
+
+
 def test_changes_that_act_on_little_are_expected_to_do_little():
     """A change to 3% of the step is expected to bring a few percent at most, one to all of it much more."""
     factors = [factor("small", "on", share=0.03), factor("large", "on", share=1.0)]

@@ -140,6 +140,7 @@ class Conductor:
                 plan=self.experiment.plan,
                 verdicts=self.experiment.verdicts,
                 failed=self.experiment.failed,
+                estimates=self.experiment.estimates(),
                 seconds_left=round(self.experiment.remaining(), 2),
             )
         if self._schedule is None:

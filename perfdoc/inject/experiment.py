@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,6 +71,8 @@ SCARCE_BLOCKS = 30
 where it is the steps that are slow."""
 SLOW_BLOCK = 1.0
 """Seconds a block from which steps are called slow."""
+TOLD = math.sqrt(0.5)
+"""An estimate is told where the blocks took half of the variance that was there before them: else it repeats an assumption."""
 DRAWS = 50
 """Draws from the surrogate for a probability."""
 
@@ -424,6 +427,27 @@ class Experiment:
             banned += [arm for arm, said in self.numerics.items() if said == "changes training"]
         seen = [(arm, values) for arm, values in self._seen() if not self._late_seconds(arm)]
         return Surrogate(quick, seen, noise, math.log1p(self.smallest_effect), banned)
+
+    def estimates(self) -> dict[str, dict[str, float]]:
+        """What every change that was part of a stack does beside the rest of the plan, by the regression over all blocks.
+
+        Left out where the blocks say less than what was assumed before them.
+        By config id: ``center`` and ``deviation`` of the log speed-up, and ``blocks`` that it had a part in, alone or not.
+        """
+        if not self._any_quick() or not self._seen():
+            return {}
+        tried = [block["arm"] for block in self.blocks if block["phase"] != CONFIRM_PHASE and block["count"]]
+        had = Counter(part for arm in tried for part in arm.split("+"))
+        model, found = self._surrogate(), {}
+        plan = {slug: level for slug, level in self.plan.items() if not self._late_seconds({slug: level})}
+        for arm in self._arms:
+            name = config_id(arm)
+            if had[name] and name not in self.failed and self._plannable(arm) and not self._late_seconds(arm):
+                ((slug, level),) = arm.items()
+                center, deviation, before = model.beside(plan, slug, level)
+                if deviation <= TOLD * before:
+                    found[name] = {"center": round(center, 5), "deviation": round(deviation, 5), "blocks": had[name]}
+        return found
 
     def _search(self, floor: float) -> Steps:
         """Draw stacks that may be the best, measure them beside the best so far, until none is likely to beat it."""

@@ -6,7 +6,8 @@ changes (wide for treatments that are known to interact, narrow for others). Sta
 sampling (Thompson 1933; Russo et al., A Tutorial on Thompson Sampling, 2018): draw weights that fit what was seen, take
 the stack that would be best under them.
 
-The surrogate only chooses what is measured next. What is reported comes from the arms' own blocks.
+The surrogate chooses what is measured next. Verdicts come from the arms' own blocks; for a change that never had a block to
+itself, reports say what the regression makes of the stacks that it was part of (:meth:`Surrogate.beside`), as an estimate.
 """
 
 from __future__ import annotations
@@ -111,6 +112,16 @@ class Surrogate:
         shared = [self._covariance(row, features) for row in self._rows]
         known = math.fsum(a * b for a, b in zip(shared, _solved(self._root, shared), strict=True))
         return self.speedup(config, self.mean) + math.sqrt(max(0.0, self._covariance(features, features) - known))
+
+    def beside(self, config: Config, slug: str, level: str) -> tuple[float, float, float]:
+        """Log speed-up of ``config`` with ``slug`` at ``level`` over that without ``slug``; its standard deviation now, and
+        before anything was seen."""
+        rest = self._features({other: at for other, at in config.items() if other != slug})
+        added = [feature for feature in self._features({**config, slug: level}) if feature not in rest]
+        shared = [self._covariance(row, added) for row in self._rows]
+        known = math.fsum(a * b for a, b in zip(shared, _solved(self._root, shared), strict=True))
+        expected, before = math.fsum(self.mean.get(feature, 0.0) for feature in added), self._covariance(added, added)
+        return expected, math.sqrt(max(0.0, before - known)), math.sqrt(before)
 
     def draw(self, rng: random.Random) -> Weights:
         """Weights that fit what was seen, drawn at random."""

@@ -48,6 +48,7 @@ def render(diagnosis: Diagnosis, folder: Path | None = None) -> str:
         step=summary.step_sentence(diagnosis), time=summary.step_time(diagnosis),
         anatomy=summary.anatomy(diagnosis), ceilings=summary.ceilings(diagnosis), plan=diagnosis.plan,
         epoch=summary.epoch_sentence(diagnosis), numbers=summary.numbers_sentence(diagnosis),
+        estimates=summary.estimates(diagnosis), estimates_head=summary.estimates_head(diagnosis),
         forest=forest(diagnosis), timeline=timeline(diagnosis), groups=summary.grouped(diagnosis),
         untestable=summary.untestable(diagnosis), already=summary.already_on(diagnosis),
         notes=[*filter(None, [summary.unreached(diagnosis)]), *summary.notes(diagnosis)],

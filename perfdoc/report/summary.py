@@ -146,7 +146,8 @@ def arms(diagnosis: Diagnosis) -> list[Arm]:
             else:
                 note = f"about {more} more blocks would settle it" if more else "too close to the smallest effect to settle"
             if seen.in_plan(arm):
-                note = "part of the plan"
+                shown = seen.estimate(arm)
+                note = f"part of the plan: in it {speedup(shown)}, estimated from its stacks" if shown else "part of the plan"
         elif verdict == "helps":
             note = seen.numerics(arm)
         if "batch_size" in config_from_id(arm):
@@ -155,10 +156,23 @@ def arms(diagnosis: Diagnosis) -> list[Arm]:
     return sorted(found, key=lambda a: -(a.effect.speedup if a.effect else 0.0))
 
 
+def estimates(diagnosis: Diagnosis) -> list[tuple[Arm, Effect]]:
+    """Changes that were tried as parts of stacks, and too little alone, with what the regression over these makes of them."""
+    found = [(arm, diagnosis.seen.estimate(arm.arm)) for arm in arms(diagnosis) if arm.effect is None]
+    return sorted(((arm, effect) for arm, effect in found if effect is not None), key=lambda entry: -entry[1].speedup)
+
+
+def estimates_head(diagnosis: Diagnosis) -> str:
+    """What the figures of :func:`estimates` are."""
+    rest = "beside the rest of the plan" if diagnosis.capture.experiment.get("plan") else "on its own"
+    return f"tried in stacks, hardly alone: the effect of each {rest}, estimated from all blocks, none of it settled"
+
+
 def unreached(diagnosis: Diagnosis) -> str:
     """The changes with too few blocks for any figure, and the budget that would hold them, in a sentence; empty without any."""
     seen = diagnosis.seen
-    names = [arm.change for arm in arms(diagnosis) if arm.effect is None and arm.verdict != "untestable here"]
+    names = [arm.change for arm in arms(diagnosis)
+             if arm.effect is None and arm.verdict != "untestable here" and seen.estimate(arm.arm) is None]
     if not names:
         return ""
     said = f"too few blocks for: {'; '.join(names)}."

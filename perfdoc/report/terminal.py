@@ -47,6 +47,12 @@ def render(diagnosis: Diagnosis, width: int = 100) -> str:
         out += textwrap.wrap(summary.numbers_sentence(diagnosis), width, initial_indent="      ", subsequent_indent="      ")
         out += textwrap.wrap(summary.epoch_sentence(diagnosis), width, initial_indent="      ", subsequent_indent="      ")
     out += ["", _arms(diagnosis, width)]
+    estimates = summary.estimates(diagnosis)
+    if estimates:
+        out += ["", *textwrap.wrap(f"{summary.estimates_head(diagnosis)}:", width)]
+        rows = [(f"  {speedup(effect)}", f"{effect.pairs} {'block' if effect.pairs == 1 else 'blocks'}", arm.change)
+                for arm, effect in estimates]
+        out += [*tabulate(rows, tablefmt="plain", disable_numparse=True).splitlines(), ""]
     out += textwrap.wrap(summary.unreached(diagnosis), width, subsequent_indent="  ")
     beside = [
         f for f in diagnosis.findings
@@ -143,7 +149,8 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
         },
         "arms": [
             {"arm": arm.arm, "change": arm.change, "verdict": arm.verdict, "note": arm.note,
-             "effect": arm.effect.to_json() if arm.effect else None}
+             "effect": arm.effect.to_json() if arm.effect else None,
+             "estimate": shown.to_json() if (shown := diagnosis.seen.estimate(arm.arm)) else None}
             for arm in summary.arms(diagnosis)
         ],
         "findings": [finding.to_json() for finding in diagnosis.findings],
