@@ -1,10 +1,15 @@
 """Tests of what becomes of prefetched batches when the loop changes from one arm to another."""
 
+import subprocess
+import sys
+import time
+
+import psutil
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from perfdoc.inject.loaders import Source
+from perfdoc.inject.loaders import Handle, Source
 
 STOCK = 4
 """Batches that two workers keep ready."""
@@ -55,3 +60,93 @@ def test_without_the_duration_of_a_step_everything_is_thrown_away(batches):
     """Probes that time the loader by itself always begin with an empty stock."""
     batches.drain()
     assert [batches.drain(), batches.drain()] == [STOCK, STOCK]
+
+
+class Slow(Dataset):
+    """Samples that take a while, and tell how many were made by now."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.made = torch.zeros(1, dtype=torch.long).share_memory_()
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        time.sleep(self.seconds)
+        self.made += 1
+        return torch.tensor(index)
+
+
+@pytest.fixture
+def slow():
+    """A loader whose two workers need 0.8 s for the stock of four batches, held as a scan holds it."""
+    loader = DataLoader(Slow(0.2), batch_size=2, num_workers=2)
+    handle = Handle(0, loader, "train.py:1")
+    handle.hold()
+    yield handle, loader.dataset
+    handle.close()
+
+
+def workers_of(handle):
+    """The workers of the user's own setting."""
+    return list(handle._sources[None, 1, ()].iterator._workers)
+
+
+def states(handle):
+    """What these do now."""
+    return {psutil.Process(worker.pid).status() for worker in workers_of(handle)}
+
+
+@pytest.mark.parametrize("switch", [
+    lambda handle: (handle.feed(0), handle.fetch()),
+    lambda handle: (handle.feed_cached(True), handle.fetch(), handle.fetch()),
+    lambda handle: (handle.replay([1, 2]), handle.fetch()),
+], ids=["other workers", "one batch", "replayed"])
+def test_workers_of_another_arm_stand_still(slow, switch):
+    """While other batches are served, workers make no stock on the cores of that block, and go on when it is their turn."""
+    handle, dataset = slow
+    handle.fetch()
+    switch(handle)
+    time.sleep(0.1)  # a signal takes its time
+    assert states(handle) == {psutil.STATUS_STOPPED}
+    before = int(dataset.made)
+    time.sleep(0.6)
+    assert int(dataset.made) == before
+    handle.feed(None), handle.feed_cached(False), handle.replay(None)
+    assert handle.drain() in (0, 4)
+    handle.fetch()
+    assert psutil.STATUS_STOPPED not in states(handle)
+    assert int(dataset.made) > before
+
+
+def test_workers_that_stand_still_are_ended(slow):
+    """Ending everything takes no longer for workers that rest, and leaves none."""
+    handle, _ = slow
+    handle.fetch()
+    workers = workers_of(handle)
+    handle.feed(0)
+    handle.fetch()
+    begin = time.perf_counter()
+    handle.close()
+    assert time.perf_counter() - begin < 4
+    assert not any(worker.is_alive() for worker in workers)
+
+
+FAILING = """
+from torch.utils.data import DataLoader
+import torch
+from perfdoc.inject.loaders import Handle
+loader = DataLoader(torch.arange(64), batch_size=2, num_workers=2)
+handle = Handle(0, loader, "train.py:1")
+handle.hold()
+handle.fetch()
+handle.feed(0)
+handle.fetch()
+raise SystemExit(7)
+"""
+
+
+def test_a_script_that_fails_while_workers_stand_still_ends():
+    """The process does not wait for ever for workers that cannot hear it."""
+    assert subprocess.run([sys.executable, "-c", FAILING], timeout=60, check=False).returncode == 7

@@ -263,6 +263,23 @@ def load(other, steal=0.0, cores=2.0):
             Measurement("machine.steal", "1", (steal, steal)), Measurement("machine.cores", "1", (cores,))]
 
 
+@pytest.mark.parametrize(("loader", "pixels", "told"), [
+    (0.08, 12e6, "CPU: decoding, 100% of a sample's 40 ms, most of all PIL (decode). 12 million pixels are decoded"),
+    (0.08, 0.2e6, "making a sample: CPU: decoding"),
+    (0.01, 12e6, None),
+])
+def test_what_makes_samples_slow_is_told_where_the_loader_is(loader, pixels, told):
+    """Decoding is named by what the loader takes alone, however short the wait for it is; not where the loader is fast."""
+    capture = make({"autocast=bf16": 1.0}, measurements=[
+        Measurement("loader.ceiling", "s", (loader,) * 4), Measurement("sample.time", "s", (0.04,) * 8),
+        Measurement("sample.part", "s", (0.04,) * 8, {"part": "decode", "name": "PIL"}),
+        Measurement("sample.decoded_pixels", "count", (pixels,) * 8), Measurement("sample.used_pixels", "count", (0.05e6,) * 8),
+    ])
+    said = " ".join(terminal.render(diagnose(capture), 100).split())
+    assert told in said if told else "making a sample" not in said
+    assert ("pixels are decoded" in said) == (pixels > 1e6 and told is not None)
+
+
 def test_what_was_tried_in_stacks_only_is_estimated():
     """A change without blocks of its own is told with the stacks' estimate beside the plan, undecided; known ones are not."""
     capture = make({"autocast=bf16": 1.3, "channels_last=on": 1.0}, plan={"autocast": "bf16"},

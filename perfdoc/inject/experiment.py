@@ -265,8 +265,10 @@ class Experiment:
             yield from self._add_late()
             yield from self._compare_numbers([self.plan])
             self.plan = {s: level for s, level in self.plan.items() if not self._changes_training({s: level})}
+        # What a plan must have to be told comes before the probes, which take half a minute where batches are slow to make.
+        yield from self._confirm(stats.LOOKS[0])
         yield ProbeRequest(False, dict(self.plan))
-        yield from self._confirm()
+        yield from self._confirm(CONFIRM_PAIRS)
         yield from self._compare_numbers([arm for arm in self._arms if self.verdicts.get(config_id(arm)) == "helps"])
         if self._changes_training(self.plan):
             self.plan = {}  # a part that there was no time to compare before
@@ -320,7 +322,7 @@ class Experiment:
         helping = [name for name in arms if self.verdicts.get(name) == "helps"]
         if helping and not self._needs_aa():
             self.plan = arms[max(helping, key=lambda name: stats.trimmed_mean(self.values(name)))]
-            yield from self._confirm()
+            yield from self._confirm(CONFIRM_PAIRS)
             yield from self._compare_numbers([self.plan])
             if self._changes_training(self.plan):
                 self.plan = {}
@@ -587,11 +589,11 @@ class Experiment:
         best = max(clear, key=lambda arm: won[arm].center)
         return next(arm for arm in stacks if config_id(arm) == best)
 
-    def _confirm(self) -> Steps:
+    def _confirm(self, pairs: int) -> Steps:
         if not self.plan:
             return
         name = config_id(self.plan)
-        while self.remaining() > 0 and len(self.values(name, confirm=True)) < CONFIRM_PAIRS:
+        while self.remaining() > 0 and len(self.values(name, confirm=True)) < pairs:
             before = len(self.blocks)
             yield from self._round({name: self.plan}, CONFIRM_PHASE, 0.0)
             vague = self._aa_is_vague(HOPELESS) and len(self.values(name, confirm=True)) % 2 == 0

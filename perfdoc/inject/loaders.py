@@ -7,9 +7,13 @@ never end, so that the loop is held inside its epoch and no end-of-epoch code fi
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import copy
 import functools
 import itertools
+import os
+import signal
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -141,7 +145,14 @@ def likeness(loader: Any) -> tuple[Any, ...]:
 
 
 class Source:
-    """An endless supply of batches from a twin. Started at first use, then kept: idle workers cost no CPU."""
+    """An endless supply of batches from a twin. Started at first use, then kept.
+
+    While another one serves the loop it rests: its workers stand still (SIGSTOP), or they would fill up their stock, for
+    seconds where batches are slow to make, on the cores of the blocks that are measured then.
+    """
+
+    _resting: weakref.WeakSet[Source] = weakref.WeakSet()
+    _registered = False
 
     def __init__(
         self, loader: Any, workers: int | None, grown: int = 1, wraps: Sequence[Callable[[Any], Any]] = (),
@@ -158,6 +169,30 @@ class Source:
         self.fresh = True
         self._known = False
         self._ample: bool | None = None
+
+    def rest(self) -> None:
+        """Stop the workers until :meth:`wake`."""
+        if self.iterator is None or self in self._resting or not self._signal(signal.SIGSTOP):
+            return
+        self._resting.add(self)
+        if not Source._registered:
+            # Before multiprocessing's own, which waits for workers to end: those that stand still would not.
+            Source._registered = True
+            atexit.register(_wake_all)
+
+    def wake(self) -> None:
+        """Have the workers go on."""
+        if self in self._resting:
+            self._resting.discard(self)
+            self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> bool:
+        """Send a signal to all workers that live; whether there are any."""
+        workers = [worker for worker in getattr(self.iterator, "_workers", ()) if worker.pid and worker.is_alive()]
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, number)
+        return bool(workers)
 
     @property
     def processes(self) -> int:
@@ -214,9 +249,15 @@ class Source:
 
     def close(self) -> None:
         """End the workers."""
+        self.wake()
         if self.iterator is not None:
             stop(self.iterator)
             self.iterator = None
+
+
+def _wake_all() -> None:
+    for source in list(Source._resting):
+        source.wake()
 
 
 def shallow(batch: Any) -> Any:
@@ -247,6 +288,7 @@ class Handle:
         self._iterator: Callable[[], Any] = lambda: None
         self._likeness = likeness(loader)
         self._sources: dict[tuple[int | None, int, tuple[str, ...]], Source] = {}
+        self._serving: Any = None
         self._wraps: dict[str, Callable[[Any], Any]] = {}
         self._settings: dict[str, Mapping[str, Any]] = {}
         self._other: tuple[str, Callable[[], Any]] | None = None
@@ -301,6 +343,8 @@ class Handle:
 
     def fetch(self) -> Any:
         """The loop's next batch, once it is held."""
+        if self._replayed or (self._cached and self._has_batch):
+            self._serve(None)
         if self._replayed:
             batch = self._replayed[self._place % len(self._replayed)]
             self._place += 1
@@ -313,6 +357,21 @@ class Handle:
         return batch
 
     def _source(self) -> Source:
+        """The source that serves now; the one before it rests from here on."""
+        source = self._chosen()
+        self._serve(source)
+        return source
+
+    def _serve(self, source: Any) -> None:
+        if source is self._serving:
+            return
+        if isinstance(self._serving, Source):
+            self._serving.rest()
+        self._serving = source
+        if isinstance(source, Source):
+            source.wake()
+
+    def _chosen(self) -> Source:
         key = None if self._workers == self.loader.num_workers else self._workers
         if self._other is not None:
             name, make = self._other
@@ -414,6 +473,7 @@ class Handle:
         for source in self._sources.values():
             source.close()
         self._sources.clear()
+        self._serving = None
         iterator = self._iterator()
         if isinstance(iterator, _MultiIter):
             stop(iterator)

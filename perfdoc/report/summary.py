@@ -6,7 +6,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from perfdoc import stats
+from perfdoc import sample_answer, stats
 from perfdoc.blocks import CONTROL_ARM
 from perfdoc.capture import PHASES
 from perfdoc.diagnose import Diagnosis
@@ -19,6 +19,12 @@ PHASE_WORDS = {
     "data": "waiting for data", "transfer": "copying to the device", "forward": "forward", "loss": "loss",
     "backward": "backward", "optimizer": "optimizer", "other": "other",
 }
+
+
+LOADER_MATTERS = 0.3
+"""Share of the step that the loader takes by itself, from which the anatomy of a sample is told beside the step's."""
+OVERSIZED = 16
+"""Pixels decoded for one that is used from which that is told with it: four times the size used, either way."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,23 @@ def ceilings(diagnosis: Diagnosis) -> list[str]:
         if isinstance(found, Unavailable) and found.metric == "loader.ceiling":
             lines.append(f"loader alone: {found.reason}")
     return lines
+
+
+def sample_sentence(diagnosis: Diagnosis) -> str:
+    """Where a sample's time goes, where making the batches is a good part of what a step could take; else an empty string.
+
+    Judged by the loader alone, not by the wait: workers that take the cores from the model show as slow compute.
+    """
+    seen = diagnosis.seen
+    anatomy, loader = sample_answer.read(diagnosis.capture.measurements), seen.measurement("loader.ceiling")
+    if anatomy is None or loader is None or stats.trimmed_mean(loader.samples) < LOADER_MATTERS * seen.step_seconds:
+        return ""
+    said = f"making a sample: {anatomy.sentence}"
+    decoded, used = seen.measurement("sample.decoded_pixels"), seen.measurement("sample.used_pixels")
+    if decoded is not None and used is not None and decoded.median >= OVERSIZED * used.median:
+        said += (f" {decoded.median / 1e6:.3g} million pixels are decoded for {used.median / 1e6:.3g} million used; "
+                 "stored smaller, pictures would be read faster too.")
+    return said
 
 
 def arms(diagnosis: Diagnosis) -> list[Arm]:

@@ -37,6 +37,7 @@ def render(diagnosis: Diagnosis, width: int = 100) -> str:
     ceilings = summary.ceilings(diagnosis)
     if ceilings:
         out += [""] + [line for text in ceilings for line in textwrap.wrap(text, width, subsequent_indent="  ")]
+    out += textwrap.wrap(summary.sample_sentence(diagnosis), width, subsequent_indent="  ")
     plan = diagnosis.plan
     if plan is not None:
         effect = speedup(plan.effect) if plan.effect else "not confirmed"
