@@ -17,6 +17,9 @@ UNEVEN = 5.0
 """Times the median above which a sample counts as slow."""
 
 
+PIXELS = ("sample.decoded_pixels", "sample.used_pixels")
+
+
 @dataclass(frozen=True)
 class Part:
     """One part of a sample's time; seconds a sample."""
@@ -114,3 +117,15 @@ def read(measurements: Sequence[Measurement | Unavailable]) -> SampleAnswer | No
         tuple(sorted(parts, key=lambda p: -p.seconds)), times.samples, tuple(sorted(slowest, key=lambda e: -e[2])),
         cold.median if cold else None, warm.median if warm else None,
     )
+
+
+def pixels(measurements: Sequence[Measurement | Unavailable]) -> tuple[float, float] | None:
+    """Pixels of a picture that are decoded, and that are used (medians); None where no pictures were watched."""
+    found = {m.metric: m.median for m in measurements if isinstance(m, Measurement) and m.metric in PIXELS}
+    return (found[PIXELS[0]], found[PIXELS[1]]) if len(found) == len(PIXELS) else None
+
+
+def pixels_sentence(decoded: float, used: float) -> str:
+    """How many pixels are decoded for one that is used, and what follows from that."""
+    return (f"{decoded / 1e6:.3g} million pixels are decoded for {used / 1e6:.3g} million used: {decoded / used:.0f} for one. "
+            "Stored at the size used, reading them gets faster too")

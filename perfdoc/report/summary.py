@@ -145,11 +145,8 @@ def sample_sentence(diagnosis: Diagnosis) -> str:
     if anatomy is None or loader is None or stats.trimmed_mean(loader.samples) < LOADER_MATTERS * seen.step_seconds:
         return ""
     said = f"making a sample: {anatomy.sentence}"
-    decoded, used = seen.measurement("sample.decoded_pixels"), seen.measurement("sample.used_pixels")
-    if decoded is not None and used is not None and decoded.median >= OVERSIZED * used.median:
-        said += (f" {decoded.median / 1e6:.3g} million pixels are decoded for {used.median / 1e6:.3g} million used; "
-                 "stored smaller, pictures would be read faster too.")
-    return said
+    pixels = sample_answer.pixels(diagnosis.capture.measurements)
+    return f"{said} {sample_answer.pixels_sentence(*pixels)}." if pixels and pixels[0] >= OVERSIZED * pixels[1] else said
 
 
 def arms(diagnosis: Diagnosis) -> list[Arm]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perfdoc import sample_answer
 from perfdoc.rule import Evidence, TreatmentRule
 
 
@@ -46,8 +47,5 @@ class OversizedDecode(TreatmentRule):
 
     def evidence(self, seen: Evidence, arm: str) -> list[str]:
         """Pixels decoded for one that is used."""
-        decoded, used = seen.measurement("sample.decoded_pixels"), seen.measurement("sample.used_pixels")
-        if decoded is None or used is None:
-            return []
-        return [f"{decoded.median / 1e6:.3g} million pixels are decoded for {used.median / 1e6:.3g} million used: "
-                f"{decoded.median / used.median:.0f} for one. Stored at the size used, reading them gets faster too"]
+        found = sample_answer.pixels(seen.capture.measurements)
+        return [sample_answer.pixels_sentence(*found)] if found else []
