@@ -76,6 +76,10 @@ class LoaderHandle(Protocol):
         """Worker processes of the current source; 0 while a cached batch is served."""
 
     @property
+    def arrangement(self) -> tuple[Any, ...]:
+        """What the next batches come from: alike where nothing about it was changed in between."""
+
+    @property
     def batches_can_grow(self) -> bool:
         """Whether larger batches can be made: the loader forms batches itself, from a data set with an index."""
 

@@ -143,6 +143,21 @@ def test_what_trades_something_else_for_time_is_never_in_the_plan():
     assert experiment.plan == {"b": "on"}
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_what_trades_something_else_for_time_is_tried_where_the_search_needs_all_time(monkeypatch, seed):
+    """Steps of 0.2 s and a dozen changes that can be planned: larger batches and the like still have their two blocks,
+    and the plan is confirmed."""
+    for name, value in {"STEP": 0.2, "STEPS": 4, "WARMUP": 0.3}.items():
+        monkeypatch.setattr(sys.modules[__name__], name, value)
+    trades = [factor(f"t{i}", planned=False) for i in range(5)]
+    loop = SimulatedLoop(alone(a=1.6, x1=1.1, t0=1.5), seed=seed, noise=0.04)
+    experiment = loop.run([*many_factors(), *trades], 120.0, seed=seed)
+    assert all(len(experiment.values(f"{trade.slug}=on")) >= 2 for trade in trades)
+    assert experiment.plan["a"] == "on"
+    assert len(experiment.values(config_id(experiment.plan), confirm=True)) >= 4
+    assert loop.spent < 122.0
+
+
 def slow_to_start(slug, seconds):
     """A treatment whose first switch is expected to take this long."""
     return Factor(slug, (Level("on", slug, seconds),))

@@ -316,6 +316,7 @@ class Conductor:
         self._apply_at = None
         self.session.recorder.write("switch", arm=request.arm, config=config_id(request.config))
         start = perf_counter()
+        served = [handle.arrangement for handle in self.loop.loaders]
         self._switch(request.config)
         drained = 0
         if self._failure is None:
@@ -331,19 +332,25 @@ class Conductor:
         self._irregular_seconds = 0.0
         first = request.arm not in self._entered
         self._entered.add(request.arm)
-        self._warm_left = self._warmup_steps(first)
+        served_anew = self._index == 0 or drained > 0 or served != [handle.arrangement for handle in self.loop.loaders]
+        pace = self.loop.step_seconds * self._work(request.config)
+        self._warm_left = self._warmup_steps(pace, first, served_anew)
         self._period = math.lcm(*(self.treatments[slug].period(level) for slug, level in request.config.items()), self._burst())
-        self._wanted = -(-self._block_steps() // self._period) * self._period
+        self._wanted = -(-self._block_steps(pace) // self._period) * self._period
         self._block_start: float | None = None
         self._faults = 0
         self.session.clock.restart()
 
-    def _warmup_steps(self, first: bool) -> int:
-        step = self.loop.step_seconds
+    def _work(self, config: Config) -> float:
+        """Samples a step under ``config``, relative to the user's own."""
+        return math.prod(self.treatments[slug].work(level) for slug, level in config.items())
+
+    def _warmup_steps(self, step: float, first: bool, served_anew: bool) -> int:
+        """Uncounted steps of a block whose steps are expected to take ``step`` seconds."""
         if step > SLOW_STEP:
             return 2 if first and step < VERY_SLOW_STEP else 1
-        # The first batches of workers that were just drained or started come late.
-        workers = any(handle.workers for handle in self.loop.loaders)
+        # The first batches of workers that were just drained, woken or started come late.
+        workers = served_anew and any(handle.workers for handle in self.loop.loaders)
         fewest = (3 if first else 1) + (1 if workers else 0)
         return min(max(fewest, math.ceil((0.2 if first else 0.03) / step)), 40)
 
@@ -356,8 +363,8 @@ class Conductor:
         ))
         return steps if steps <= LONGEST_BURST else 1
 
-    def _block_steps(self) -> int:
-        step = self.loop.step_seconds
+    def _block_steps(self, step: float) -> int:
+        """Counted steps of a block whose steps are expected to take ``step`` seconds."""
         # Workers deliver in bursts of their number: a block must hold at least two, or one where steps are slow.
         workers = max((handle.workers for handle in self.loop.loaders), default=0)
         if step > SLOW_STEP:
@@ -448,7 +455,7 @@ class Conductor:
             "irregular": self._irregular,
             "faults": faults,
         }
-        work = math.prod(self.treatments[slug].work(level) for slug, level in self._request.config.items())
+        work = self._work(self._request.config)
         if work != 1.0:
             block["work"] = work
         peak = self.session.device_peak()

@@ -25,6 +25,10 @@ SCREEN_SHARE = 0.35
 """Share of the budget after which screening makes way for the search for the best stack."""
 SEARCH_SHARE = 0.75
 """Share of the budget after which the search makes way for confirming the plan."""
+TRADES_SHARE = 1 / 6
+"""Share of the budget for what trades something else for time (memory, batch size), where screening did not reach it."""
+TRADE_PAIRS = 2
+"""Pairs of each of these: the fewest that have an interval."""
 FIRST_ROUND_SHARE = 0.5
 """Share of the screening time that its first round may take: where arms are slow, the less promising wait for the end."""
 ROUNDS_AHEAD = 3
@@ -257,7 +261,7 @@ class Experiment:
         yield from self._screen_late()
         if self.verdicts.get(AA_ARM) in ("helps", "hurts"):
             return
-        yield from self._search((1 - SEARCH_SHARE) * self.budget)
+        yield from self._search((1 - SEARCH_SHARE) * self.budget + (TRADES_SHARE * self.budget if self._trades() else 0.0))
         yield from self._add_late()
         yield from self._compare_numbers([self.plan])
         if self._changes_training(self.plan):
@@ -268,6 +272,7 @@ class Experiment:
         # What a plan must have to be told comes before the probes, which take half a minute where batches are slow to make.
         yield from self._confirm(stats.LOOKS[0])
         yield ProbeRequest(False, dict(self.plan))
+        yield from self._try_trades()
         yield from self._confirm(CONFIRM_PAIRS)
         yield from self._compare_numbers([arm for arm in self._arms if self.verdicts.get(config_id(arm)) == "helps"])
         if self._changes_training(self.plan):
@@ -396,6 +401,24 @@ class Experiment:
             ):
                 yield from self._round({name: arm}, "screen", floor)
                 self._settle([name])
+
+    def _trades(self) -> dict[str, Config]:
+        """What is never part of a plan and has too few pairs for an interval."""
+        never = {factor.slug for factor in self.factors if not factor.planned and not factor.ceiling}
+        named = {config_id(arm): arm for arm in self._arms if never & set(arm) and not self._late_seconds(arm)}
+        return {
+            name: arm for name, arm in named.items() if name not in self.failed and len(self.values(name)) < TRADE_PAIRS
+        }
+
+    def _try_trades(self) -> Steps:
+        """A block or two of everything that trades something else for time, so that nobody must ask what it would bring."""
+        floor = self.remaining() - TRADES_SHARE * self.budget
+        for _ in range(TRADE_PAIRS):
+            live = self._trades()
+            if not live or self.remaining() <= max(floor, 0.0):
+                return
+            yield from self._round(live, "settle", max(floor, 0.0))
+            self._settle(live)
 
     def _entered(self, name: str) -> bool:
         return any(block["arm"] == name for block in self.blocks)

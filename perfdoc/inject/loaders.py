@@ -333,6 +333,15 @@ class Handle:
             return 0
         return int(self.loader.num_workers if self._workers is None else self._workers)
 
+    @property
+    def arrangement(self) -> tuple[Any, ...]:
+        """What the next batches come from: alike where nothing about it was changed in between."""
+        other = None if self._other is None else self._other[0]
+        return self._cached, other, self._workers, self._grown, self._names()
+
+    def _names(self) -> tuple[str, ...]:
+        return tuple(sorted([*self._wraps, *self._settings]))
+
     def hold(self) -> None:
         """From now on the loop's batches come from endless twins: its epoch does not end any more."""
         self.held = True
@@ -379,7 +388,7 @@ class Handle:
             if elsewhere not in self._sources:
                 self._sources[elsewhere] = make()
             return self._sources[elsewhere]
-        names = tuple(sorted([*self._wraps, *self._settings]))
+        names = self._names()
         place = (key, self._grown, names)
         if place not in self._sources:
             wraps = [self._wraps[name] for name in sorted(self._wraps)]
