@@ -27,7 +27,8 @@ from tabulate import tabulate
 from perfdoc import blocks as pairing
 from perfdoc import stats
 from perfdoc.inject.design import Factor
-from perfdoc.inject.experiment import BlockRequest, BlockResult, Experiment
+from perfdoc.inject.experiment import Experiment
+from perfdoc.inject.requests import BlockRequest, BlockResult
 from perfdoc.treatment import Level, config_from_id
 
 BLOCK = 0.3

@@ -30,7 +30,8 @@ from perfdoc import stats
 from perfdoc.demo.make_images import make
 from perfdoc.inject.conductor import BLOCK_SECONDS, SLOW_STEP
 from perfdoc.inject.design import Factor
-from perfdoc.inject.experiment import BlockRequest, BlockResult, Experiment, ParityRequest, ProbeRequest
+from perfdoc.inject.experiment import Experiment
+from perfdoc.inject.requests import BlockRequest, BlockResult, ParityRequest, ProbeRequest
 from perfdoc.prediction import NORMAL
 from perfdoc.treatment import Config, Level, config_from_id, config_id
 

@@ -100,6 +100,8 @@ def bench_step(
         "budget": budget, "guard": False, "protect": [], "experiment": True, "only": list(only), "packages": packages(),
         "smallest_effect": smallest_effect, "seed": random.randrange(2**31) if seed is None else seed,
         "allow_numerics": "numerics" in allow, "library": True,
+        # Workers of arms that are not measured stand still: a notebook's kernel that is killed must not leave them behind.
+        "dies_with_parent": True,
     }
     with tempfile.TemporaryDirectory(prefix="perfdoc-") as folder:
         started = time.time()

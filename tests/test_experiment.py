@@ -7,14 +7,8 @@ import sys
 import pytest
 
 from perfdoc.inject.design import Factor, screening_arms
-from perfdoc.inject.experiment import (
-    BlockRequest,
-    BlockResult,
-    Experiment,
-    ParityRequest,
-    ParityResult,
-    ProbeRequest,
-)
+from perfdoc.inject.experiment import Experiment
+from perfdoc.inject.requests import BlockRequest, BlockResult, ParityRequest, ParityResult, ProbeRequest
 from perfdoc.treatment import Level, config_from_id, config_id
 
 STEP = 0.05
@@ -149,13 +143,24 @@ def test_what_trades_something_else_for_time_is_tried_where_the_search_needs_all
     and the plan is confirmed."""
     for name, value in {"STEP": 0.2, "STEPS": 4, "WARMUP": 0.3}.items():
         monkeypatch.setattr(sys.modules[__name__], name, value)
-    trades = [factor(f"t{i}", planned=False) for i in range(5)]
+    trades = [factor(f"t{i}", planned=False, enlarges=i < 2) for i in range(5)]
     loop = SimulatedLoop(alone(a=1.6, x1=1.1, t0=1.5), seed=seed, noise=0.04)
     experiment = loop.run([*many_factors(), *trades], 120.0, seed=seed)
     assert all(len(experiment.values(f"{trade.slug}=on")) >= 2 for trade in trades)
     assert experiment.plan["a"] == "on"
     assert len(experiment.values(config_id(experiment.plan), confirm=True)) >= 4
     assert loop.spent < 122.0
+
+
+def test_what_enlarges_the_process_comes_last():
+    """A process does not give back what larger batches took: after their first block nothing but they and the control is measured."""
+    factors = [factor("a"), factor("big", planned=False, enlarges=True), factor("small", planned=False)]
+    loop = SimulatedLoop(alone(a=1.5, big=1.2))
+    experiment = loop.run(factors)
+    first = loop.arms.index("big=on")
+    assert set(loop.arms[first:]) == {"big=on", "control"}
+    assert experiment.verdicts["big=on"] == "helps"
+    assert experiment.plan == {"a": "on"}
 
 
 def slow_to_start(slug, seconds):

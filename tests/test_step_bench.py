@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -103,3 +107,31 @@ def test_a_model_without_parameters_is_refused():
     """There is nothing to train: one clear line."""
     with pytest.raises(PerfdocError, match="no parameters"):
         perfdoc.bench_step(nn.ReLU(), (torch.ones(2), torch.ones(2)), nn.functional.mse_loss)
+
+
+KILLED = """
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+import perfdoc
+
+model = torch.nn.Linear(64, 10)
+data = TensorDataset(torch.randn(512, 64), torch.randint(0, 10, (512,)))
+loader = DataLoader(data, batch_size=8, num_workers=2)
+perfdoc.bench_step(model, loader, torch.nn.functional.cross_entropy, budget=60, only=["dataloader_workers"])
+"""
+
+
+def test_a_process_that_is_killed_leaves_no_worker_that_stands_still():
+    """Killed outright, as notebooks end their kernels, while workers rest that could not notice it: they end too."""
+    running = subprocess.Popen([sys.executable, "-c", KILLED], stderr=subprocess.DEVNULL)
+    process, stopped = psutil.Process(running.pid), []
+    end = time.monotonic() + 60
+    while not stopped and time.monotonic() < end:
+        time.sleep(0.02)
+        stopped = [child for child in process.children() if child.is_running() and child.status() == psutil.STATUS_STOPPED]
+    workers = process.children()
+    running.kill()
+    running.wait()
+    assert stopped
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert not alive

@@ -13,16 +13,17 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from perfdoc.blocks import CONTROL_ARM
-from perfdoc.inject.experiment import (
+from perfdoc.inject.experiment import Experiment
+from perfdoc.inject.requests import (
     BlockRequest,
     BlockResult,
-    Experiment,
     ParityRequest,
     ParityResult,
     ProbeRequest,
     Request,
     Result,
 )
+from perfdoc.inject.malloc_thresholds import ArmThresholds
 from perfdoc.inject.parity import ParityRuns
 from perfdoc.inject.step_finder import BACKWARD_ONLY
 from perfdoc.measurement import Measurement, Unavailable
@@ -75,6 +76,7 @@ class Conductor:
         self._entered: set[str] = set()
         self._index = 0
         self._waits = True
+        self._thresholds = ArmThresholds(session.malloc, session.malloc_before)
         self._schedule = Schedule(session.recorder.run_dir, session.lap) if session.ranks > 1 else None
 
     # -- the experiment
@@ -291,6 +293,7 @@ class Conductor:
                 self._undo(slug)
             applied = {}
         self.config = applied
+        self._thresholds.enter(applied)
         self.active = tuple(self.treatments[slug] for slug in applied)
 
     def _announced(self, config: Config) -> None:
@@ -465,6 +468,7 @@ class Conductor:
         if device is not None and self._request.arm == CONTROL_ARM:
             block["device_phases"] = [value / len(self._steps) for value in device]
         self._index += 1
+        self._thresholds.settle(self.config)
         self.session.recorder.write("block", **block)
         self._advance(BlockResult({**block, "lap": self.session.lap}))
 

@@ -24,6 +24,10 @@ class Factor:
     """False: never combined with others, never part of a plan."""
     numerics: bool = False
     """Whether its numbers are to be compared with the control's before it is advised."""
+    enlarges: bool = False
+    """Whether it takes more memory than the user's own settings. Measured last: what the process once took it keeps (holes in
+    its heap), and the user's own settings, which pay for fresh memory at every step in a process of their own, do not any more
+    after it."""
     share: float = 1.0
     """Share of the step that it acts on first, as far as the clock saw: orders the arms where time is short."""
 

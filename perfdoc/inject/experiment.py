@@ -18,15 +18,29 @@ from perfdoc import blocks as pairing
 from perfdoc import parity, stats
 from perfdoc.blocks import AA_ARM, CONFIRM_PHASE, CONTROL_ARM, SEARCH_PHASE
 from perfdoc.inject.design import Factor, screening_arms, without
+from perfdoc.inject.requests import (
+    BlockRequest,
+    BlockResult,
+    ParityRequest,
+    ParityResult,
+    ProbeRequest,
+    Request,
+    Result,
+    Steps,
+)
 from perfdoc.inject.surrogate import Surrogate
 from perfdoc.treatment import CONTROL, Config, config_from_id, config_id
 
 SCREEN_SHARE = 0.35
 """Share of the budget after which screening makes way for the search for the best stack."""
-SEARCH_SHARE = 0.75
-"""Share of the budget after which the search makes way for confirming the plan."""
-TRADES_SHARE = 1 / 6
-"""Share of the budget for what trades something else for time (memory, batch size), where screening did not reach it."""
+SEARCH_SHARE = 0.83
+"""Share of the budget, without what is kept for the end, after which the search makes way for confirming the plan."""
+PROBES_SHARE = 0.08
+"""Share of the budget for the probes that run once, for the plan."""
+TRADES_SHARE = 0.1
+"""Share of the budget for what trades something else for time, where screening did not reach it."""
+ENLARGING_SHARE = 0.1
+"""Share of the budget for what enlarges the process, at the very end."""
 TRADE_PAIRS = 2
 """Pairs of each of these: the fewest that have an interval."""
 FIRST_ROUND_SHARE = 0.5
@@ -79,51 +93,6 @@ TOLD = math.sqrt(0.5)
 """An estimate is told where the blocks took half of the variance that was there before them: else it repeats an assumption."""
 DRAWS = 50
 """Draws from the surrogate for a probability."""
-
-
-@dataclass(frozen=True)
-class BlockRequest:
-    """Run a block under ``config``; it is stored under ``arm`` and ``phase``."""
-
-    config: Config
-    arm: str
-    phase: str
-
-
-@dataclass(frozen=True)
-class ProbeRequest:
-    """Let the probes measure between two blocks. ``each_round``: which of the two kinds of probe."""
-
-    each_round: bool
-    plan: Config
-
-
-@dataclass(frozen=True)
-class ParityRequest:
-    """Compare the numbers of these arms with the control's, in about ``seconds``. Answered with a :class:`ParityResult`."""
-
-    arms: Sequence[Config]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class ParityResult:
-    """Records as :func:`perfdoc.parity.judge` wants them, with their ``arm``."""
-
-    records: Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class BlockResult:
-    """What came of a block: its record, or why the arm cannot run here."""
-
-    block: Mapping[str, Any] | None
-    failed: str | None = None
-
-
-Request = BlockRequest | ProbeRequest | ParityRequest
-Result = BlockResult | ParityResult | None
-Steps = Generator[Request, Result, None]
 
 
 @dataclass
@@ -261,7 +230,7 @@ class Experiment:
         yield from self._screen_late()
         if self.verdicts.get(AA_ARM) in ("helps", "hurts"):
             return
-        yield from self._search((1 - SEARCH_SHARE) * self.budget + (TRADES_SHARE * self.budget if self._trades() else 0.0))
+        yield from self._search(self._search_floor())
         yield from self._add_late()
         yield from self._compare_numbers([self.plan])
         if self._changes_training(self.plan):
@@ -269,15 +238,26 @@ class Experiment:
             yield from self._add_late()
             yield from self._compare_numbers([self.plan])
             self.plan = {s: level for s, level in self.plan.items() if not self._changes_training({s: level})}
-        # What a plan must have to be told comes before the probes, which take half a minute where batches are slow to make.
+        # What a plan must have to be told comes before everything else.
         yield from self._confirm(stats.LOOKS[0])
-        yield ProbeRequest(False, dict(self.plan))
-        yield from self._try_trades()
-        yield from self._confirm(CONFIRM_PAIRS)
+        yield from self._confirm(CONFIRM_PAIRS, self._kept_for_the_end())
         yield from self._compare_numbers([arm for arm in self._arms if self.verdicts.get(config_id(arm)) == "helps"])
         if self._changes_training(self.plan):
             self.plan = {}  # a part that there was no time to compare before
-        yield from self._settle_rest()
+        yield from self._settle_rest(self._kept_for_the_end())
+        # From here on the process is no more as the user's script made it: see Factor.enlarges.
+        yield ProbeRequest(False, dict(self.plan))
+        yield from self._try_trades()
+        yield from self._try_enlarging()
+
+    def _search_floor(self) -> float:
+        """Seconds of the budget that must be left when the search ends."""
+        return (1 - SEARCH_SHARE) * self.budget + self._kept_for_the_end()
+
+    def _kept_for_the_end(self) -> float:
+        """Seconds of the budget for what is measured when the plan is known."""
+        shares = PROBES_SHARE, TRADES_SHARE * bool(self._trades()), ENLARGING_SHARE * bool(self._enlarging())
+        return math.fsum(shares) * self.budget
 
     def _seconds_an_arm(self) -> float:
         """About how long one more block of an arm takes, its share of the control blocks included; 0 before the first."""
@@ -334,6 +314,7 @@ class Experiment:
         yield ProbeRequest(True, {})
         yield ProbeRequest(False, dict(self.plan))
         yield from self._settle_rest()
+        yield from self._try_enlarging()
 
     def _by_share(self) -> list[Factor]:
         """What may be planned, by the share of the step that it acts on."""
@@ -348,7 +329,10 @@ class Experiment:
     def _screen(self) -> Steps:
         """Every arm alone, and small designs of those that interact; the less promising make way where time is short."""
         floor = (1 - SCREEN_SHARE) * self.budget
-        quick = {config_id(arm): arm for arm in self._arms if not self._late_seconds(arm)}
+        last = self._enlarging()
+        quick = {
+            config_id(arm): arm for arm in self._arms if not self._late_seconds(arm) and config_id(arm) not in last
+        }
         open_ones = self._affordable(quick, floor, SURE_PAIRS)
         if len(open_ones) < len(quick):
             # What trades something else for time waits for what is left at the end.
@@ -391,7 +375,7 @@ class Experiment:
 
     def _screen_late(self) -> Steps:
         """Arms whose first switch takes long (compilation) wait until the others are known, and need the time to be there."""
-        floor = (1 - SEARCH_SHARE) * self.budget
+        floor = self._search_floor()
         late = sorted((arm for arm in self._arms if self._late_seconds(arm)), key=self._late_seconds)
         for arm in late:
             name = config_id(arm)
@@ -403,21 +387,40 @@ class Experiment:
                 self._settle([name])
 
     def _trades(self) -> dict[str, Config]:
-        """What is never part of a plan and has too few pairs for an interval."""
+        """What is never part of a plan, does not enlarge the process, and has too few pairs for an interval."""
         never = {factor.slug for factor in self.factors if not factor.planned and not factor.ceiling}
         named = {config_id(arm): arm for arm in self._arms if never & set(arm) and not self._late_seconds(arm)}
+        last = self._enlarging()
         return {
-            name: arm for name, arm in named.items() if name not in self.failed and len(self.values(name)) < TRADE_PAIRS
+            name: arm for name, arm in named.items()
+            if name not in last and name not in self.failed and len(self.values(name)) < TRADE_PAIRS
         }
 
     def _try_trades(self) -> Steps:
         """A block or two of everything that trades something else for time, so that nobody must ask what it would bring."""
-        floor = self.remaining() - TRADES_SHARE * self.budget
+        floor = max(0.0, self.remaining() - TRADES_SHARE * self.budget)
         for _ in range(TRADE_PAIRS):
             live = self._trades()
-            if not live or self.remaining() <= max(floor, 0.0):
+            if not live or self.remaining() <= floor:
                 return
-            yield from self._round(live, "settle", max(floor, 0.0))
+            yield from self._round(live, "settle", floor)
+            self._settle(live)
+
+    def _enlarging(self) -> dict[str, Config]:
+        """What takes more memory than the user's own settings and is still open."""
+        large = {factor.slug for factor in self.factors if factor.enlarges and not factor.ceiling}
+        named = {config_id(arm): arm for arm in self._arms if large & set(arm)}
+        return {name: arm for name, arm in named.items() if name not in self.verdicts and name not in self.failed}
+
+    def _try_enlarging(self) -> Steps:
+        """Larger batches and the like, when nothing else will be measured any more: see :attr:`Factor.enlarges`."""
+        while self.remaining() > 0:
+            live = self._enlarging()
+            before = len(self.blocks)
+            if live:
+                yield from self._round(live, "settle", 0.0)
+            if len(self.blocks) == before:
+                return
             self._settle(live)
 
     def _entered(self, name: str) -> bool:
@@ -527,7 +530,7 @@ class Experiment:
 
     def _add_late(self) -> Steps:
         """What takes long to switch to, alone or on top of the plan, where it did better alone than nothing."""
-        floor = (1 - SEARCH_SHARE) * self.budget
+        floor = self._search_floor()
         late = [
             arm for arm in self._arms
             if self._late_seconds(arm) and self._plannable(arm) and len(self.values(config_id(arm))) >= stats.LOOKS[0]
@@ -612,13 +615,13 @@ class Experiment:
         best = max(clear, key=lambda arm: won[arm].center)
         return next(arm for arm in stacks if config_id(arm) == best)
 
-    def _confirm(self, pairs: int) -> Steps:
+    def _confirm(self, pairs: int, floor: float = 0.0) -> Steps:
         if not self.plan:
             return
         name = config_id(self.plan)
-        while self.remaining() > 0 and len(self.values(name, confirm=True)) < pairs:
+        while self.remaining() > floor and len(self.values(name, confirm=True)) < pairs:
             before = len(self.blocks)
-            yield from self._round({name: self.plan}, CONFIRM_PHASE, 0.0)
+            yield from self._round({name: self.plan}, CONFIRM_PHASE, floor)
             vague = self._aa_is_vague(HOPELESS) and len(self.values(name, confirm=True)) % 2 == 0
             if self._needs_aa() or vague:  # without it the plan could not be believed: in blocks of a phase of their own
                 yield from self._round({AA_ARM: CONTROL}, "settle", 0.0)
@@ -637,13 +640,14 @@ class Experiment:
         shown = stats.interval(values, pairing.control_noise(self.blocks))
         return (shown.high - shown.low) / 2 > CONFIRMED
 
-    def _settle_rest(self) -> Steps:
-        """What is left of the budget goes to the questions that are still open.
+    def _settle_rest(self, floor: float = 0.0) -> Steps:
+        """What is left of the budget, but for ``floor`` seconds, goes to the questions that are still open.
 
         The plan has a block in every round: confirmed within seconds, its effect is that of the machine's state of these
         seconds, and over a minute that of the states in between.
         """
-        named = {AA_ARM: CONTROL, **{config_id(arm): arm for arm in self._arms}}
+        last = self._enlarging()
+        named = {AA_ARM: CONTROL, **{config_id(arm): arm for arm in self._arms if config_id(arm) not in last}}
         noise = pairing.control_noise(self.blocks)
 
         def wanting(arm: str) -> float:
@@ -652,20 +656,20 @@ class Experiment:
             more = stats.pairs_to_settle(self.values(arm), self.smallest_effect, self._comparisons, noise)
             return math.inf if more is None else float(more)
 
-        while self.remaining() > 0:
+        while self.remaining() > floor:
             live = {
                 a: c for a, c in named.items()
                 if a not in self.verdicts and a not in self.failed and (self._entered(a) or not self._late_seconds(c))
             }
             # Those that need least first, and no more than can get there.
-            live = self._affordable({a: live[a] for a in sorted(live, key=wanting)}, 0.0, stats.LOOKS[0])
+            live = self._affordable({a: live[a] for a in sorted(live, key=wanting)}, floor, stats.LOOKS[0])
             before = len(self.blocks)
             if self._plan_is_vague():
-                yield from self._round({config_id(self.plan): self.plan}, CONFIRM_PHASE, 0.0)
+                yield from self._round({config_id(self.plan): self.plan}, CONFIRM_PHASE, floor)
                 if config_id(self.plan) in self.failed:
                     self.plan = {}
             if live:
-                yield from self._round(live, "settle", 0.0)
+                yield from self._round(live, "settle", floor)
             if len(self.blocks) == before:
                 return
             self._settle(live)

@@ -42,8 +42,9 @@ def factors(session: Session, treatments: Mapping[str, Treatment]) -> list[Facto
         )
         if offer.status == "offered":
             share = sum(shares.get(phase, 0.0) for phase in treatment.phases)
+            enlarges = any(treatment.work(level.name) > 1 for level in offer.levels)
             found.append(Factor(slug, offer.levels, treatment.interacts, treatment.ceiling, treatment.planned,
-                                treatment.numerics, share))
+                                treatment.numerics, enlarges, share))
     return found
 
 

@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from time import perf_counter
 from typing import Any, NoReturn
 
@@ -32,6 +33,7 @@ from perfdoc.inject.guard import Guard
 from perfdoc.inject.known_loaders import KnownLoaders
 from perfdoc.inject.loop_description import describe
 from perfdoc.inject.loop_view import LoopView
+from perfdoc.inject.malloc_thresholds import MallocThresholds, Thresholds
 from perfdoc.inject.modules import OutermostCalls, trained_parents
 from perfdoc.inject.offers import factors
 from perfdoc.inject.parity import Listener
@@ -79,6 +81,9 @@ class Session:
         self.finder = StepFinder()
         self.loop = LoopView(self)
         self.places = Places()
+        self.malloc_before: Thresholds | None = None
+        """glibc's thresholds before the first step, where there will be an experiment."""
+        self._experiments = bool(settings["experiment"]) and not settings.get("errand")
         self.conductor: Conductor | None = None
         self.follower: Follower | None = None
         self._directed = False
@@ -106,6 +111,11 @@ class Session:
         self._hooks: list[Any] = []
         self._loader_wanted = settings.get("loader_after") is not None
         self._first_fetch: float | None = None
+
+    @cached_property
+    def malloc(self) -> MallocThresholds:
+        """glibc's thresholds; looked for when they are first asked for."""
+        return MallocThresholds()
 
     # -- wrapping torch
 
@@ -251,6 +261,8 @@ class Session:
             self.loop.saw_call(args, kwargs)
             if module.training and self._has_parameters(module):
                 self.places.forward(args, kwargs)
+                if self._experiments and self.malloc_before is None:
+                    self.malloc_before = self.malloc.read()
         trained = self._with_parameters.get(id(module))
         if trained is None:
             trained = self._has_parameters(module)

@@ -192,7 +192,8 @@ def unreached(diagnosis: Diagnosis) -> str:
     """The changes with too few blocks for any figure, and the budget that would hold them, in a sentence; empty without any."""
     seen = diagnosis.seen
     names = [arm.change for arm in arms(diagnosis)
-             if arm.effect is None and arm.verdict != "untestable here" and seen.estimate(arm.arm) is None]
+             if arm.effect is None and arm.verdict != "untestable here" and seen.estimate(arm.arm) is None
+             and not seen.in_plan(arm.arm)]
     if not names:
         return ""
     said = f"too few blocks for: {'; '.join(names)}."

@@ -1,0 +1,121 @@
+"""Tests of glibc's thresholds, which every arm of an experiment finds again as it left them."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from perfdoc.inject.malloc_thresholds import ArmThresholds, MallocThresholds, Thresholds
+
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+START = Thresholds(128 * 1024, 128 * 1024)
+
+LEARNING = """
+import torch
+from perfdoc.inject.malloc_thresholds import MallocThresholds, Thresholds
+
+process = MallocThresholds()
+for mebibytes in 2, 8, 1:
+    torch.empty(mebibytes << 20, dtype=torch.uint8)
+    print(*process.read())
+process.write(Thresholds(1 << 18, 1 << 17))
+print(*process.read())
+torch.empty(4 << 20, dtype=torch.uint8)
+print(*process.read())
+"""
+
+
+def python(code, **variables):
+    """What a process of its own prints, line by line."""
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True, text=True, check=True, timeout=60
+    )
+    return ran.stdout.splitlines()
+
+
+@glibc
+def test_thresholds_are_those_that_glibc_moves():
+    """They follow the largest tensor that was freed, stay up after smaller ones, and move on from what was written."""
+    two, eight, one, written, four = ([int(word) for word in line.split()] for line in python(LEARNING))
+    for mebibytes, (trim, mmap) in (2, two), (8, eight), (4, four):
+        assert 0 <= mmap - (mebibytes << 20) < 8192
+        assert trim == 2 * mmap
+    assert one == eight
+    assert written == [1 << 18, 1 << 17]
+
+
+@glibc
+@pytest.mark.parametrize("variables", [
+    {"MALLOC_MMAP_THRESHOLD_": "1000000"}, {"MALLOC_TOP_PAD_": "0"}, {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1000000"},
+], ids=lambda variables: next(iter(variables)))
+def test_what_the_user_set_is_not_touched(variables):
+    """Thresholds that are fixed do not move: there is nothing to give back."""
+    code = "from perfdoc.inject.malloc_thresholds import *; m = MallocThresholds(); m.write(Thresholds(1, 1)); print(m.read())"
+    assert python(code, **variables) == ["None"]
+
+
+@glibc
+def test_arenas_are_left_as_they_were():
+    """The proof of the place changes nothing: threads make their arenas, and large pieces come and go, as before."""
+    code = """
+import threading, torch
+from perfdoc.inject.malloc_thresholds import MallocThresholds
+first, second = MallocThresholds(), MallocThresholds()
+threads = [threading.Thread(target=lambda: torch.randn(1000, 1000).sum()) for _ in range(40)]
+[t.start() for t in threads], [t.join() for t in threads]
+print(first.at == second.at, first.at is not None)
+"""
+    assert python(code) == ["True True"]
+
+
+class Process(MallocThresholds):
+    """Thresholds that a test moves."""
+
+    def __init__(self):
+        self.now = START
+
+    def read(self):
+        return self.now
+
+    def write(self, thresholds):
+        self.now = thresholds or self.now
+
+
+def test_every_arm_finds_its_own_again():
+    """Larger batches raise the thresholds for themselves only; a new arm begins with those from before the first step."""
+    process = Process()
+    process.now = own = Thresholds(4_000_000, 2_000_000)
+    arms = ArmThresholds(process, START)
+    arms.enter({"batch_size": "x4"})
+    assert process.now == START
+    process.now = large = Thresholds(64 << 20, 32 << 20)
+    arms.settle({"batch_size": "x4"})
+    arms.enter({})
+    assert process.now == own
+    arms.enter({"autocast": "bf16"})
+    assert process.now == START
+    arms.enter({"batch_size": "x4"})
+    assert process.now == large
+
+
+def test_what_probes_did_to_them_does_not_stay():
+    """Only what an arm's first block made of them is kept; all that happens in between is undone at the next switch."""
+    process = Process()
+    arms = ArmThresholds(process, START)
+    arms.settle({"autocast": "bf16"})
+    process.now = Thresholds(64 << 20, 32 << 20)
+    arms.settle({"autocast": "bf16"})
+    arms.enter({"autocast": "bf16"})
+    assert process.now == START
+
+
+def test_where_they_cannot_be_had_nothing_happens():
+    """Without an address nothing is read or written."""
+    process = MallocThresholds.__new__(MallocThresholds)
+    process.at = None
+    arms = ArmThresholds(process, None)
+    arms.enter({"autocast": "bf16"})
+    arms.settle({"autocast": "bf16"})
+    assert process.read() is None
