@@ -153,7 +153,7 @@ def test_what_trades_something_else_for_time_is_tried_where_the_search_needs_all
 
 
 def test_what_enlarges_the_process_comes_last():
-    """A process does not give back what larger batches took: after their first block nothing but they and the control is measured."""
+    """A process keeps what larger batches took: after their first block only they and the control are measured."""
     factors = [factor("a"), factor("big", planned=False, enlarges=True), factor("small", planned=False)]
     loop = SimulatedLoop(alone(a=1.5, big=1.2))
     experiment = loop.run(factors)
@@ -161,6 +161,15 @@ def test_what_enlarges_the_process_comes_last():
     assert set(loop.arms[first:]) == {"big=on", "control"}
     assert experiment.verdicts["big=on"] == "helps"
     assert experiment.plan == {"a": "on"}
+
+
+def test_time_that_was_kept_for_the_end_is_not_given_back_while_questions_are_open():
+    """Probes and larger batches that need less than was kept for them leave it to what is still open."""
+    factors = [factor("close"), factor("big", planned=False, enlarges=True)]
+    loop = SimulatedLoop(alone(close=1.019, big=2.0), noise=0.03, stalls=0.0)
+    experiment = loop.run(factors, 30.0)
+    assert "close=on" not in experiment.verdicts
+    assert loop.spent > 29.5
 
 
 def slow_to_start(slug, seconds):

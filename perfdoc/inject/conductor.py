@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from perfdoc.blocks import CONTROL_ARM
 from perfdoc.inject.experiment import Experiment
+from perfdoc.inject.malloc_thresholds import ArmThresholds
+from perfdoc.inject.parity import ParityRuns
 from perfdoc.inject.requests import (
     BlockRequest,
     BlockResult,
@@ -23,8 +25,6 @@ from perfdoc.inject.requests import (
     Request,
     Result,
 )
-from perfdoc.inject.malloc_thresholds import ArmThresholds
-from perfdoc.inject.parity import ParityRuns
 from perfdoc.inject.step_finder import BACKWARD_ONLY
 from perfdoc.measurement import Measurement, Unavailable
 from perfdoc.probe import Probe

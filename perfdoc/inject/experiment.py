@@ -248,7 +248,9 @@ class Experiment:
         # From here on the process is no more as the user's script made it: see Factor.enlarges.
         yield ProbeRequest(False, dict(self.plan))
         yield from self._try_trades()
+        yield from self._settle_rest(ENLARGING_SHARE * self.budget if self._enlarging() else 0.0, with_plan=False)
         yield from self._try_enlarging()
+        yield from self._settle_rest(0.0, with_plan=False)
 
     def _search_floor(self) -> float:
         """Seconds of the budget that must be left when the search ends."""
@@ -640,11 +642,11 @@ class Experiment:
         shown = stats.interval(values, pairing.control_noise(self.blocks))
         return (shown.high - shown.low) / 2 > CONFIRMED
 
-    def _settle_rest(self, floor: float = 0.0) -> Steps:
+    def _settle_rest(self, floor: float = 0.0, with_plan: bool = True) -> Steps:
         """What is left of the budget, but for ``floor`` seconds, goes to the questions that are still open.
 
-        The plan has a block in every round: confirmed within seconds, its effect is that of the machine's state of these
-        seconds, and over a minute that of the states in between.
+        ``with_plan``: the plan has a block in every round. Confirmed within seconds, its effect is that of the machine's
+        state of these seconds, and over a minute that of the states in between.
         """
         last = self._enlarging()
         named = {AA_ARM: CONTROL, **{config_id(arm): arm for arm in self._arms if config_id(arm) not in last}}
@@ -664,7 +666,7 @@ class Experiment:
             # Those that need least first, and no more than can get there.
             live = self._affordable({a: live[a] for a in sorted(live, key=wanting)}, floor, stats.LOOKS[0])
             before = len(self.blocks)
-            if self._plan_is_vague():
+            if with_plan and self._plan_is_vague():
                 yield from self._round({config_id(self.plan): self.plan}, CONFIRM_PHASE, floor)
                 if config_id(self.plan) in self.failed:
                     self.plan = {}
