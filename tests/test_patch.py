@@ -268,6 +268,18 @@ def test_what_cannot_be_edited_safely_is_a_snippet(old, new, slug, level, why, t
     assert left.code
 
 
+def test_arguments_that_come_from_the_command_line_are_named_as_such(tmp_path, monkeypatch):
+    """A Trainer script whose arguments are parsed has no call to edit: the options to add are told instead."""
+    monkeypatch.chdir(tmp_path)
+    text = LOOP.replace("import torch\n", "import torch\nfrom transformers import HfArgumentParser, TrainingArguments\n"
+                        "    arguments, = HfArgumentParser((TrainingArguments,)).parse_args_into_dataclasses()\n", 1)
+    capture = captured(tmp_path, text.replace("\nfrom transformers", "\n    from transformers"))
+    capture.loop["places"]["packages"] = ["transformers"]
+    (left,) = make(capture, {"dataloader_workers": "2"}).snippets
+    assert "command line" in left.why
+    assert "--dataloader_num_workers 2 --dataloader_persistent_workers True" in left.code
+
+
 def test_what_can_be_edited_is_edited_beside_what_cannot(tmp_path, monkeypatch):
     """One part of a plan that needs a person does not take the others with it, and leaves nothing half done."""
     monkeypatch.chdir(tmp_path)

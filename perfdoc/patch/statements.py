@@ -42,8 +42,16 @@ def needs_workers(work: Workspace) -> None:
 
 def training_arguments(work: Workspace, values: Mapping[str, str]) -> str:
     """Arguments of HF's TrainingArguments; ``file:line``."""
+    made = ("TrainingArguments", "Seq2SeqTrainingArguments")
+    parsers = work.calls_of("HfArgumentParser")
+    if parsers and not work.calls_of(*made):
+        options = " ".join(f"--{name} {value}" for name, value in values.items())
+        raise CannotEdit(
+            "HfArgumentParser reads TrainingArguments from the command line", f"add to the command: {options}",
+            work.shown(*parsers[0]),
+        )
     said = ", ".join(f"{name}={value}" for name, value in values.items())
-    source, call = work.constructor(("TrainingArguments", "Seq2SeqTrainingArguments"), f"TrainingArguments(..., {said})")
+    source, call = work.constructor(made, f"TrainingArguments(..., {said})")
     for name, value in values.items():
         source.change(call, partial(with_argument, keyword=name, value=value))
     return work.shown(source, call)

@@ -306,7 +306,7 @@ class Workspace:
         found = self.calls_of(*names)
         if len(found) != 1:
             why = "no call of" if not found else f"{len(found)} calls of"
-            raise CannotEdit(f"{why} {names[0]}(...) stand in the files that were seen", change,
+            raise CannotEdit(f"{why} {names[0]}(...) in the files that were seen", change,
                              self.shown(*found[0]) if found else "")
         return found[0]
 
