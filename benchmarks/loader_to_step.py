@@ -2,17 +2,19 @@
 
     python benchmarks/loader_to_step.py [--workers 1,2] [--budget 100] [--verify 90]
 
-`workloads/images.py`, with one thread for the model, is benched (`bench-loader`: loader alone, and what a step takes without
-waiting) and scanned. Without workers a step is loading and computing one after the other. With n workers it is at best the
-longest of three: computing; loading with n workers; the CPU time of both shared out over the cores; and the turn of an epoch,
-when workers are filled anew, is added as it was timed. That is the prediction; the scan measures the same change live, inside
-of an epoch, and is given the same turn; processes with 0 and n workers that take turns are what it came to, epochs and all.
+`workloads/images.py`, with one thread for the model, is benched and scanned. Two predictions come from `bench-loader`, where no
+model runs: what a step takes beside a stand-in that computes as long as the model does; and a formula, in which a step without
+workers is loading and computing one after the other, and with n workers the longest of three: computing; loading with n
+workers; the CPU time of both shared out over the cores. The turn of an epoch, when workers are filled anew, is added as it was
+timed. The scan measures the same change live, inside of an epoch, and is given the same turn; processes with 0 and n workers
+that take turns are what it came to, epochs and all.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -67,16 +69,19 @@ def main() -> None:
                 """Speed-up over a whole epoch: its steps, and the turn in place of the first one's wait."""
                 return before * STEPS / (step * (STEPS - 1) + max(step, turn))
 
-            predicted = epoch(steady)
+            formula = epoch(steady)
+            found = by_count[n]["speedup_beside_step"]
+            beside = epoch(before / found[0]) if found else math.nan
             shown = paired(script, base, [*base, "--workers", str(n)], args.verify)
             ratio, low, high = shown.speedup
             effect = live.get(f"dataloader_workers={n}")
             whole = [epoch(before / effect[key]) for key in ("speedup", "low", "high")] if effect else []
             measured = f"{whole[0]:.2f} [{whole[1]:.2f}, {whole[2]:.2f}]" if whole else "not reached"
-            rows.append((n, f"{predicted:.2f}", measured, f"{ratio:.2f} [{low:.2f}, {high:.2f}]",
-                         f"{predicted / ratio - 1:+.1%}", f"{whole[0] / ratio - 1:+.1%}" if whole else ""))
+            errors = [f"{value / ratio - 1:+.1%}" for value in (formula, beside, *whole[:1])]
+            rows.append((n, f"{formula:.2f}", f"{beside:.2f}", measured, f"{ratio:.2f} [{low:.2f}, {high:.2f}]", *errors))
             print(rows[-1], file=sys.stderr, flush=True)
-    print(tabulate(rows, headers=["workers", "from the loader alone", "live", "changed script", "error", "error live"]))
+    print(tabulate(rows, headers=["workers", "by the formula", "beside a stand-in", "live", "changed script", "error: formula",
+                                  "stand-in", "live"]))
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ DERIVED: Mapping[str, Unit] = {
     "loader.batch_samples": "count",
     "loader.epoch_turn": "s",
     "loader.demand": "1/s",
+    "loader.beside": "s",
     **METRICS,
 }
 """Metrics from the step clock, the parent's look at the machine, and ``perfdoc bench-loader``; with their units.

@@ -232,6 +232,8 @@ class Row:
     """Bytes in use in /dev/shm while it ran, the most seen; other programs' use is in it."""
     errors: tuple[float, ...] = ()
     """Relative standard error of the rate of single visits, from the batches within them."""
+    beside: tuple[float, ...] = ()
+    """Seconds a batch beside a stand-in for the step that computes on the same cores, one a visit."""
     why: str = ""
     """Why it was not measured, or what failed."""
     rate: float | None = None
@@ -365,6 +367,19 @@ class LoaderAnswer:
         return None if mine is None else math.exp(mine - found[fastest(self._able, self._workers, self._usual)])
 
     @property
+    def own(self) -> Row | None:
+        """The setting that the loader has now, where it was measured."""
+        return next((row for row in self.rows if row.setting == {"workers": self.now}), None)
+
+    def beside(self, row: Row) -> stats.Interval | None:
+        """Log speed-up of the step over the loader's own setting, both beside the stand-in, in turns; None if unknown."""
+        own = self.own
+        if own is None or row is own:
+            return None
+        pairs = [math.log(before / after) for before, after in zip(own.beside, row.beside, strict=False)]
+        return stats.interval(pairs) if len(pairs) > 1 else None
+
+    @property
     def sentence(self) -> str:
         """The answer in one line."""
         chosen, best = self.recommended, self.best
@@ -403,13 +418,15 @@ class LoaderAnswer:
     def to_json(self) -> dict[str, Any]:
         """The answer as ``--json`` prints it."""
         def row(found: Row) -> dict[str, Any]:
-            bounds, size = self.bounds(found), self.batch_samples(found)
+            bounds, size, beside = self.bounds(found), self.batch_samples(found), self.beside(found)
             return {
                 **found.setting, "batches_per_second": found.rate, "interval": list(bounds) if bounds else None,
                 "samples_per_second": found.rate * size if found.rate and size else None, "of_best": self.of_best(found),
                 "visits": len(found.visits), "seconds_to_first_batch": found.startup, "cpu_cores": found.cores,
                 "worker_memory": found.memory, "shared_memory": found.shm,
                 "meets_demand": self.meets(found) if self.demand else None, "why": found.why,
+                "seconds_beside_step": statistics.median(found.beside) if found.beside else None,
+                "speedup_beside_step": list(beside.speedup) if beside else None,
             }
 
         chosen, enough = self.recommended, self.enough
@@ -423,6 +440,7 @@ class LoaderAnswer:
 
 BY_SETTING = (
     "loader.rate", "loader.rate_error", "loader.round", "loader.startup", "loader.cpu", "loader.worker_memory", "loader.shm",
+    "loader.beside",
 )
 """Metrics whose conditions are a setting."""
 
@@ -483,7 +501,8 @@ def read(measurements: Sequence[Measurement | Unavailable], failed: Mapping[str,
         rows.append(Row(
             setting, visits, value("loader.startup", statistics.median), value("loader.cpu", statistics.median),
             value("loader.worker_memory", max), value("loader.shm", max),
-            had["loader.rate_error"].samples if "loader.rate_error" in had else (), failed.get(name, ""),
+            had["loader.rate_error"].samples if "loader.rate_error" in had else (),
+            had["loader.beside"].samples if "loader.beside" in had else (), failed.get(name, ""),
         ))
     rows.sort(key=lambda row: ([str(v) for k, v in row.setting.items() if k != "workers"], row.workers))
     levels = effects({place: row.visits for place, row in enumerate(rows) if row.visits})

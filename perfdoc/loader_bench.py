@@ -1,5 +1,7 @@
 """Measures a DataLoader without the model, under several settings: how fast it delivers in steady state, and what that costs.
 
+Where the model computes on the same cores, also what a step takes with the settings that matter, beside a stand-in for it.
+
 Runs in the user's process, so it needs nothing beyond torch. Every visit to a setting starts a loader of its own (a twin of
 the user's: same data set, sampler, collate function), waits until what it prefetched while starting is used up, times
 whole bursts of its workers, and ends it, so that no worker of one setting takes CPU from another. The visits of a round come
@@ -30,6 +32,7 @@ from perfdoc.inject.cores import available_cores
 from perfdoc.inject.random_state import RandomState
 from perfdoc.inject.sample_watch import Unchanged
 from perfdoc.measurement import Measurement, Unavailable, Unit
+from perfdoc.stand_in import StandIn
 
 FIRST_WINDOW = 0.5
 """Seconds that the first visit to a setting times at least."""
@@ -57,6 +60,12 @@ TURNS_SHARE = 0.1
 """Share of the budget that is kept for timing the turn of an epoch."""
 TURNS = 3
 """Turns of an epoch that are timed, of either kind."""
+BESIDE_SHARE = 0.15
+"""Share of the budget that is kept for measuring beside the step."""
+BESIDE_VISITS, FEWEST_BESIDE = 5, 2
+"""Visits to a setting there, and the fewest that have an interval."""
+FEWER = 2
+"""Smaller counts than the recommended one that are measured there: beside the step fewer workers may do."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,7 @@ Tell = Callable[["Measurement | Unavailable"], None]
 class LoaderBench:
     """Visits settings of ``loader`` in rounds until the answer is settled or ``budget`` seconds are spent.
 
+    ``compute``: seconds a batch that the training step computes on the same cores as the loader; None: elsewhere, or unknown.
     ``tell``: called with every measurement; ``not_tried``: with a setting and why it failed or was left out; ``progress``:
     with the setting that comes next and the seconds left. Raises PerfdocError where no setting delivers a batch.
     """
@@ -117,9 +127,11 @@ class LoaderBench:
         not_tried: Callable[[Setting, str], None] = lambda setting, why: None,
         progress: Callable[[Setting, float], None] = lambda setting, left: None,
         seed: int = 0,
+        compute: float | None = None,
     ) -> None:
         self.loader = loader
         self.budget = budget
+        self.compute = compute
         self.visits = {setting: Visits(setting) for setting in settings}
         self._tell = tell
         self._not_tried = not_tried
@@ -145,7 +157,8 @@ class LoaderBench:
             self._numbers.restore()
 
     def _run(self) -> None:
-        self._end = perf_counter() + (1 - TURNS_SHARE) * self.budget
+        kept = TURNS_SHARE + BESIDE_SHARE * (self.compute is not None)
+        self._end = perf_counter() + (1 - kept) * self.budget
         self._tell(Measurement("loader.cores", "count", (self._cores,), {}, "measured in isolation"))
         first = self._coarse()
         self._warm(first[0])
@@ -171,6 +184,7 @@ class LoaderBench:
             reasons = {found.failed for found in self.visits.values() if found.failed}
             raise PerfdocError("the loader fails with every setting: " + "; ".join(sorted(reasons)))
         self._turns()
+        self._beside()
 
     def _warm(self, setting: Setting) -> None:
         """A stretch that does not count: what comes first would read files that later visits find in the page cache."""
@@ -445,6 +459,77 @@ class LoaderBench:
                 batches = max(1, len(clone.batch_sampler)) - 1 if clone.batch_sampler is not None else batches - 1
         finally:
             loaders.stop(iterator)
+
+    # -- beside the step
+
+    def _beside(self) -> None:
+        """What a step takes with the user's own count, the recommended one and a few below it, visited in turns."""
+        rates = self._able()
+        if self.compute is None or not rates:
+            return
+        chosen = loader_answer.recommended(rates, lambda s: s.workers, self._usual())
+        own = Setting(self.loader.num_workers)
+        if chosen.batch_size is not None or (own in self.visits and self.visits[own].failed):
+            return  # for how long the step computes on other batches is not known, or there is nothing to compare with
+        fewer = sorted((s for s in rates if s.workers < chosen.workers and s != own), key=lambda s: -s.workers)
+        places = list(dict.fromkeys([own, chosen, *fewer[:FEWER]]))
+        if len(places) < 2:
+            return
+        window = min(WINDOW, BESIDE_SHARE * self.budget / (FEWEST_BESIDE * len(places)))
+        cost = FEWEST_BESIDE * math.fsum(window + self._seconds_to_settle(place, self.compute) for place in places)
+        if cost > max(2.0, 2 * BESIDE_SHARE * self.budget):
+            self._tell(Unavailable("loader.beside", f"needs about {cost:.0f} s of a budget of {self.budget:.0f} s"))
+            return
+        stand_in = StandIn(self.compute)
+        began, end = perf_counter(), perf_counter() + BESIDE_SHARE * self.budget
+        for visit in range(BESIDE_VISITS):
+            each = (perf_counter() - began) / visit if visit else 0.0
+            if visit >= FEWEST_BESIDE and perf_counter() + each > end:
+                return
+            self._random.shuffle(places)
+            for setting in places:
+                self._progress(setting, end - perf_counter())
+                try:
+                    seconds = self._beside_step(setting, stand_in, visit, window)
+                except Exception as error:  # as in a visit: what else was measured stays
+                    why = _in_words(error, self._patience)
+                    self._tell(Unavailable("loader.beside", f"num_workers={setting.workers}: {why}"))
+                    return
+                self._tell(Measurement("loader.beside", "s", (seconds,), setting.conditions, "measured in isolation"))
+
+    def _stock(self, setting: Setting) -> int:
+        """Batches that workers make while they are starting, and one more of each."""
+        return max(1, setting.workers) * (1 + (setting.prefetch or self.loader.prefetch_factor or 2))
+
+    def _seconds_to_settle(self, setting: Setting, compute: float) -> float:
+        """About how long it takes until a setting is in steady state beside the step."""
+        found = self.visits.get(setting)
+        if found is None or not found.rates:
+            return 0.0  # the user's own count, which runs all day
+        each = 1 / found.rate + (0.0 if setting.workers else compute)
+        return statistics.median(found.starts) + self._stock(setting) * max(compute, each)
+
+    def _beside_step(self, setting: Setting, stand_in: StandIn, visit: int, window: float) -> float:
+        """Seconds a batch in steady state, the stand-in's work included."""
+        self._numbers.seed(self._seed + visit)
+        unchanged: Any = nullcontext() if setting.workers else Unchanged(self.loader.dataset)
+        with unchanged:
+            iterator = _Endless(self._twin(setting, loaders.Endless))
+            try:
+                burst = max(1, setting.workers)
+                for _ in range(self._stock(setting)):
+                    iterator.next()
+                    stand_in()
+                start, count = perf_counter(), 0
+                while perf_counter() - start < window:
+                    for _ in range(burst):
+                        iterator.next()
+                        stand_in()
+                    count += burst
+                return (perf_counter() - start) / count
+            finally:
+                with suppress(Exception):  # workers that died cannot be ended once more
+                    iterator.close()
 
 
 class _Endless:

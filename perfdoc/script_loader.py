@@ -50,18 +50,19 @@ class Errand:
         computing = [
             (step.seconds - step.phases[DATA]) / handle.batches_a_step for step in session.finder.steps() if step.seconds > 0
         ]
-        if computing:
-            rates = tuple(1 / seconds for seconds in computing if seconds > 0)
+        rates = [1 / seconds for seconds in computing if seconds > 0]
+        if rates:
             self._tell(Measurement("loader.demand", "1/s", (statistics.median(rates),), _size(handle.loader)))
         session.hold()
-        self._bench(handle)
+        self._bench(handle, 1 / statistics.median(rates) if rates and session.loop.device == "cpu" else None)
 
     def on_loader(self, handle: Any) -> None:
         """Nothing trains here: the loader that is being iterated is benched as it is."""
         handle.hold()
         self._bench(handle)
 
-    def _bench(self, handle: Any) -> None:
+    def _bench(self, handle: Any, compute: float | None = None) -> None:
+        """``compute``: seconds a batch that the step computes on the loader's cores; None: elsewhere, or unknown."""
         session, asked = self._session, self._session.settings["bench"]
         session.enabled = False
         session.seen("errand")
@@ -74,7 +75,7 @@ class Errand:
         self._tell(Measurement("loader.num_workers", "count", (float(loader.num_workers),), {"site": handle.site}))
         bench = LoaderBench(
             loader, settings_of(asked["workers"], asked["others"]), asked["budget"], self._tell, self._not_tried,
-            self._progress, int(session.settings["seed"]),
+            self._progress, int(session.settings["seed"]), compute,
         )
         try:
             bench.run()

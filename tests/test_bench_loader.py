@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sqlite3
+import statistics
 import time
 
 import psutil
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import perfdoc
 from perfdoc.errors import PerfdocError
-from perfdoc.loader_bench import open_resources, settings_of
+from perfdoc.loader_bench import LoaderBench, open_resources, settings_of
 
 TRAIN = """
 import time, torch
@@ -91,6 +92,10 @@ def test_a_script_is_benched_for_what_its_step_takes(tmp_path):
     assert found["loader"]["site"] == "train.py:13"
     assert found["loader"]["dataset"] == "Waiting"
     assert set(found["epoch_turn"]) <= {"respawned", "persistent"}
+    # The model trains on the loader's cores: what a step takes beside it was measured too.
+    beside = {row["workers"]: row["seconds_beside_step"] for row in found["rows"]}
+    assert beside[0] > beside[2] > 0
+    assert found["rows"][2]["speedup_beside_step"][0] > 1
     assert not (tmp_path / "finished").exists()
     assert ran.capture["loader"]["batch_size"] == 8
     # The report draws it, and can be drawn again from the capture.
@@ -163,6 +168,26 @@ def test_in_a_notebook_the_same_is_measured():
     assert "<table>" in found._repr_html_()
     assert vars(loader) == before
     assert not children()
+
+
+def test_beside_the_step_a_batch_takes_as_long_as_the_slower_of_both():
+    """16 ms of waiting a batch and 10 ms of computing: 26 ms in turn without workers, little more than 10 ms with four."""
+    told = []
+    LoaderBench(DataLoader(Waits(), batch_size=8), settings_of((0, 4), {}), 20.0, told.append, compute=0.010).run()
+    beside = [(m.conditions["workers"], *m.samples) for m in told if m.metric == "loader.beside"]
+    without, with_four = (statistics.median(s for n, s in beside if n == count) for count in (0, 4))
+    assert without > 0.016
+    assert with_four < 0.8 * without
+    assert not children()
+
+
+def test_beside_the_step_nothing_is_measured_that_would_take_too_long():
+    """A stock of 64 batches of 0.1 s is not used up within a share of a short budget: said, in place of a figure."""
+    told = []
+    settings = settings_of((0, 2), {"prefetch": (32,)})
+    LoaderBench(DataLoader(Waits(), batch_size=50), settings, 8.0, told.append, compute=0.010).run()
+    found = [m for m in told if m.metric == "loader.beside"]
+    assert [type(m).__name__ for m in found] == ["Unavailable"]
 
 
 def test_workers_on_data_in_memory_are_not_recommended():

@@ -10,6 +10,7 @@ import pytest
 from perfdoc import loader_answer
 from perfdoc.capture import Capture
 from perfdoc.measurement import Measurement
+from perfdoc.report import loader_table
 
 COUNTS = (0, 1, 2, 3, 4, 6, 8, 16)
 TRUTHS = {
@@ -109,6 +110,27 @@ def test_fewer_workers_are_recommended_and_enough_is_told_apart():
     assert answer.enough.workers == 0
     assert "num_workers=0 is enough" in answer.sentence
     assert "633.6 samples/s" in answer.sentence or "samples/s" in answer.speed(answer.recommended)
+
+
+def test_what_a_step_takes_beside_its_stand_in_is_told_with_an_interval():
+    """The count that the loader has is compared in turns with the others; where it was not measured nothing is told."""
+    found = [
+        Measurement("loader.rate", "1/s", (80.0, 81.0), {"workers": 2}),
+        Measurement("loader.round", "count", (0.0, 1.0), {"workers": 2}),
+        Measurement("loader.beside", "s", (0.030, 0.033, 0.027), {"workers": 0}),
+        Measurement("loader.beside", "s", (0.020, 0.022, 0.018), {"workers": 2}),
+        Measurement("loader.demand", "1/s", (100.0,)),
+    ]
+    answer = loader_answer.read([*found, Measurement("loader.num_workers", "count", (0.0,))], {})
+    ratio, low, high = answer.beside(answer.recommended).speedup
+    assert low <= ratio <= high
+    assert ratio == pytest.approx(1.5)
+    said = " ".join(loader_table.notes(answer, {"device": "cpu"}))
+    assert "computes 10 ms a batch, as your step does: 30 ms a batch with num_workers=0 as now, 20 ms with" in said
+    assert "Not measured" not in said
+    other = loader_answer.read([*found, Measurement("loader.num_workers", "count", (1.0,))], {})
+    assert other.beside(other.recommended) is None
+    assert "stand-in" not in " ".join(loader_table.notes(other, {"device": "cpu"}))
 
 
 def test_batches_of_other_sizes_meet_the_demand_in_samples():

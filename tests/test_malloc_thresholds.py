@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -11,6 +12,7 @@ from perfdoc.inject.malloc_thresholds import ArmThresholds, MallocThresholds, Th
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 START = Thresholds(128 * 1024, 128 * 1024)
+APART = Thresholds(1, 1)
 
 LEARNING = """
 import torch
@@ -24,6 +26,29 @@ process.write(Thresholds(1 << 18, 1 << 17))
 print(*process.read())
 torch.empty(4 << 20, dtype=torch.uint8)
 print(*process.read())
+"""
+
+
+AFTERWARDS = """
+import contextlib, torch
+from perfdoc.inject.malloc_thresholds import MallocThresholds
+
+def resident():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * 4096 >> 20
+
+def copies():
+    pairs = [(torch.ones(1 << 20, dtype=torch.uint8), torch.ones(1000, dtype=torch.uint8)) for _ in range(200)]
+    return [small for _, small in pairs]
+
+process = MallocThresholds()
+torch.empty(2 << 20, dtype=torch.uint8)
+before, learnt = resident(), process.read()
+with {around}:
+    small = copies()
+print(resident() - before, process.read() == learnt)
+torch.empty(4 << 20, dtype=torch.uint8)
+print(process.read().mmap > learnt.mmap)
 """
 
 
@@ -70,6 +95,16 @@ print(first.at == second.at, first.at is not None)
     assert python(code) == ["True True"]
 
 
+@glibc
+def test_comparing_numbers_leaves_no_free_memory_in_the_heap():
+    """200 MB of copies stay as free memory where glibc has learnt to keep them, and go back to the system where it must not."""
+    kept, _ = python(AFTERWARDS.format(around="contextlib.nullcontext()"))[0].split()
+    assert int(kept) > 150
+    (left, same), (learns,) = (line.split() for line in python(AFTERWARDS.format(around="process.leaving_nothing()")))
+    assert int(left) < 20
+    assert (same, learns) == ("True", "True")
+
+
 class Process(MallocThresholds):
     """Thresholds that a test moves."""
 
@@ -81,6 +116,12 @@ class Process(MallocThresholds):
 
     def write(self, thresholds):
         self.now = thresholds or self.now
+
+    @contextmanager
+    def leaving_nothing(self):
+        own, self.now = self.now, APART
+        yield
+        self.now = own
 
 
 def test_every_arm_finds_its_own_again():
@@ -111,11 +152,27 @@ def test_what_probes_did_to_them_does_not_stay():
     assert process.now == START
 
 
+def test_no_arm_has_its_own_while_numbers_are_compared():
+    """Entering an arm in between changes nothing; afterwards every arm finds its own again."""
+    process = Process()
+    process.now = own = Thresholds(4_000_000, 2_000_000)
+    arms = ArmThresholds(process, START)
+    with arms.apart():
+        arms.enter({"autocast": "bf16"})
+        assert process.now == APART
+    arms.enter({"autocast": "bf16"})
+    assert process.now == START
+    arms.enter({})
+    assert process.now == own
+
+
 def test_where_they_cannot_be_had_nothing_happens():
     """Without an address nothing is read or written."""
     process = MallocThresholds.__new__(MallocThresholds)
     process.at = None
     arms = ArmThresholds(process, None)
+    with arms.apart():
+        arms.enter({"autocast": "bf16"})
     arms.enter({"autocast": "bf16"})
     arms.settle({"autocast": "bf16"})
     assert process.read() is None

@@ -9,6 +9,7 @@ import resource
 import statistics
 import traceback
 from collections.abc import Generator, Mapping
+from contextlib import closing
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -213,21 +214,20 @@ class Conductor:
             self._record([Unavailable("parity", "the script updates its parameters by hand, with no optimizer to start over")])
             return
         runs = ParityRuns(self.session, request.arms, request.seconds)
-        steps = runs.run()
         self._failure = None
         try:
-            for config in steps:
-                self._announced(config)
-                yield
-                if self._failure is not None:
-                    self._record([Unavailable("parity", f"{config_id(config)}: {self._failure}")])
-                    break
+            with self._thresholds.apart(), closing(runs.run()) as steps:
+                for config in steps:
+                    self._announced(config)
+                    yield
+                    if self._failure is not None:
+                        self._record([Unavailable("parity", f"{config_id(config)}: {self._failure}")])
+                        break
         except Exception as error:  # users' state and batches of any kind: what cannot be copied is said in the report
             self.session.recorder.write("parity_failed", error=traceback.format_exc(limit=5))
             self._record([Unavailable("parity", f"{type(error).__name__}: {error}")])
         finally:
             self._failure = None
-            steps.close()
             self._announced(CONTROL)
         for record in runs.records:
             self.session.recorder.write("parity", **record)

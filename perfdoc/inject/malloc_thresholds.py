@@ -7,10 +7,15 @@ with larger tensors they stay up, and the user's own settings run faster than th
 is given the thresholds that it would have alone: it begins with those from before the first step, and finds again, in every
 later block, what its first one made of them.
 
+What is no arm's work (comparing numbers) must leave nothing behind either. Its copies and kept batches, once freed, are free
+memory in the heap from which later steps are served without a fault. While it runs, nothing is learnt, and every larger piece
+comes from the system by itself and goes back there.
+
 glibc tells neither, and its ``mallopt`` ends the learning for good. They are read and written where they lie: beside
 ``top_pad`` in its ``struct malloc_par`` (malloc/malloc.c, in this order since glibc 2.10). The place is used only where it was
-proved: ``mallopt(M_ARENA_TEST)``, which does nothing else, must change the word that follows. Elsewhere (another libc, another
-allocator preloaded, thresholds set by the user) nothing is touched.
+proved: ``mallopt(M_ARENA_TEST)``, which does nothing else, must change the word that follows, and ``mallopt(M_TOP_PAD)`` with
+the value that is there must set the flag that ends the learning, and nothing else. Elsewhere (another libc, another allocator
+preloaded, thresholds set by the user) nothing is touched.
 """
 
 from __future__ import annotations
@@ -19,6 +24,8 @@ import ctypes
 import os
 import struct
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from perfdoc.treatment import CONTROL, Config, config_id
@@ -27,11 +34,13 @@ LEAST = 128 * 1024
 """``DEFAULT_MMAP_THRESHOLD_MIN``, which both thresholds start from; also ``DEFAULT_TOP_PAD``."""
 MOST = 32 * 1024 * 1024
 """``DEFAULT_MMAP_THRESHOLD_MAX`` where a word has 64 bits."""
-M_ARENA_TEST = -7
+M_ARENA_TEST, M_TOP_PAD = -7, -2
 """``malloc.h``."""
 ARENA_TEST = 8
 """Its default where a word has 64 bits: cores or not, so many arenas are made before they are counted."""
-WORD = 8
+WORD, INT = 8, 4
+FLAG_WITHIN = 8 * WORD
+"""Bytes behind ``arena_test`` within which ``no_dyn_threshold`` lies: 40 in glibc 2.35 and 2.36, fewer before."""
 
 
 class Thresholds(NamedTuple):
@@ -44,11 +53,12 @@ class Thresholds(NamedTuple):
 class MallocThresholds:
     """The thresholds of this process, where they can be had.
 
-    ``at``: address of glibc's ``trim_threshold``; None where it was not found.
+    ``at``: address of glibc's ``trim_threshold``; None where it was not found. ``fixed_at``: that of its ``no_dyn_threshold``.
     """
 
     def __init__(self) -> None:
         self.at = _found()
+        self.fixed_at = None if self.at is None else _flag(self.at)
 
     def read(self) -> Thresholds | None:
         """The thresholds now; None where they cannot be read."""
@@ -62,6 +72,21 @@ class MallocThresholds:
             return
         _word(self.at).value, _word(self.at + 2 * WORD).value = thresholds
 
+    @contextmanager
+    def leaving_nothing(self) -> Iterator[None]:
+        """Every piece of ``LEAST`` bytes and more is taken from the system by itself and goes back there; nothing is learnt."""
+        before = self.read()
+        if before is None or self.fixed_at is None:
+            yield
+            return
+        self.write(Thresholds(LEAST, LEAST))
+        _int(self.fixed_at).value = 1
+        try:
+            yield
+        finally:
+            _int(self.fixed_at).value = 0
+            self.write(before)
+
 
 class ArmThresholds:
     """The thresholds of every arm of one experiment.
@@ -73,9 +98,22 @@ class ArmThresholds:
         self._process = process
         self._before = before
         self._known: dict[str, Thresholds | None] = {config_id(CONTROL): process.read()}
+        self._apart = False
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Steps that are no arm's work: they leave nothing in the heap, whatever is entered."""
+        self._apart = True
+        try:
+            with self._process.leaving_nothing():
+                yield
+        finally:
+            self._apart = False
 
     def enter(self, config: Config) -> None:
         """Go on with what ``config`` found for itself; with those from before the first step where it is new."""
+        if self._apart:
+            return
         self._process.write(self._known.get(config_id(config), self._before))
 
     def settle(self, config: Config) -> None:
@@ -85,6 +123,25 @@ class ArmThresholds:
 
 def _word(address: int) -> ctypes.c_size_t:
     return ctypes.c_size_t.from_address(address)
+
+
+def _int(address: int) -> ctypes.c_int:
+    return ctypes.c_int.from_address(address)
+
+
+def _flag(at: int) -> int | None:
+    """Address of ``no_dyn_threshold``: ``mallopt`` sets it when ``top_pad`` is given, here with the value that it has."""
+    start = at + 4 * WORD
+    places = range(start, start + FLAG_WITHIN, INT)
+    before = [_int(place).value for place in places]
+    if not ctypes.PyDLL("libc.so.6").mallopt(M_TOP_PAD, LEAST):
+        return None
+    # Counters lie before it, in every version: should one of them become 1 in this moment, the flag is still the last.
+    changed = [place for place, value in zip(places, before, strict=True) if (value, _int(place).value) == (0, 1)]
+    if not changed:
+        return None
+    _int(changed[-1]).value = 0
+    return changed[-1]
 
 
 def _found() -> int | None:

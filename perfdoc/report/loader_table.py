@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -44,6 +45,8 @@ def lines(answer: LoaderAnswer) -> tuple[list[str], list[list[str]]]:
     heads = ["workers", *varied, "batches/s", "95%", "samples/s", "of best", "start", "cores", "RAM", "/dev/shm"]
     if answer.demand is not None:
         heads.append("step")
+    if any(row.beside for row in measured):
+        heads.append("beside it")
     return heads, [
         [str(row.workers), *(str(row.setting.get(name, "")) for name in varied), *_figures(answer, row)] for row in measured
     ]
@@ -62,11 +65,27 @@ def _figures(answer: LoaderAnswer, row: Row) -> list[str]:
     ]
     if answer.demand is not None:
         found.append("meets" if answer.meets(row) else "short")
+    if any(other.beside for other in answer.rows):
+        found.append(seconds(statistics.median(row.beside)) if row.beside else "")
     return found
 
 
 def _size(value: float | None) -> str:
     return "" if value is None else f"{value / 2**20:.0f} MiB"
+
+
+def _beside(answer: LoaderAnswer) -> str:
+    """What a step takes with the settings that were measured beside a stand-in for it; with a blank before, or empty."""
+    own, demand = answer.own, answer.demand
+    if own is None or demand is None or not own.beside:
+        return ""
+    shown = [f"{seconds(statistics.median(own.beside))} a batch with {own.words} as now"]
+    for row in answer.rows:
+        effect = answer.beside(row)
+        if effect is not None:
+            ratio, low, high = effect.speedup
+            shown.append(f"{seconds(statistics.median(row.beside))} with {row.words} ({ratio:.2f}x [{low:.2f}, {high:.2f}])")
+    return f" Beside a stand-in that computes {seconds(1 / demand)} a batch, as your step does: {', '.join(shown)}."
 
 
 def notes(answer: LoaderAnswer, about: Mapping[str, Any]) -> list[str]:
@@ -90,8 +109,9 @@ def notes(answer: LoaderAnswer, about: Mapping[str, Any]) -> list[str]:
         for held in about.get("held") or ()
     ]
     if answer.demand is not None and about.get("device") == "cpu":
-        found.append("The model trains on the same cores: beside it the loader is slower than alone; 'meets' is the best case.")
-    skipped = [row.workers for row in answer.rows if row.rate is None and not row.why]
+        found.append("The model trains on the same cores: beside it the loader is slower than alone; 'meets' is the best case."
+                     + _beside(answer))
+    skipped = [row.workers for row in answer.rows if row.rate is None and not row.why and not row.beside]
     if skipped:
         found.append(f"Not measured, as their neighbours settle it: num_workers={', '.join(map(str, skipped))}.")
     if answer.rows and any(row.rate is not None for row in answer.rows):
