@@ -372,12 +372,19 @@ class LoaderAnswer:
         return next((row for row in self.rows if row.setting == {"workers": self.now}), None)
 
     def beside(self, row: Row) -> stats.Interval | None:
-        """Log speed-up of the step over the loader's own setting, both beside the stand-in, in turns; None if unknown."""
+        """Log speed-up of the step over the loader's own setting, both beside the stand-in, in turns; None if unknown.
+
+        95% by Student's t over the pairs of visits, whose number is not chosen by what they say.
+        """
         own = self.own
         if own is None or row is own:
             return None
         pairs = [math.log(before / after) for before, after in zip(own.beside, row.beside, strict=False)]
-        return stats.interval(pairs) if len(pairs) > 1 else None
+        if len(pairs) < 2:
+            return None
+        center = statistics.fmean(pairs)
+        half = stats.t_critical(0.05, len(pairs) - 1) * statistics.stdev(pairs) / math.sqrt(len(pairs))
+        return stats.Interval(center, center - half, center + half, len(pairs))
 
     @property
     def sentence(self) -> str:

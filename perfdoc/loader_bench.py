@@ -61,9 +61,9 @@ TURNS_SHARE = 0.1
 TURNS = 3
 """Turns of an epoch that are timed, of either kind."""
 BESIDE_SHARE = 0.15
-"""Share of the budget that is kept for measuring beside the step."""
-BESIDE_VISITS, FEWEST_BESIDE = 5, 2
-"""Visits to a setting there, and the fewest that have an interval."""
+"""Share of the budget that is kept for measuring beside the step; what is left of the rest goes there too."""
+BESIDE_VISITS, FEWEST_BESIDE = 6, 2
+"""Visits to a setting there at most, and the fewest that have an interval."""
 FEWER = 2
 """Smaller counts than the recommended one that are measured there: beside the step fewer workers may do."""
 
@@ -481,7 +481,8 @@ class LoaderBench:
             self._tell(Unavailable("loader.beside", f"needs about {cost:.0f} s of a budget of {self.budget:.0f} s"))
             return
         stand_in = StandIn(self.compute)
-        began, end = perf_counter(), perf_counter() + BESIDE_SHARE * self.budget
+        began = perf_counter()
+        end = max(began, self._end) + BESIDE_SHARE * self.budget
         for visit in range(BESIDE_VISITS):
             each = (perf_counter() - began) / visit if visit else 0.0
             if visit >= FEWEST_BESIDE and perf_counter() + each > end:
