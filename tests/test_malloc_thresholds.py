@@ -7,6 +7,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
+from conftest import perfdoc
 
 from perfdoc.inject.malloc_thresholds import ArmThresholds, MallocThresholds, Thresholds
 
@@ -69,6 +70,38 @@ def test_thresholds_are_those_that_glibc_moves():
         assert trim == 2 * mmap
     assert one == eight
     assert written == [1 << 18, 1 << 17]
+
+
+TRAIN = """
+import time, torch
+from torch import nn
+from perfdoc.inject.malloc_thresholds import MallocThresholds
+
+model = nn.Linear(8, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+process, begin, step = MallocThresholds(), time.perf_counter(), 0
+while time.perf_counter() - begin < 7:
+    step += 1
+    optimizer.zero_grad()
+    model(torch.randn(4, 8)).sum().backward()
+    optimizer.step()
+    if step == 5:
+        before = process.read()
+    torch.empty(300, 300).fill_(0.0).sin().sum()
+print("thresholds", *before, *process.read())
+"""
+
+
+@glibc
+def test_watching_a_loop_moves_no_threshold(tmp_path):
+    """perfdoc looks through all living objects, megabytes of them, when it knows the loop: the user's steps are as before."""
+    (tmp_path / "train.py").write_text(TRAIN)
+    ran = perfdoc("scan", "--clock-only", "train.py", cwd=tmp_path)
+    assert ran.code == 0, ran.err
+    assert ran.capture["loop"]
+    (log,) = tmp_path.glob(".perfdoc/runs/*/output.log")
+    trim, mmap, *after = log.read_text().split("thresholds", 1)[1].split()
+    assert after == [trim, mmap]
 
 
 @glibc

@@ -39,7 +39,7 @@ from perfdoc.inject.offers import factors
 from perfdoc.inject.parity import Listener
 from perfdoc.inject.places import Places
 from perfdoc.inject.recorder import Recorder
-from perfdoc.inject.step_finder import BACKWARD_ONLY, Step, StepFinder
+from perfdoc.inject.step_finder import BACKWARD_ONLY, Shape, Step, StepFinder
 from perfdoc.inject.validation import ValidationWatch
 from perfdoc.inject.wrappers import Wrappers
 from perfdoc.parent_death import die_with_parent
@@ -424,12 +424,23 @@ class Session:
         if shape is None:
             return
         self._observing = False
+        # What is looked through now is large (a list of all living objects, for one): glibc must learn nothing from it.
+        with self.malloc.leaving_nothing():
+            rank = self._look_at_loop(shape, steps)
+        if rank > 0 or not self._leads():
+            if _distributed():
+                self.follower = Follower(self, self._treatments())
+                self._directed = True
+            return
+        self._begin()
+
+    def _look_at_loop(self, shape: Shape, steps: list[Step]) -> int:
+        """Find out and record what trains here; the rank of this process."""
         for handle_key, count in shape.fetches.items():
             if handle_key in self.loaders.handles:
                 self.loaders.handles[handle_key].batches_a_step = count
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.ranks = self.loop.ranks = torch.distributed.get_world_size() if distributed else 1
-        rank = torch.distributed.get_rank() if distributed else int(os.environ.get("RANK", "0") or 0)
+        self.ranks = self.loop.ranks = torch.distributed.get_world_size() if _distributed() else 1
+        rank = torch.distributed.get_rank() if _distributed() else int(os.environ.get("RANK", "0") or 0)
         self._look_at_model()
         regular = [step for step in steps if shape.regular(step)] or steps
         self.loop.step_seconds = median_step(regular)
@@ -439,12 +450,7 @@ class Session:
         self.recorder.write("loop", **describe(self, rank))
         self._calls.narrow(self.loop.models)
         self._stop_observing()
-        if rank > 0 or not self._leads():
-            if distributed:
-                self.follower = Follower(self, self._treatments())
-                self._directed = True
-            return
-        self._begin()
+        return rank
 
     def _leads(self) -> bool:
         """Of the processes of one run only one experiments: the first to claim it."""
@@ -481,7 +487,8 @@ class Session:
         if not self.settings["experiment"]:
             return
         treatments = self._treatments()
-        offered = factors(self, treatments)
+        with self.malloc.leaving_nothing():
+            offered = factors(self, treatments)
         self._directed = True
         self.conductor = Conductor(self, treatments, discover(Probe, self.settings["packages"]))  # type: ignore[type-abstract]
         experiment = Experiment(
@@ -596,6 +603,10 @@ def _in_full(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _in_full(v) for k, v in value.items()}
     return value
+
+
+def _distributed() -> bool:
+    return bool(torch.distributed.is_available() and torch.distributed.is_initialized())
 
 
 def _read_history(path: str | None) -> list[dict[str, Any]]:
