@@ -170,6 +170,7 @@ def test_in_a_notebook_the_same_is_measured():
     assert not children()
 
 
+@pytest.mark.alone
 def test_beside_the_step_a_batch_takes_as_long_as_the_slower_of_both():
     """16 ms of waiting a batch and 10 ms of computing: 26 ms in turn without workers, little more than 10 ms with four."""
     told = []
