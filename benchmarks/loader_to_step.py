@@ -80,12 +80,13 @@ def predicted(folder: str, command: list[str], counts: list[int], budget: str) -
         step = before / speedup
         return before * STEPS / (step * (STEPS - 1) + max(step, turn))
 
-    found = {}
+    found: dict[int, tuple[float, float, float]] = {}
     for n in counts:
         steady = max(compute, loading[n], (compute + cpu[n]) / cores)
         beside, effect = by_count[n]["speedup_beside_step"], live.get(f"dataloader_workers={n}")
-        speedups = before / steady, beside[0] if beside else math.nan, effect["speedup"] if effect else math.nan
-        found[n] = tuple(map(epoch, speedups))
+        found[n] = (
+            epoch(before / steady), epoch(beside[0] if beside else math.nan), epoch(effect["speedup"] if effect else math.nan)
+        )
     return found
 
 
@@ -116,8 +117,9 @@ def main() -> None:
                 shown = paired(script, base, [*base, "--workers", str(n)], args.verify)
                 rounds[n].append(Found(*speedups, *shown.speedup))
                 print(n, rounds[n][-1], file=sys.stderr, flush=True)
+    kinds = "formula", "beside", "live"
     rows = [
-        (n, *(f"{statistics.geometric_mean(getattr(one, kind) for one in found):.2f}" for kind in ("formula", "beside", "live")),
+        (n, *(f"{statistics.geometric_mean(getattr(one, kind) for one in found):.2f}" for kind in kinds),
          ", ".join(f"{one.realised:.2f} [{one.low:.2f}, {one.high:.2f}]" for one in found),
          *(told([one.errors[kind] for one in found]) for kind in range(3)))
         for n, found in rounds.items()
