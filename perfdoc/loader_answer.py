@@ -409,12 +409,18 @@ class LoaderAnswer:
         if self.demand is None:
             return text + "."
         enough = self.enough
+        text += f". The step takes {self.demand:.3g} batches/s"
         if enough is None:
-            return (f"{text}. The step takes {self.demand:.3g} batches/s: no setting delivers that, so the loader holds it back"
-                    " with every one of them.")
-        if enough.workers < chosen.workers:
-            return f"{text}. The step takes {self.demand:.3g} batches/s: {enough.words} is enough for it."
-        return f"{text}. The step takes {self.demand:.3g} batches/s, which that delivers."
+            text += ": no setting delivers that, so the loader holds it back with every one of them."
+        elif enough.workers < chosen.workers:
+            text += f": {enough.words} is enough for it."
+        else:
+            text += ", which that delivers."
+        beside = self.beside(chosen)
+        if beside is not None and beside.high < 0:
+            ratio, low, high = beside.speedup
+            text += f" Beside it, on the same cores, {chosen.words} would make it slower: {ratio:.2f}x [{low:.2f}, {high:.2f}]."
+        return text
 
     def speed(self, row: Row) -> str:
         """The rate in samples, or batches, a second."""

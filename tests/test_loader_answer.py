@@ -133,6 +133,23 @@ def test_what_a_step_takes_beside_its_stand_in_is_told_with_an_interval():
     assert "stand-in" not in " ".join(loader_table.notes(other, {"device": "cpu"}))
 
 
+def test_workers_that_take_the_steps_cores_are_no_answer_without_a_warning():
+    """Faster alone, slower beside the step: the one line says it, and says nothing where the step gains."""
+    def answer(with_workers: float) -> loader_answer.LoaderAnswer:
+        found = [
+            Measurement("loader.rate", "1/s", (80.0, 81.0), {"workers": 2}),
+            Measurement("loader.round", "count", (0.0, 1.0), {"workers": 2}),
+            Measurement("loader.beside", "s", (0.030, 0.031, 0.029), {"workers": 0}),
+            Measurement("loader.beside", "s", tuple(with_workers * s for s in (0.030, 0.0311, 0.0289)), {"workers": 2}),
+            Measurement("loader.demand", "1/s", (50.0,)),
+            Measurement("loader.num_workers", "count", (0.0,)),
+        ]
+        return loader_answer.read(found, {})
+
+    assert "num_workers=2 would make it slower: 0.80x" in answer(1.25).sentence
+    assert "slower" not in answer(0.8).sentence
+
+
 def test_batches_of_other_sizes_meet_the_demand_in_samples():
     """100 small batches a second are fewer samples than 50 of the step's own size."""
     found = [
