@@ -87,12 +87,12 @@ def simulated(repeats: int) -> None:
             for seed in range(repeats):
                 log = math.log1p(effect)
                 experiment = simulate(Truth({"real": log, "null1": 0.0, "null2": 0.0, "null3": 0.0}), noise, 120.0, seed)
-                control = pairing.control_noise(experiment.blocks)
+                control = pairing.control_noise(experiment.ledger.blocks)
                 for name, true in (("real", log), ("null1", 0.0), ("null2", 0.0), ("null3", 0.0)):
-                    values = experiment.values(f"x={name}")
+                    values = experiment.ledger.values(f"x={name}")
                     if len(values) < stats.LOOKS[0]:
                         continue
-                    judged = stats.keep(experiment.verdicts.get(f"x={name}"), values, 0.02, 4, control)
+                    judged = stats.keep(experiment.ledger.verdicts.get(f"x={name}"), values, 0.02, 4, control)
                     shown = stats.interval(values, control)
                     total += 1
                     held += shown.low <= true <= shown.high

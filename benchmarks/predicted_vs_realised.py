@@ -25,11 +25,12 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from perfdoc import capture as captures
 from perfdoc import stats
 from perfdoc.alternation import Alternation, Side
 from perfdoc.demo.make_images import make
 from perfdoc.finding import Effect
-from perfdoc.prediction import predicted
+from perfdoc.rule import Evidence
 from perfdoc.treatment import config_from_id
 
 HERE = Path(__file__).parent / "workloads"
@@ -151,6 +152,7 @@ def main() -> None:
             if scan.returncode:
                 raise SystemExit(f"{name}: the scan failed\n{scan.stderr}")
             found = json.loads(scan.stdout)
+            seen = Evidence(captures.read(max(Path(folder).rglob("capture.json"), key=lambda f: f.stat().st_mtime).parent))
             checks = []
             if found["plan"] and found["plan"]["effect"]:
                 checks.append(("plan", found["plan"]["arm"], found["plan"]["epoch_effect"] or found["plan"]["effect"]))
@@ -166,9 +168,9 @@ def main() -> None:
                 change = [o for slug, level in config_from_id(arm).items() for o in OPTIONS[slug](level)]
                 shown = paired(script, base, [*base, *change], float(args.verify))
                 ratio, low, high = shown.speedup
-                error = effect["speedup"] / ratio - 1
+                said = seen.expected(arm, Effect(effect["speedup"], effect["low"], effect["high"], effect["pairs"]))
+                error = said.speedup / ratio - 1
                 errors.append(abs(error))
-                said = predicted(Effect(effect["speedup"], effect["low"], effect["high"], effect["pairs"]))
                 held = said.low <= ratio <= said.high
                 # Two independent estimates differ when their difference lies beyond their half-widths taken together.
                 halves = [math.log(e / c) for e, c in ((effect["high"], effect["speedup"]), (high, ratio))]

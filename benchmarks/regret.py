@@ -181,17 +181,17 @@ def simulate(step: float, noise: float, budget: float, seed: int) -> tuple[float
     best = max(speedup(truth, cell) for cell in cells(
         {f.slug: [level.name for level in f.levels] for f in factors if f.planned and not f.ceiling}))
     estimated = []
-    for name, found in experiment.estimates().items():
-        if len(experiment.values(name)) < 2:
+    for name, found in experiment.stacks.estimates(experiment.plan).items():
+        if len(experiment.ledger.values(name)) < 2:
             ((slug, at),) = config_from_id(name).items()
             rest = {other: level for other, level in experiment.plan.items() if other != slug}
             off = found["center"] - speedup(truth, {**rest, slug: at}) + speedup(truth, rest)
             estimated.append(abs(off) <= NORMAL * found["deviation"])
-    values = experiment.values(config_id(experiment.plan), confirm=True) if experiment.plan else []
+    values = experiment.ledger.values(config_id(experiment.plan), confirm=True) if experiment.plan else []
     gained = speedup(truth, experiment.plan)
     if len(values) < 2:
         return best, gained, None, estimated
-    shown = stats.interval(values, pairing.control_noise(experiment.blocks))
+    shown = stats.interval(values, pairing.control_noise(experiment.ledger.blocks))
     return best, gained, shown.low <= gained <= shown.high, estimated
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from perfdoc import stats
 from perfdoc.capture import Capture
 from perfdoc.finding import EFFORT_ORDER, Effect, Finding
-from perfdoc.prediction import predicted
 from perfdoc.rule import ORDER, Evidence, discover_rules
 from perfdoc.treatment import config_id
 
@@ -29,13 +28,8 @@ class Plan:
     """Without confirmation: the effect of a single change when it was tried, where that was settled as a help."""
     numerics: str = ""
     """What it does to loss and gradients, the worst of its parts; empty where no part touches them."""
-    fault_share: float = 0.0
-    """``Evidence.fault_share``: what another run may have more or less of in its step."""
-
-    @property
-    def expected(self) -> Effect | None:
-        """What the changed script should come to; None where the plan was not confirmed."""
-        return predicted(self.epoch or self.effect, self.fault_share) if self.effect is not None and not self.note else None
+    expected: Effect | None = None
+    """What the changed script should come to; None where the plan was not confirmed."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +74,8 @@ def _plan(seen: Evidence) -> Plan | None:
         return Plan(arm, changes, effect, f"the control against itself is only known to ±{seen.resolution:.0%}: "
                     "raise --budget before relying on it")
     epoch, steps = _epoch(seen, config, effect)
-    return Plan(arm, changes, effect, "", epoch, steps, numerics=seen.numerics(arm), fault_share=seen.fault_share)
+    expected = seen.expected(arm, epoch or effect)
+    return Plan(arm, changes, effect, "", epoch, steps, numerics=seen.numerics(arm), expected=expected)
 
 
 def _epoch(seen: Evidence, config: Mapping[str, str], effect: Effect) -> tuple[Effect | None, int]:

@@ -15,18 +15,25 @@ NORMAL = 1.96
 """Two-sided 95% point of the normal distribution."""
 
 
-def predicted(measured: Effect, fault_share: float = 0.0) -> Effect:
+UNSEEN = 0.25
+"""Of the most page faults a step that the control takes, how many more the changed script takes in a process of its own than
+the plan takes in the scan, less what the original takes more. In 42 plans that leave loading where it is, it took 0.39 of them
+(quartiles 0.26 and 0.52) and the plan 0.00 in the scan, the original 0.82 where the control took 0.69, of a step that is longer
+by the speed-up. With 0.25 the mean log error of 54 plans is -0.3% in place of +1.8%."""
+
+
+def predicted(measured: Effect, fault_share: float = 0.0, unseen: float = 0.0) -> Effect:
     """The effect with a prediction interval: the measured one's half-widths and that of the spread between runs, as
     independent errors of the log speed-up.
 
     ``fault_share``: of a step, what page faults take where they are most (``Evidence.fault_share``). Each of the two processes,
     original and changed, may take any number of faults up to that, which is more of a step where the step is faster: the
-    uniform distribution's variance each, share^2 / 12 and (speed-up * share)^2 / 12. That a plan takes none in the scan says
-    little: there it may be served from memory that the control's larger pieces left free.
+    uniform distribution's variance each, share^2 / 12 and (speed-up * share)^2 / 12. ``unseen``: of the original's step, what
+    the changed script will take of faults that the scan did not show (``Evidence.unseen_faults``); the estimate allows for it.
     """
     changed_share = min(1.0, fault_share * measured.speedup)
-    faults = math.hypot(fault_share, changed_share) / math.sqrt(12)
-    center, more = math.log(measured.speedup), NORMAL * math.hypot(RUN_SPREAD, faults)
-    low = center - math.hypot(center - math.log(measured.low), more)
-    high = center + math.hypot(math.log(measured.high) - center, more)
-    return Effect(measured.speedup, math.exp(low), math.exp(high), measured.pairs, measured.how)
+    more = NORMAL * math.hypot(RUN_SPREAD, math.hypot(fault_share, changed_share) / math.sqrt(12))
+    down, up = math.log(measured.speedup / measured.low), math.log(measured.high / measured.speedup)
+    speedup = 1 / (1 / measured.speedup + unseen)
+    low, high = (speedup * math.exp(half) for half in (-math.hypot(down, more), math.hypot(up, more)))
+    return Effect(speedup, low, high, measured.pairs, measured.how)

@@ -19,7 +19,7 @@ from perfdoc.blocks import AA_ARM, CONFIRM_PHASE, CONTROL_ARM, SEARCH_PHASE
 from perfdoc.capture import Capture
 from perfdoc.finding import Effect, Effort, Finding, Verdict
 from perfdoc.measurement import Measurement
-from perfdoc.prediction import NORMAL
+from perfdoc.prediction import NORMAL, UNSEEN, predicted
 from perfdoc.treatment import config_from_id, config_id
 
 SECTIONS = ("What it measures", "Why it costs time", "Example", "Use instead", "When this is wrong")
@@ -208,6 +208,33 @@ class Evidence:
         # What other work (validation) took of memory is in the count of a block that has such steps, and not in its seconds.
         return [b["faults"] / b["seconds"] for b in self.capture.blocks
                 if b["arm"] in (CONTROL_ARM, AA_ARM) and b["seconds"] and "faults" in b and not b.get("irregular")]
+
+    def unseen_faults(self, arm: str) -> float:
+        """Share of the original's step for page faults that the changed script takes, and ``arm`` did not in the scan.
+
+        In the scan a plan is served from memory that the control's larger pieces left free; in a process of its own it is not.
+        0 where the plan moves loading into workers: the faults that end with it may be the loader's.
+        """
+        cost, rates, own = self.measurement("machine.page_fault"), sorted(self.fault_rates), self._faults_a_second(arm)
+        loop = self.capture.loop
+        if cost is None or not rates or own is None or loop is None:
+            return 0.0
+        if "dataloader_workers" in config_from_id(arm) and not all(loader["num_workers"] for loader in loop["loaders"]):
+            return 0.0
+        most = rates[math.ceil(0.9 * len(rates)) - 1]
+        return cost.median * max(0.0, UNSEEN * most - own)
+
+    def _faults_a_second(self, arm: str) -> float | None:
+        """Page faults of an arm's blocks in a second of the control's steps; None where none were counted."""
+        blocks = [b for b in self.capture.blocks if b["arm"] == arm and b["count"] and "faults" in b]
+        pace = self.control_pace()
+        if not blocks or not pace:
+            return None
+        return math.fsum(b["faults"] for b in blocks) / (pace * sum(int(b["count"]) for b in blocks))
+
+    def expected(self, arm: str, measured: Effect) -> Effect:
+        """What a script changed as in ``arm``, which was measured so, should come to: for another process at another time."""
+        return predicted(measured, self.fault_share, self.unseen_faults(arm))
 
     def control_pace(self) -> float | None:
         """Median seconds a step of the control while the plan was confirmed, or else of the scan; None without steps."""

@@ -216,6 +216,72 @@ def test_a_block_that_is_there_is_switched_on(tmp_path, monkeypatch):
     assert added(captured(tmp_path, text), autocast="bf16") == ["with torch.autocast('cpu', dtype=torch.bfloat16):"]
 
 
+ENTERED = "torch.autocast(\"cpu\", dtype=torch.bfloat16)"
+
+
+@pytest.mark.parametrize(("block", "lines"), [
+    ("with cast():\n                loss = model(x).sum()  # forward", [f"with cast(), {ENTERED}:"]),
+    ("with ctx:\n                loss = model(x).sum()  # forward", [f"with ctx, {ENTERED}:"]),
+    ("with cast():\n                out = model(x)  # forward\n            loss = out.sum()",
+     [f"with {ENTERED}:", f"with cast(), {ENTERED}:", "out = model(x)  # forward", "loss = out.sum()"]),
+    ("with record_function('f'):\n                loss = model(x).sum()  # forward",
+     [f"with {ENTERED}:", "with record_function('f'):", "loss = model(x).sum()  # forward"]),
+], ids=["a call", "a name", "around the model alone", "another kind"])
+def test_a_block_that_may_hold_an_autocast_is_entered_before_the_patchs_own(block, lines, tmp_path, monkeypatch):
+    """`with cast():` may make an autocast that is switched off, which would win over one around it."""
+    monkeypatch.chdir(tmp_path)
+    text = LOOP.replace("loss = model(x).sum()  # forward", block)
+    assert added(captured(tmp_path, text), autocast="bf16") == lines
+
+
+SWITCHED_OFF = """
+import sys
+import torch
+from torch import nn
+
+class Told(nn.Linear):
+    def forward(self, x):
+        out = super().forward(x)
+        print("computes in", out.dtype, flush=True)
+        return out
+
+model = Told(64, 64)
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+def cast():
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled="--amp" in sys.argv)
+
+def of_its_own(x):
+    with torch.autocast("cpu", enabled="--amp" in sys.argv):
+        out = model(x)
+    return out.float().mean()
+
+for step in range(int(sys.argv[1])):
+    x = torch.randn(8, 64)
+    FORWARD
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+"""
+
+
+@pytest.mark.parametrize("forward", [
+    "with cast():\n        loss = model(x).mean()", "loss = of_its_own(x)",
+], ids=["made by a function", "in a function"])
+def test_an_autocast_that_the_script_switches_off_does_not_win(forward, tmp_path, monkeypatch):
+    """The patched script computes in bf16, also where an option of the script has switched off a block of its own."""
+    script = tmp_path / "train.py"
+    script.write_text(SWITCHED_OFF.replace("FORWARD", forward))
+    ran = perfdoc("scan", "--clock-only", "--budget", "1", "train.py", "1000000", cwd=tmp_path)
+    assert ran.code == 0, ran.err
+    monkeypatch.chdir(tmp_path)
+    patch = make(captures.read(next((tmp_path / ".perfdoc" / "runs").iterdir())), {"autocast": "bf16"})
+    assert not patch.snippets
+    subprocess.run(["git", "apply"], input=patch.diff, text=True, cwd=tmp_path, check=True)
+    out = subprocess.run([sys.executable, "train.py", "3"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert out.splitlines() == ["computes in torch.bfloat16"] * 3
+
+
 def test_settings_that_the_script_makes_are_changed_in_place(tmp_path, monkeypatch):
     """A call of set_num_threads and a line for cuDNN are changed, not overridden by a second one."""
     monkeypatch.chdir(tmp_path)

@@ -302,6 +302,25 @@ def test_what_was_tried_in_stacks_only_is_estimated():
     assert "1.05x [1.03, 1.07]" in said
 
 
+def test_page_faults_that_a_plan_does_not_take_in_the_scan_are_expected_of_the_changed_script():
+    """A control that faults where the plan does not: a quarter of that, on the CPU, unless loading moves to workers."""
+    def unseen(arm, own=0, device="cpu", workers=0):
+        capture = make({arm: 1.5}, workers=workers,
+                       measurements=[Measurement("machine.page_fault", "s", (2e-6, 2e-6, 2e-6))])
+        capture.loop["device"] = device
+        for block in capture.blocks:  # four steps of 0.1 s
+            block["faults"] = own if block["arm"] == arm else 20_000
+        return Evidence(capture).unseen_faults(arm)
+
+    assert unseen("autocast=bf16") == pytest.approx(0.25 * 20_000 * 2e-6 / 0.4, rel=0.02)
+    assert unseen("autocast=bf16", own=2_500) == pytest.approx(0.125 * 20_000 * 2e-6 / 0.4, rel=0.05)
+    assert unseen("autocast=bf16", own=9_000) == 0.0
+    assert unseen("autocast=bf16", device="cuda") == 0.0
+    assert unseen("autocast=bf16+dataloader_workers=2") == 0.0
+    assert unseen("autocast=bf16+dataloader_workers=2", workers=1) > 0.0
+    assert Evidence(make({"autocast=bf16": 1.5})).unseen_faults("autocast=bf16") == 0.0  # they were not counted
+
+
 def test_memory_that_goes_back_to_the_system_is_said():
     """PD316 fires where the control's steps take many page faults a second on the CPU, with the command that tries the cure."""
     def found(faults, device="cpu", arm="control"):

@@ -55,7 +55,6 @@ def command(run: Path | None, changes: str | None, variables: tuple[str, ...], b
     from perfdoc.commands.report import find, load
     from perfdoc.diagnose import diagnose
     from perfdoc.patch import apply, make
-    from perfdoc.prediction import predicted
     from perfdoc.store import Row
     from perfdoc.treatment import config_from_id, config_id
 
@@ -89,16 +88,17 @@ def command(run: Path | None, changes: str | None, variables: tuple[str, ...], b
     low, high = ratio.bounds()
     realised = (1 / ratio.ratio, 1 / high, 1 / low)
     left_out = [str(s["slug"]) for s in written.about["snippets"]]
+    ran = arm
     if left_out and not added:  # what is run is less than what the plan predicts: what was that much measured at?
-        measured = diagnosis.seen.effect(
-            config_id({slug: level for slug, level in config_from_id(arm).items() if slug not in left_out}))
+        ran = config_id({slug: level for slug, level in config_from_id(arm).items() if slug not in left_out})
+        measured = diagnosis.seen.effect(ran)
     elif added:
         measured = None
     else:
         measured = diagnosis.seen.effect(arm)
         if plan is not None and plan.arm == arm:
             measured = plan.epoch or plan.effect or plan.tried
-    said = predicted(measured, diagnosis.seen.fault_share) if measured else None
+    said = diagnosis.seen.expected(ran, measured) if measured else None
     result: dict[str, Any] = {
         "arm": arm, "variables": added, "edited": list(written.about["edited"]),
         "left_out": left_out,
@@ -213,8 +213,9 @@ def _words(result: dict[str, Any], kept: Path) -> str:
         lines.append(f"left out   {', '.join(result['left_out'])}: no safe edit is known, see the snippet")
     said, real, measured = result["predicted"], result["realised"], result["measured"]
     if said:
+        own = f"{measured['speedup']:.2f}x [{measured['low']:.2f}, {measured['high']:.2f}]"
         lines.append(f"predicted  {said['speedup']:.2f}x [{said['low']:.2f}, {said['high']:.2f}] for another run; "
-                     f"in the scan's own it was [{measured['low']:.2f}, {measured['high']:.2f}]")
+                     f"in the scan's own it was {own}")
     elif result["left_out"]:
         lines.append("predicted  nothing: this much of the plan was not measured on its own")
     pairs = f"{real['starts']} {'pair' if real['starts'] == 1 else 'pairs'} of processes"

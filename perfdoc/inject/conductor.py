@@ -124,8 +124,8 @@ class Conductor:
             phase=self._request.phase,
             arm=self._request.arm,
             left=round(self.experiment.remaining(), 2),
-            settled=self.experiment.verdicts,
-            failed=sorted(self.experiment.failed),
+            settled=self.experiment.ledger.verdicts,
+            failed=sorted(self.experiment.ledger.failed),
             plan=self.experiment.plan,
         )
 
@@ -141,9 +141,9 @@ class Conductor:
                 "outcome",
                 reason=reason,
                 plan=self.experiment.plan,
-                verdicts=self.experiment.verdicts,
-                failed=self.experiment.failed,
-                estimates=self.experiment.estimates(),
+                verdicts=self.experiment.ledger.verdicts,
+                failed=self.experiment.ledger.failed,
+                estimates=self.experiment.stacks.estimates(self.experiment.plan),
                 seconds_left=round(self.experiment.remaining(), 2),
             )
         if self._schedule is None:
@@ -166,10 +166,11 @@ class Conductor:
         if not watching:
             return
         arms: dict[str, Config] = {config_id(CONTROL): CONTROL}
-        for factor in self.experiment.factors:
+        known = self.experiment.ledger
+        for factor in known.factors:
             if any(factor.slug in probe.under for probe in watching):
                 arms |= {config_id({factor.slug: level.name}): {factor.slug: level.name} for level in factor.levels}
-        ran = {block["arm"] for block in self.experiment.blocks} - {*self.experiment.failed, *self.experiment.excluded}
+        ran = {block["arm"] for block in known.blocks} - {*known.failed, *known.excluded}
         start = perf_counter()
         for name, arm in arms.items():
             if arm and name not in ran:

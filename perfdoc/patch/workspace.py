@@ -65,6 +65,8 @@ class Region:
     last: int
     backward: int
     """Index of the statement that holds backward."""
+    fronts: tuple[tuple[Frame, ...], ...] = ()
+    """Of every forward pass, the user's frames, innermost first, up to the line in the suite."""
 
 
 class Workspace:
@@ -198,7 +200,10 @@ class Workspace:
         last = _last_of_loss(best)
         while last > best.first and _is_zeroing(best.suite.body[last]):
             last -= 1
-        return Region(source, best.suite, best.first, last, best.backward)
+        fronts = tuple(
+            forward.frames[: forward.frames.index(front) + 1] for forward, (front, _) in zip(forwards, places, strict=True)
+        )
+        return Region(source, best.suite, best.first, last, best.backward, fronts)
 
     def forward_calls(self) -> list[tuple[SourceFile, cst.Call, Mapping[str, Any]]]:
         """Calls of outermost models in the user's code, with what was seen of their arguments.

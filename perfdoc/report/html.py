@@ -47,6 +47,7 @@ def render(diagnosis: Diagnosis, folder: Path | None = None) -> str:
         headline=loader.sentence if loader and not capture.blocks else summary.headline(diagnosis),
         step=summary.step_sentence(diagnosis), time=summary.step_time(diagnosis),
         anatomy=summary.anatomy(diagnosis), ceilings=summary.ceilings(diagnosis), plan=diagnosis.plan,
+        expected=summary.expected_sentence(diagnosis),
         epoch=summary.epoch_sentence(diagnosis), numbers=summary.numbers_sentence(diagnosis),
         estimates=summary.estimates(diagnosis), estimates_head=summary.estimates_head(diagnosis),
         forest=forest(diagnosis), timeline=timeline(diagnosis), groups=summary.grouped(diagnosis),

@@ -279,6 +279,14 @@ def numbers_sentence(diagnosis: Diagnosis) -> str:
     return NUMBERS.get(plan.numerics, "") if plan is not None else ""
 
 
+def expected_sentence(diagnosis: Diagnosis) -> str:
+    """What the changed script should come to; empty where no plan was confirmed."""
+    expected = diagnosis.plan.expected if diagnosis.plan else None
+    if expected is None:
+        return ""
+    return f"the changed script, another process at another time, should come to {expected.low:.2f}x to {expected.high:.2f}x"
+
+
 def epoch_sentence(diagnosis: Diagnosis) -> str:
     """What the plan gives over a whole epoch, where its turn takes a share that matters; else an empty string."""
     plan = diagnosis.plan

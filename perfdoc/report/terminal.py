@@ -47,6 +47,7 @@ def render(diagnosis: Diagnosis, width: int = 100) -> str:
         out += ["", *(click.style(line, bold=True) for line in textwrap.wrap(text, width, subsequent_indent="      "))]
         out += textwrap.wrap(summary.numbers_sentence(diagnosis), width, initial_indent="      ", subsequent_indent="      ")
         out += textwrap.wrap(summary.epoch_sentence(diagnosis), width, initial_indent="      ", subsequent_indent="      ")
+        out += textwrap.wrap(summary.expected_sentence(diagnosis), width, initial_indent="      ", subsequent_indent="      ")
     out += ["", _arms(diagnosis, width)]
     estimates = summary.estimates(diagnosis)
     if estimates:

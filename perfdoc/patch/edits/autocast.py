@@ -11,10 +11,19 @@ from perfdoc.patch.source import SourceFile, argument, dotted, last_name, with_a
 from perfdoc.patch.workspace import CannotEdit, Region, Workspace
 
 LIGHTNING = {"bf16": '"bf16-mixed"', "fp16": '"16-mixed"'}
+LEAVE_IT_ALONE = frozenset({
+    "no_grad", "enable_grad", "set_grad_enabled", "inference_mode", "record_function", "profile", "nullcontext", "no_sync",
+    "accumulate", "sdpa_kernel", "device", "stream",
+})
+"""Blocks that are known not to touch autocast, by the last part of their name."""
 
 
 class AutocastEdit(Edit):
-    """``with torch.autocast(device, dtype):`` from the first forward pass to the last statement before backward."""
+    """``with torch.autocast(device, dtype):`` from the first forward pass to the last statement before backward.
+
+    Blocks of the user's that the forward pass stands in may hold an autocast that is switched off, and the inner one wins: it
+    is entered after them too.
+    """
 
     slug = "autocast"
 
@@ -32,21 +41,28 @@ class AutocastEdit(Edit):
             source.change(call, lambda node: with_argument(node, keyword, value))
             return work.shown(source, call)
         regions = work.regions()
+        joined: list[cst.With] = []
         if level == "fp16":
             _scaled(work)
         for region in regions:
             block = _block(work, region)
             if block is not None:
-                if sum(a.keyword is None for a in block.args) > 1 or any(a.star for a in block.args):
-                    raise CannotEdit("there is an autocast block already, with arguments in their places", "",
-                                     work.shown(region.source, block))
-                region.source.change(block, partial(_on, source=region.source, level=level))
+                _switch_on(work, region.source, block, level)
                 continue
-            torch = region.source.torch()
-            region.source.wrap(
-                region.suite, region.first, region.last,
-                f'with {torch}.autocast("{work.device}", dtype={torch}.{"bfloat16" if level == "bf16" else "float16"})',
-            )
+            own = _own_blocks(work, region)
+            for source, entered in own:
+                if any(entered is other for other in joined):  # two forward passes may call one function
+                    continue
+                joined.append(entered)
+                off = _autocast_of(source, entered, work.device)
+                if off is not None:
+                    _switch_on(work, source, off, level)
+                else:
+                    source.change(entered, partial(_with_another, context=_context(source, work.device, level)))
+            whole = region.suite.body[region.first] if region.first == region.last else None
+            if not any(entered is whole for _, entered in own):
+                header = f"with {_context(region.source, work.device, level)}"
+                region.source.wrap(region.suite, region.first, region.last, header)
         first = regions[0]
         return work.shown(first.source, first.suite.body[first.first])
 
@@ -71,13 +87,75 @@ def _block(work: Workspace, region: Region) -> cst.Call | None:
         if not (lines.start.line <= here.start.line <= lines.end.line or block is inside
                 or here.start.line <= lines.start.line <= here.end.line):
             continue
-        for item in block.items:
-            name = dotted(item.item.func) if isinstance(item.item, cst.Call) else ""
-            if last_name(name) != "autocast" or not isinstance(item.item, cst.Call):
-                continue
-            if _is_for(source, item.item, name, work.device):
-                return item.item
+        found = _autocast_of(source, block, work.device)
+        if found is not None:
+            return found
     return None
+
+
+def _autocast_of(source: SourceFile, block: cst.With, device: str) -> cst.Call | None:
+    """The call of autocast among what a block enters, where it acts on the device."""
+    for item in block.items:
+        name = dotted(item.item.func) if isinstance(item.item, cst.Call) else ""
+        if last_name(name) != "autocast" or not isinstance(item.item, cst.Call):
+            continue
+        if _is_for(source, item.item, name, device):
+            return item.item
+    return None
+
+
+def _switch_on(work: Workspace, source: SourceFile, call: cst.Call, level: str) -> None:
+    if sum(a.keyword is None for a in call.args) > 1 or any(a.star for a in call.args):
+        raise CannotEdit("there is an autocast block already, with arguments in their places", "", work.shown(source, call))
+    source.change(call, partial(_on, source=source, level=level))
+
+
+def _own_blocks(work: Workspace, region: Region) -> list[tuple[SourceFile, cst.With]]:
+    """Innermost blocks of the user's around the forward passes, inside of the region, that may switch autocast off.
+
+    ``with cast():``, where ``cast`` makes an autocast that an option has switched off, wins over an autocast block around it.
+    """
+    found: list[tuple[SourceFile, cst.With]] = []
+    start, end = (region.source.where(region.suite.body[place]) for place in (region.first, region.last))
+    for frames in region.fronts:
+        for frame in frames:
+            source = work.file(frame.file)
+            around = [
+                block for block in source.all(cst.With)
+                if source.covers(block, frame.line) and _stands_in(source, block, frame.function) and _may_switch(block)
+            ]
+            if frame is frames[-1]:
+                around = [
+                    block for block in around
+                    if start.start.line <= source.where(block).start.line and source.where(block).end.line <= end.end.line
+                ]
+            if around:
+                found.append((source, around[-1]))
+                break
+    return found
+
+
+def _stands_in(source: SourceFile, node: cst.CSTNode, function: str) -> bool:
+    holder = source.function_of(node)
+    return (holder.name.value if holder is not None else "<module>") == last_name(function)
+
+
+def _may_switch(block: cst.With) -> bool:
+    """Whether a block enters anything that is not known to leave autocast as it is."""
+    names = [dotted(item.item.func) if isinstance(item.item, cst.Call) else "" for item in block.items]
+    return any(last_name(name) not in LEAVE_IT_ALONE for name in names)
+
+
+def _context(source: SourceFile, device: str, level: str) -> str:
+    torch = source.torch()
+    return f'{torch}.autocast("{device}", dtype={torch}.{"bfloat16" if level == "bf16" else "float16"})'
+
+
+def _with_another(block: cst.With, context: str) -> cst.With:
+    """``with own():`` becomes ``with own(), torch.autocast(...):``, which is entered after it."""
+    comma = cst.Comma(whitespace_after=cst.SimpleWhitespace(" "))
+    added = cst.WithItem(cst.parse_expression(context))
+    return block.with_changes(items=[*block.items[:-1], block.items[-1].with_changes(comma=comma), added])
 
 
 def _is_for(source: SourceFile, call: cst.Call, name: str, device: str) -> bool:
