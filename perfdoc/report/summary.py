@@ -164,7 +164,8 @@ def arms(diagnosis: Diagnosis) -> list[Arm]:
             if pairs == 0:
                 note = "the budget did not reach it"
             else:
-                note = f"about {more} more blocks would settle it" if more else "too close to the smallest effect to settle"
+                blocks = "block" if more == 1 else "blocks"
+                note = f"about {more} more {blocks} would settle it" if more else "too close to the smallest effect to settle"
             if seen.in_plan(arm):
                 shown = seen.estimate(arm)
                 note = f"part of the plan: in it {speedup(shown)}, estimated from its stacks" if shown else "part of the plan"
