@@ -215,18 +215,17 @@ class Evidence:
         In the scan a plan is served from memory that the control's larger pieces left free; in a process of its own it is not.
         0 where the plan moves loading into workers: the faults that end with it may be the loader's.
         """
-        cost, rates, own = self.measurement("machine.page_fault"), sorted(self.fault_rates), self._faults_a_second(arm)
-        loop = self.capture.loop
-        if cost is None or not rates or own is None or loop is None:
+        cost, own, loop = self.measurement("machine.page_fault"), self._faults_a_second(arm), self.capture.loop
+        if cost is None or own is None or loop is None:
             return 0.0
         if "dataloader_workers" in config_from_id(arm) and not all(loader["num_workers"] for loader in loop["loaders"]):
             return 0.0
-        most = rates[math.ceil(0.9 * len(rates)) - 1]
-        return cost.median * max(0.0, UNSEEN * most - own)
+        return max(0.0, UNSEEN * self.fault_share - cost.median * own)
 
     def _faults_a_second(self, arm: str) -> float | None:
         """Page faults of an arm's blocks in a second of the control's steps; None where none were counted."""
-        blocks = [b for b in self.capture.blocks if b["arm"] == arm and b["count"] and "faults" in b]
+        blocks = [b for b in self.capture.blocks
+                  if b["arm"] == arm and b["count"] and "faults" in b and not b.get("irregular")]
         pace = self.control_pace()
         if not blocks or not pace:
             return None
