@@ -5,7 +5,10 @@ script as ordinary processes that take turns. Printed: predicted ratio with its 
 realised ratio with its own, relative error, whether the predicted interval holds the realised ratio, and, as that is only known
 to its own interval, whether the two agree (what was measured and what came of it cannot be told apart).
 
-    python benchmarks/predicted_vs_realised.py [--budget 120] [--verify 90] [workload ...]
+    python benchmarks/predicted_vs_realised.py [--budget 120] [--verify 90] [--again] [workload ...]
+
+With --again every change is realised once more after all workloads, half an hour later or more: what the realised ratio does by
+itself. Errors are then told against the first time and against the mean of both.
 
 With --patch the plan is realised by its own patch: `perfdoc scan`, `perfdoc apply`, the changed script runs, `perfdoc apply
 --reverse`, and `perfdoc verify` measures original and patched in turns.
@@ -21,7 +24,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
@@ -124,67 +129,133 @@ def patches(workloads: list[str], budget: str, verify: str, keep: Path | None) -
               f"interval holds the realised value in {held} of {len(errors)}")
 
 
+@dataclass
+class Check:
+    """One change of one workload: what was predicted of it, and every time it was realised."""
+
+    workload: str
+    kind: str
+    arm: str
+    measured: dict[str, Any]
+    said: Effect
+    base: list[str]
+    realised: list[stats.Interval] = field(default_factory=list)
+
+    def realise(self, verify: str) -> None:
+        change = [o for slug, level in config_from_id(self.arm).items() for o in OPTIONS[slug](level)]
+        self.realised.append(paired(HERE / f"{self.workload}.py", self.base, [*self.base, *change], float(verify)))
+
+    @property
+    def ratio(self) -> float:
+        """What it came to: the geometric mean of the times it was realised."""
+        return math.exp(statistics.fmean(shown.center for shown in self.realised))
+
+    @property
+    def error(self) -> float:
+        return self.said.speedup / self.ratio - 1
+
+    @property
+    def inside(self) -> bool:
+        return self.said.low <= self.ratio <= self.said.high
+
+    @property
+    def agree(self) -> bool:
+        """Two independent estimates differ when their difference lies beyond their half-widths taken together."""
+        found = self.measured
+        real = math.hypot(*(shown.high - shown.center for shown in self.realised)) / len(self.realised)
+        together = math.hypot(math.log(found["high"] / found["speedup"]), real)
+        return abs(math.log(found["speedup"] / self.ratio)) <= together
+
+    def row(self) -> tuple[str, ...]:
+        times = ["{:.2f} [{:.2f}, {:.2f}]".format(*shown.speedup) for shown in self.realised]
+        return (self.workload, self.kind, self.arm, f"{self.said.speedup:.2f} [{self.said.low:.2f}, {self.said.high:.2f}]",
+                *times, f"{self.error:+.1%}", "yes" if self.inside else "no", "yes" if self.agree else "no")
+
+
+def summary(checks: list[Check]) -> str:
+    errors = sorted(abs(check.error) for check in checks)
+    return (f"{len(checks)} changes: median error {statistics.median(errors):.1%}, worst {errors[-1]:.1%}, 90th percentile "
+            f"{errors[math.ceil(0.9 * len(errors)) - 1]:.1%}, interval holds the realised value in "
+            f"{sum(check.inside for check in checks)} of {len(checks)}, prediction and realised value agree in "
+            f"{sum(check.agree for check in checks)}")
+
+
+def between_times(checks: list[Check]) -> str:
+    """How far the same change is from itself, realised at another time: as far as a scan without any error would be from it."""
+    apart = sorted(abs(math.expm1(check.realised[1].center - check.realised[0].center)) for check in checks)
+    return (f"the same change realised twice: median difference {statistics.median(apart):.1%}, worst {apart[-1]:.1%}, "
+            f"90th percentile {apart[math.ceil(0.9 * len(apart)) - 1]:.1%}")
+
+
+def scanned(name: str, base: list[str], budget: str, folder: Path, singles: int) -> list[Check]:
+    """Scan a workload; what is to be realised of what the scan said."""
+    scan = subprocess.run(
+        [sys.executable, "-m", "perfdoc", "scan", "--json", "--budget", budget, "--output", str(folder),
+         str(HERE / f"{name}.py"), *base],
+        capture_output=True, text=True, check=False,
+    )
+    if scan.returncode:
+        raise SystemExit(f"{name}: the scan failed\n{scan.stderr}")
+    found = json.loads(scan.stdout)
+    seen = Evidence(captures.read(max(folder.rglob("capture.json"), key=lambda f: f.stat().st_mtime).parent))
+    plan = found["plan"] if found["plan"] and found["plan"]["effect"] else None
+    arms = [("plan", plan["arm"], plan["epoch_effect"] or plan["effect"])] if plan else []
+    # What trades something else for time (larger batches) is no change that a script can be compared with itself by.
+    alone = [a for a in found["arms"] if a["verdict"] in ("helps", "hurts") and "+" not in a["arm"]
+             and set(config_from_id(a["arm"])) <= set(OPTIONS)]
+    alone.sort(key=lambda a: -abs(math.log(a["effect"]["speedup"])))
+    arms += [(a["verdict"], a["arm"], a["effect"]) for a in alone[:singles] if plan is None or a["arm"] != plan["arm"]]
+    if not arms:
+        print(f"{name}: nothing settled: {found['headline']}")
+    return [
+        Check(name, kind, arm, effect,
+              seen.expected(arm, Effect(effect["speedup"], effect["low"], effect["high"], effect["pairs"])), base)
+        for kind, arm, effect in arms
+    ]
+
+
+def by_hand(workloads: list[str], budget: str, verify: str, singles: int, again: bool) -> None:
+    checks: list[Check] = []
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder) / "images"
+        for name in workloads:
+            if name == "images":
+                make(images, each=100)
+            for check in scanned(name, ["--data", str(images)] if name == "images" else [], budget, Path(folder), singles):
+                check.realise(verify)
+                checks.append(check)
+                print(check.row(), file=sys.stderr, flush=True)
+        once = summary(checks) if checks else ""
+        for check in checks if again else ():
+            check.realise(verify)
+            print(check.row(), file=sys.stderr, flush=True)
+    times = ["realised", "again"] if again else ["realised"]
+    print(tabulate([check.row() for check in checks],
+                   headers=["workload", "what", "change", "predicted", *times, "error", "inside", "agree"]))
+    if checks:
+        print(f"\nrealised once: {once}")
+    if checks and again:
+        print(f"the mean of both times: {summary(checks)}\n{between_times(checks)}")
+    plans = [check for check in checks if check.kind == "plan"]
+    if plans:
+        print(f"the plans among them: {summary(plans)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--patch", action="store_true")
     parser.add_argument("--keep", type=Path, help="a folder for the scripts, captures and records of --patch")
     parser.add_argument("--verify", default="90", help="seconds of measuring what it came to")
+    parser.add_argument("--again", action="store_true",
+                        help="without --patch: realise every change once more, after all else")
     parser.add_argument("workloads", nargs="*", default=WORKLOADS)
     parser.add_argument("--budget", default="120")
     parser.add_argument("--singles", type=int, default=1, help="single changes checked beside the plan, largest effect first")
     args = parser.parse_args()
     if args.patch:
         patches(args.workloads, args.budget, args.verify, args.keep)
-        return
-    rows, errors, inside, agreed = [], [], 0, 0
-    with tempfile.TemporaryDirectory() as folder:
-        images = Path(folder) / "images"
-        for name in args.workloads:
-            script, base = HERE / f"{name}.py", []
-            if name == "images":
-                make(images, each=100)
-                base = ["--data", str(images)]
-            scan = subprocess.run(
-                [sys.executable, "-m", "perfdoc", "scan", "--json", "--budget", args.budget, "--output", folder,
-                 str(script), *base],
-                capture_output=True, text=True, check=False,
-            )
-            if scan.returncode:
-                raise SystemExit(f"{name}: the scan failed\n{scan.stderr}")
-            found = json.loads(scan.stdout)
-            seen = Evidence(captures.read(max(Path(folder).rglob("capture.json"), key=lambda f: f.stat().st_mtime).parent))
-            checks = []
-            if found["plan"] and found["plan"]["effect"]:
-                checks.append(("plan", found["plan"]["arm"], found["plan"]["epoch_effect"] or found["plan"]["effect"]))
-            # What trades something else for time (larger batches) is no change that a script can be compared with itself by.
-            singles = [a for a in found["arms"] if a["verdict"] in ("helps", "hurts") and "+" not in a["arm"]
-                       and set(config_from_id(a["arm"])) <= set(OPTIONS)]
-            singles.sort(key=lambda a: -abs(math.log(a["effect"]["speedup"])))
-            plan_arm = (found["plan"] or {}).get("arm")
-            checks += [(a["verdict"], a["arm"], a["effect"]) for a in singles[: args.singles] if a["arm"] != plan_arm]
-            if not checks:
-                rows.append((name, "nothing settled", found["headline"][:60], *[""] * 5))
-            for kind, arm, effect in checks:
-                change = [o for slug, level in config_from_id(arm).items() for o in OPTIONS[slug](level)]
-                shown = paired(script, base, [*base, *change], float(args.verify))
-                ratio, low, high = shown.speedup
-                said = seen.expected(arm, Effect(effect["speedup"], effect["low"], effect["high"], effect["pairs"]))
-                error = said.speedup / ratio - 1
-                errors.append(abs(error))
-                held = said.low <= ratio <= said.high
-                # Two independent estimates differ when their difference lies beyond their half-widths taken together.
-                halves = [math.log(e / c) for e, c in ((effect["high"], effect["speedup"]), (high, ratio))]
-                agree = abs(math.log(effect["speedup"] / ratio)) <= math.hypot(*halves)
-                inside, agreed = inside + held, agreed + agree
-                rows.append((name, kind, arm, f"{said.speedup:.2f} [{said.low:.2f}, {said.high:.2f}]",
-                             f"{ratio:.2f} [{low:.2f}, {high:.2f}]", f"{error:+.1%}", "yes" if held else "no",
-                             "yes" if agree else "no"))
-                print(rows[-1], file=sys.stderr, flush=True)
-    print(tabulate(rows, headers=["workload", "what", "change", "predicted", "realised", "error", "inside", "agree"]))
-    if errors:
-        print(f"\nmedian error {statistics.median(errors):.1%}, worst {max(errors):.1%}, "
-              f"90th percentile {sorted(errors)[math.ceil(0.9 * len(errors)) - 1]:.1%}, interval holds the realised value in "
-              f"{inside} of {len(errors)}, prediction and realised value agree in {agreed}")
+    else:
+        by_hand(args.workloads, args.budget, args.verify, args.singles, args.again)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from perfdoc.finding import Effect
 
@@ -11,6 +12,11 @@ RUN_SPREAD = 0.03
 faults: another process, another hour, another state of the machine. By likelihood (0.028) from 54 plans of twelve workloads
 that were scanned, applied and verified (``benchmarks/predicted_vs_realised.py --patch``); the interval then holds 51 of the
 realised values. Without the page faults' part it would have to be 0.06."""
+CORE_SPREAD = 0.09
+"""The same, more, for a change of how many threads compute: what a further core brings comes and goes on a shared machine.
+A two-threaded script on two virtual cores took 11.7 ms a step for half a minute and 15.2 ms for the next, without perfdoc. From
+six such changes of four workloads that were realised (``benchmarks/predicted_vs_realised.py``): root mean square of the log errors
+0.098, less what the rest of the interval knows. Where workers take the threads' place (seven plans) nothing of it was seen."""
 NORMAL = 1.96
 """Two-sided 95% point of the normal distribution."""
 
@@ -22,7 +28,15 @@ the plan takes in the scan, less what the original takes more. In 42 plans that 
 by the speed-up. With 0.25 the mean log error of 54 plans is -0.3% in place of +1.8%."""
 
 
-def predicted(measured: Effect, fault_share: float = 0.0, unseen: float = 0.0) -> Effect:
+def spread(config: Mapping[str, str]) -> float:
+    """Standard deviation of the log speed-up of ``config`` (levels by slug) from run to run, beyond page faults."""
+    other_cores = "cpu_threads" in config and "dataloader_workers" not in config
+    return math.hypot(RUN_SPREAD, CORE_SPREAD) if other_cores else RUN_SPREAD
+
+
+def predicted(
+    measured: Effect, fault_share: float = 0.0, unseen: float = 0.0, run_spread: float = RUN_SPREAD
+) -> Effect:
     """The effect with a prediction interval: the measured one's half-widths and that of the spread between runs, as
     independent errors of the log speed-up.
 
@@ -30,9 +44,10 @@ def predicted(measured: Effect, fault_share: float = 0.0, unseen: float = 0.0) -
     original and changed, may take any number of faults up to that, which is more of a step where the step is faster: the
     uniform distribution's variance each, share^2 / 12 and (speed-up * share)^2 / 12. ``unseen``: of the original's step, what
     the changed script will take of faults that the scan did not show (``Evidence.unseen_faults``); the estimate allows for it.
+    ``run_spread``: that of the change (:func:`spread`).
     """
     changed_share = min(1.0, fault_share * measured.speedup)
-    more = NORMAL * math.hypot(RUN_SPREAD, math.hypot(fault_share, changed_share) / math.sqrt(12))
+    more = NORMAL * math.hypot(run_spread, math.hypot(fault_share, changed_share) / math.sqrt(12))
     down, up = math.log(measured.speedup / measured.low), math.log(measured.high / measured.speedup)
     speedup = 1 / (1 / measured.speedup + unseen)
     low, high = (speedup * math.exp(half) for half in (-math.hypot(down, more), math.hypot(up, more)))

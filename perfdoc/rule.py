@@ -19,7 +19,7 @@ from perfdoc.blocks import AA_ARM, CONFIRM_PHASE, CONTROL_ARM, SEARCH_PHASE
 from perfdoc.capture import Capture
 from perfdoc.finding import Effect, Effort, Finding, Verdict
 from perfdoc.measurement import Measurement
-from perfdoc.prediction import NORMAL, UNSEEN, predicted
+from perfdoc.prediction import NORMAL, UNSEEN, predicted, spread
 from perfdoc.treatment import config_from_id, config_id
 
 SECTIONS = ("What it measures", "Why it costs time", "Example", "Use instead", "When this is wrong")
@@ -233,7 +233,7 @@ class Evidence:
 
     def expected(self, arm: str, measured: Effect) -> Effect:
         """What a script changed as in ``arm``, which was measured so, should come to: for another process at another time."""
-        return predicted(measured, self.fault_share, self.unseen_faults(arm))
+        return predicted(measured, self.fault_share, self.unseen_faults(arm), spread(config_from_id(arm)))
 
     def control_pace(self) -> float | None:
         """Median seconds a step of the control while the plan was confirmed, or else of the scan; None without steps."""

@@ -256,6 +256,10 @@ def of_its_own(x):
         out = model(x)
     return out.float().mean()
 
+@torch.autocast("cpu", enabled="--amp" in sys.argv)
+def decorated(x):
+    return model(x).float().mean()
+
 for step in range(int(sys.argv[1])):
     x = torch.randn(8, 64)
     FORWARD
@@ -266,8 +270,8 @@ for step in range(int(sys.argv[1])):
 
 
 @pytest.mark.parametrize("forward", [
-    "with cast():\n        loss = model(x).mean()", "loss = of_its_own(x)",
-], ids=["made by a function", "in a function"])
+    "with cast():\n        loss = model(x).mean()", "loss = of_its_own(x)", "loss = decorated(x)",
+], ids=["made by a function", "in a function", "as a decorator"])
 def test_an_autocast_that_the_script_switches_off_does_not_win(forward, tmp_path, monkeypatch):
     """The patched script computes in bf16, also where an option of the script has switched off a block of its own."""
     script = tmp_path / "train.py"

@@ -9,7 +9,7 @@ import statistics
 import pytest
 
 from perfdoc.finding import Effect
-from perfdoc.prediction import NORMAL, RUN_SPREAD, predicted
+from perfdoc.prediction import CORE_SPREAD, NORMAL, RUN_SPREAD, predicted, spread
 
 RUNS = 4000
 
@@ -57,6 +57,16 @@ def test_faults_that_the_scan_did_not_show_are_allowed_for():
     said, without = predicted(measured, 0.1, 0.05), predicted(measured, 0.1)
     assert said.speedup == pytest.approx(1 / 0.55)
     assert said.high / said.low == pytest.approx(without.high / without.low)
+
+
+def test_another_number_of_computing_threads_is_less_certain():
+    """What a further core brings comes and goes: it is known less well, but not where workers take the threads' place."""
+    assert spread({"cpu_threads": "1"}) == pytest.approx(math.hypot(RUN_SPREAD, CORE_SPREAD))
+    assert spread({"cpu_threads": "1", "dataloader_workers": "2"}) == spread({"autocast": "bf16"}) == RUN_SPREAD
+    measured = Effect(0.8, 0.79, 0.81, 9)
+    wide, narrow = predicted(measured, run_spread=spread({"cpu_threads": "1"})), predicted(measured)
+    assert wide.speedup == narrow.speedup
+    assert wide.low < 0.68 < 0.74 < narrow.low
 
 
 def test_the_prediction_is_never_surer_than_the_measurement():

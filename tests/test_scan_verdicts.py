@@ -48,7 +48,7 @@ def test_workers_help_where_data_sleeps(scan: Scan) -> None:
     # Eight samples of 3 ms by two workers: 12 ms a step at the least. One block may do better, where a worker that was late
     # before it lets the other run ahead, but not all of them together.
     assert statistics.fmean(b["seconds"] / b["count"] for b in blocks[1:]) > 0.97 * 0.012, blocks
-    # The estimate of four pairs may lie above what is possible by the noise of their controls; what is claimed for certain may not.
+    # By the noise of their controls, four pairs may be estimated above what is possible; what is claimed for certain may not.
     control = statistics.median(b["seconds"] / b["count"] for b in scanned.capture["blocks"] if b["arm"] == "control")
     assert two["low"] < control / 0.012, two
     assert scanned.found["plan"]["effect"]["low"] < control / 0.012, scanned.found["plan"]

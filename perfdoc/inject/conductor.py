@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import resource
 import statistics
 import traceback
@@ -26,6 +24,7 @@ from perfdoc.inject.requests import (
     Request,
     Result,
 )
+from perfdoc.inject.schedule import Schedule
 from perfdoc.inject.step_finder import BACKWARD_ONLY
 from perfdoc.measurement import Measurement, Unavailable
 from perfdoc.probe import Probe
@@ -101,7 +100,7 @@ class Conductor:
                 return
             if not isinstance(request, BlockRequest):
                 self._request = None
-                self._switch(CONTROL)
+                self.switch(CONTROL)
                 self._watching = self._watch(request) if isinstance(request, ProbeRequest) else self._compare(request)
                 result = None
                 if self._watched():
@@ -134,7 +133,7 @@ class Conductor:
         if self.done:
             return
         self.done = True
-        self._switch(CONTROL)
+        self.switch(CONTROL)
         self._notes()
         if self.experiment is not None:
             self.session.recorder.write(
@@ -278,7 +277,7 @@ class Conductor:
 
     # -- switching
 
-    def _switch(self, config: Config) -> None:
+    def switch(self, config: Config) -> None:
         """Leave the current arm and enter ``config``. A treatment that raises is undone and fails its arm."""
         self.session.device_wait()
         for slug in [s for s in self.config if config.get(s) != self.config[s]]:
@@ -301,7 +300,7 @@ class Conductor:
         """Switch beside the blocks; the parent is told, so that it knows what was on if the script dies."""
         if config != self.config:
             self.session.recorder.write("switch", arm=config_id(config), config=config_id(config))
-        self._switch(config)
+        self.switch(config)
 
     def _undo(self, slug: str) -> None:
         try:
@@ -321,7 +320,7 @@ class Conductor:
         self.session.recorder.write("switch", arm=request.arm, config=config_id(request.config))
         start = perf_counter()
         served = [handle.arrangement for handle in self.loop.loaders]
-        self._switch(request.config)
+        self.switch(request.config)
         drained = 0
         if self._failure is None:
             try:
@@ -379,7 +378,7 @@ class Conductor:
     def fail(self, error: BaseException) -> None:
         """A treatment broke the user's step: go back to the control at once; the arm is given up."""
         self._failure = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
-        self._switch(CONTROL)
+        self.switch(CONTROL)
 
     def give_up(self) -> None:
         """Undo what is applied and do nothing more, after the loop was left at any place."""
@@ -390,7 +389,7 @@ class Conductor:
                 for probe in self.probes:
                     if type(probe).prepare is not Probe.prepare:
                         self._asked(probe, CONTROL)  # takes back what it wrapped
-            self._switch(CONTROL)
+            self.switch(CONTROL)
 
     # -- steps
 
@@ -483,67 +482,6 @@ class Conductor:
     def arm(self) -> str:
         """Name of the arm the loop is in."""
         return self._request.arm if self._request is not None else CONTROL_ARM
-
-
-class Follower:
-    """What ranks other than 0 do: switch when and to what rank 0 announced."""
-
-    def __init__(self, session: Session, treatments: Mapping[str, Treatment]) -> None:
-        self._conductor = Conductor(session, treatments, [])
-        self._schedule = Schedule(session.recorder.run_dir, session.lap)
-        self._session = session
-        self._next: tuple[int, Config | None] | None = None
-
-    @property
-    def active(self) -> tuple[Treatment, ...]:
-        """Treatments that are applied now."""
-        return self._conductor.active
-
-    def on_call(self) -> None:
-        """An optimizer call has ended: look for news, and switch if it is time."""
-        if self._next is None:
-            self._next = self._schedule.read()
-            if self._next is not None and not self._session.holding:
-                self._session.hold()
-        if self._next is None or self._session.optimizer_calls < self._next[0]:
-            return
-        config = self._next[1]
-        self._next = None
-        if config is None:
-            self._conductor._switch(CONTROL)
-            self._session.end("rank 0 ended the experiment")
-            return
-        self._conductor._switch(config)
-        for handle in self._session.loop.loaders:
-            handle.drain(self._session.loop.step_seconds)
-        self._session.clock.restart()
-
-
-class Schedule:
-    """Switches announced by rank 0 to the other ranks on the same machine, through a file in the run's folder."""
-
-    def __init__(self, run_dir: str, lap: int) -> None:
-        self._path = os.path.join(run_dir, f"schedule-{lap}.jsonl")
-        self._offset = 0
-
-    def announce(self, at: int, config: Config | None) -> None:
-        """From optimizer call number ``at`` on, every rank is to run under ``config``; None: end."""
-        with open(self._path, "a", encoding="ascii") as f:
-            f.write(json.dumps({"at": at, "config": None if config is None else dict(config)}) + "\n")
-
-    def read(self) -> tuple[int, Config | None] | None:
-        """The next announcement not yet read, or None."""
-        try:
-            with open(self._path, encoding="ascii") as f:
-                f.seek(self._offset)
-                line = f.readline()
-                if not line.endswith("\n"):
-                    return None
-                self._offset = f.tell()
-        except OSError:
-            return None
-        entry = json.loads(line)
-        return int(entry["at"]), entry["config"]
 
 
 def median_step(steps: list[Step]) -> float:

@@ -27,8 +27,9 @@ import torch.optim.optimizer as torch_optimizer
 from perfdoc import step_log
 from perfdoc.inject import ending, frameworks, loaders, own_choices
 from perfdoc.inject.clock import BACKWARD, DATA, FETCHED, FORWARD, LEAVE, LOSS, OPTIMIZER, PHASES, Clock
-from perfdoc.inject.conductor import Conductor, Follower, median_step
+from perfdoc.inject.conductor import Conductor, median_step
 from perfdoc.inject.experiment import Experiment
+from perfdoc.inject.follower import Follower
 from perfdoc.inject.guard import Guard
 from perfdoc.inject.known_loaders import KnownLoaders
 from perfdoc.inject.loop_description import describe

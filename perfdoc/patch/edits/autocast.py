@@ -8,7 +8,7 @@ import libcst as cst
 
 from perfdoc.patch.edit import Edit
 from perfdoc.patch.source import SourceFile, argument, dotted, last_name, with_argument, without_argument
-from perfdoc.patch.workspace import CannotEdit, Region, Workspace
+from perfdoc.patch.workspace import CannotEdit, Frame, Region, Workspace
 
 LIGHTNING = {"bf16": '"bf16-mixed"', "fp16": '"16-mixed"'}
 LEAVE_IT_ALONE = frozenset({
@@ -51,6 +51,9 @@ class AutocastEdit(Edit):
                 continue
             own = _own_blocks(work, region)
             for source, entered in own:
+                if isinstance(entered, cst.Call):
+                    _switch_on(work, source, entered, level)
+                    continue
                 if any(entered is other for other in joined):  # two forward passes may call one function
                     continue
                 joined.append(entered)
@@ -110,12 +113,13 @@ def _switch_on(work: Workspace, source: SourceFile, call: cst.Call, level: str) 
     source.change(call, partial(_on, source=source, level=level))
 
 
-def _own_blocks(work: Workspace, region: Region) -> list[tuple[SourceFile, cst.With]]:
+def _own_blocks(work: Workspace, region: Region) -> list[tuple[SourceFile, cst.With | cst.Call]]:
     """Innermost blocks of the user's around the forward passes, inside of the region, that may switch autocast off.
 
-    ``with cast():``, where ``cast`` makes an autocast that an option has switched off, wins over an autocast block around it.
+    ``with cast():``, where ``cast`` makes an autocast that an option has switched off, wins over an autocast block around it;
+    so does ``@torch.autocast(..., enabled=False)`` before a function that the region calls, for which its call is given.
     """
-    found: list[tuple[SourceFile, cst.With]] = []
+    found: list[tuple[SourceFile, cst.With | cst.Call]] = []
     start, end = (region.source.where(region.suite.body[place]) for place in (region.first, region.last))
     for frames in region.fronts:
         for frame in frames:
@@ -132,7 +136,25 @@ def _own_blocks(work: Workspace, region: Region) -> list[tuple[SourceFile, cst.W
             if around:
                 found.append((source, around[-1]))
                 break
+            decorator = None if frame is frames[-1] else _decorator(source, frame, work.device)
+            if decorator is not None:
+                found.append((source, decorator))
+                break
     return found
+
+
+def _decorator(source: SourceFile, frame: Frame, device: str) -> cst.Call | None:
+    """The call of autocast that decorates the function of a frame, the last to be entered where there are several."""
+    functions = [
+        f for f in source.all(cst.FunctionDef) if f.name.value == last_name(frame.function) and source.covers(f, frame.line)
+    ]
+    for decorator in reversed(functions[-1].decorators) if functions else ():
+        call = decorator.decorator
+        if isinstance(call, cst.Call) and last_name(dotted(call.func)) == "autocast" and (
+            _is_for(source, call, dotted(call.func), device)
+        ):
+            return call
+    return None
 
 
 def _stands_in(source: SourceFile, node: cst.CSTNode, function: str) -> bool:
