@@ -275,6 +275,7 @@ class _Runner:
     def __init__(self, side: Side, folder: Path, block: float) -> None:
         self.side = side
         self.folder = folder
+        self._least = block
         folder.mkdir(parents=True)
         settings = {
             "lap": 0, "budget": 1e9, "spent": 0, "guard": True,
@@ -315,6 +316,8 @@ class _Runner:
         """
         began, others = time.monotonic(), self._others()
         self._wake()
+        # No block ends before. Looking whether it has takes a core's time, which only a side that computes on all cores lacks.
+        time.sleep(self._least)
         if not self._stands(patience):
             return None
         last = self.watch.this_lap("pace")[-1]

@@ -17,7 +17,8 @@ CORE_SPREAD = 0.09
 A two-threaded script on two virtual cores took 11.7 ms a step for half a minute and 15.2 ms for the next, without perfdoc; in
 a scan of it the control went from 13.7 to 16.4 ms, while one thread took 19.7 before and after. From six such changes of four
 workloads that were realised (``benchmarks/predicted_vs_realised.py``): root mean square of the log errors 0.098, less what the
-rest of the interval knows. Where workers take the threads' place (seven plans) nothing of it was seen."""
+rest of the interval knows; a part of that was of ``verify``, which then took from the second core what it looked with. Where
+workers take the threads' place (seven plans) nothing of it was seen."""
 NORMAL = 1.96
 """Two-sided 95% point of the normal distribution."""
 UNSEEN = 0.25

@@ -278,6 +278,17 @@ def test_a_machine_that_changes_is_met_in_both_states():
     assert shown.high > math.log(1.5)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_change_that_was_decided_at_once_goes_on_until_its_size_is_known(seed):
+    """In a noisy loop what hurts by far is decided within few pairs, and has more of them; a quiet one needs none."""
+    noisy = SimulatedLoop(alone(a=1.3, b=0.6, c=1.01), noise=0.08, seed=seed).run(FACTORS, seed=seed)
+    assert noisy.ledger.verdicts["b=on"] == "hurts"
+    assert 9 <= len(noisy.ledger.values("b=on")) <= 13
+    quiet = SimulatedLoop(alone(a=1.3, b=0.6, c=1.01), noise=0.005, stalls=0.0, seed=seed).run(FACTORS, seed=seed)
+    assert quiet.ledger.verdicts["b=on"] == "hurts"
+    assert len(quiet.ledger.values("b=on")) <= 6
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_nothing_is_claimed_where_nothing_helps(seed):
     """In a loop where no change has an effect there is no plan, and no arm helps or hurts, the A/A arm included."""

@@ -281,6 +281,7 @@ def test_an_autocast_that_the_script_switches_off_does_not_win(forward, tmp_path
     monkeypatch.chdir(tmp_path)
     patch = make(captures.read(next((tmp_path / ".perfdoc" / "runs").iterdir())), {"autocast": "bf16"})
     assert not patch.snippets
+    assert "decorated" not in forward or "+    with" not in patch.diff
     subprocess.run(["git", "apply"], input=patch.diff, text=True, cwd=tmp_path, check=True)
     out = subprocess.run([sys.executable, "train.py", "3"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert out.splitlines() == ["computes in torch.bfloat16"] * 3

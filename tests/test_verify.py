@@ -12,9 +12,10 @@ import pytest
 from conftest import QUICK_START, perfdoc
 from test_patch import captured
 
-from perfdoc.alternation import ROUNDS, Alternation, Side
+from perfdoc.alternation import ROUNDS, Alternation, Side, _Runner
 from perfdoc.commands.verify import _pace, _page_faults
 from perfdoc.errors import PerfdocError
+from perfdoc.launcher import Watch
 from perfdoc.patch import make
 from perfdoc.report import figures
 
@@ -59,6 +60,20 @@ def test_two_sleeping_scripts_differ_by_what_they_sleep(tmp_path):
     assert len(one.paces) == len(two.paces) == ratio.rounds
     assert sorted(p.name for p in tmp_path.iterdir()) == ["train.py", "work"]
     assert not _of(tmp_path)
+
+
+@pytest.mark.alone
+def test_a_block_is_not_looked_at_before_it_can_have_ended(tmp_path, monkeypatch):
+    """While a side runs, perfdoc leaves all cores to it: a side that computes on every one would be slowed, and no other."""
+    (tmp_path / "train.py").write_text(SCRIPT)
+    looks, blocks = [], []
+    news, block = Watch.news, _Runner.block
+    monkeypatch.setattr(Watch, "news", lambda self: looks.append(len(blocks)) or news(self))
+    monkeypatch.setattr(_Runner, "block", lambda self, patience: blocks.append(self) or block(self, patience))
+    Alternation(*(side(name, tmp_path, "0.005") for name in "ab"), tmp_path / "work", budget=8).run(lambda found: True)
+    each = [looks.count(number) for number in range(1, len(blocks))]
+    assert len(each) >= 2 * ROUNDS
+    assert sorted(each)[len(each) // 2] <= 12  # one look in 5 ms, all through a block of 0.2 s, would be forty
 
 
 def _environment(process: psutil.Process) -> list[str]:

@@ -436,7 +436,8 @@ class Experiment:
         """What is left of the budget, but for ``floor`` seconds, goes to the questions that are still open.
 
         ``with_plan``: the plan has a block in every round until it is known well, and then in some. Confirmed within seconds,
-        its effect is that of the machine's state of these seconds, and over a minute that of the states in between.
+        its effect is that of the machine's state of these seconds, and over a minute that of the states in between. For the
+        same reason one change alone that was decided within few pairs goes on in every round.
         """
         known = self.ledger
         last = known.enlarging()
@@ -456,6 +457,8 @@ class Experiment:
             before = len(known.blocks)
             if with_plan and (known.is_vague(self.plan) or (live and self._plan_is_due())):
                 yield from self._confirm_again(floor)
+            if with_plan and (live or len(known.blocks) > before):
+                live |= known.vaguely_decided()
             if live:
                 yield from self._round(live, "settle", floor)
             if len(known.blocks) == before:

@@ -24,6 +24,10 @@ CONFIRMED = 0.03
 """Half-width of the plan's interval, in log units, below which more of its blocks would tell nobody more."""
 MOST_CONFIRM_PAIRS = 32
 """Pairs of it at most; where they do not get there, the effect itself comes and goes with the state of the machine."""
+DECIDED = 0.05
+"""Half-width of a decided change's interval, in log units, below which more of its blocks would tell nobody more."""
+MOST_DECIDED_PAIRS = 13
+"""Pairs of it at most: it is decided, and others are not."""
 LATE_SECONDS = 5.0
 """Expected duration of a first switch from which an arm waits until the others are known."""
 
@@ -138,6 +142,24 @@ class Ledger:
             return False
         shown = stats.interval(values, self.noise)
         return (shown.high - shown.low) / 2 > CONFIRMED
+
+    def vaguely_decided(self) -> dict[str, Config]:
+        """The change alone that helps or hurts, was decided with the fewest pairs, and is not known well; none, or one.
+
+        An arm is decided when its estimate happens to be far from no effect, which after four pairs is partly luck: what it
+        says of the size of the effect is too large on average, until more pairs, at other times, are added.
+        """
+        large = {factor.slug for factor in self.factors if factor.enlarges}
+        decided = [
+            arm for arm in self.arms
+            if len(arm) == 1 and self.verdicts.get(config_id(arm)) in ("helps", "hurts") and not large & set(arm)
+            and config_id(arm) not in self.failed and len(self.values(config_id(arm))) < MOST_DECIDED_PAIRS
+        ]
+        for arm in sorted(decided, key=lambda arm: len(self.values(config_id(arm)))):
+            shown = stats.interval(self.values(config_id(arm)), self.noise)
+            if (shown.high - shown.low) / 2 > DECIDED:
+                return {config_id(arm): arm}
+        return {}
 
     # -- what an arm is
 

@@ -63,7 +63,7 @@ class AutocastEdit(Edit):
                 else:
                     source.change(entered, partial(_with_another, context=_context(source, work.device, level)))
             whole = region.suite.body[region.first] if region.first == region.last else None
-            if not any(entered is whole for _, entered in own):
+            if not any(entered is whole or _is_all_of(whole, source, entered) for source, entered in own):
                 header = f"with {_context(region.source, work.device, level)}"
                 region.source.wrap(region.suite, region.first, region.last, header)
         first = regions[0]
@@ -155,6 +155,19 @@ def _decorator(source: SourceFile, frame: Frame, device: str) -> cst.Call | None
         ):
             return call
     return None
+
+
+def _is_all_of(statement: cst.BaseStatement | None, source: SourceFile, decorator: cst.With | cst.Call) -> bool:
+    """Whether a statement does nothing but call the function that has this decorator: a block around it would say it twice."""
+    function = next((f for f in source.all(cst.FunctionDef) if any(d.decorator is decorator for d in f.decorators)), None)
+    if function is None or not isinstance(statement, cst.SimpleStatementLine) or len(statement.body) != 1:
+        return False
+    small = statement.body[0]
+    call = small.value if isinstance(small, cst.Assign | cst.Expr) else None
+    return (
+        isinstance(call, cst.Call) and last_name(dotted(call.func)) == function.name.value
+        and all(isinstance(a.value, cst.Name | cst.Attribute) for a in call.args)
+    )
 
 
 def _stands_in(source: SourceFile, node: cst.CSTNode, function: str) -> bool:
