@@ -70,8 +70,8 @@ def _plan(seen: Evidence) -> Plan | None:
         return Plan(arm, changes, None, why, tried=tried, numerics=seen.numerics(arm) if tried else "")
     if effect.low <= 1.0:
         return Plan(arm, changes, effect, "the confirmation could not settle it: raise --budget before relying on it")
-    if effect.speedup <= 1.0 + (seen.resolution or 0.0) and seen.is_coarse:
-        return Plan(arm, changes, effect, f"the control against itself is only known to ±{seen.resolution:.0%}: "
+    if not seen.beyond_control(effect):
+        return Plan(arm, changes, effect, f"the control against itself is only known to ±{seen.resolution:.1%}: "
                     "raise --budget before relying on it")
     epoch, steps = _epoch(seen, config, effect)
     expected = seen.expected(arm, epoch or effect)

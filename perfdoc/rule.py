@@ -294,7 +294,15 @@ class Evidence:
         """Whether the arm is a part of a plan that was confirmed as faster."""
         plan = self.capture.experiment.get("plan") or {}
         effect = self.effect(config_id(plan), confirm=True) if plan else None
-        return effect is not None and effect.low > 1.0 and config_from_id(arm).items() <= plan.items()
+        confirmed = effect is not None and effect.low > 1.0 and self.beyond_control(effect)
+        return confirmed and config_from_id(arm).items() <= plan.items()
+
+    def beyond_control(self, effect: Effect) -> bool:
+        """Whether the effect is larger than what the control may differ from itself by, for all that the A/A arm knows.
+
+        As small an effect of one change alone counts as `no difference`; a plan's would be believed for its name.
+        """
+        return effect.speedup > 1.0 + (self.resolution or 0.0)
 
     def planned(self, arm: str) -> bool:
         """Whether the arm may be part of a plan: none of its parts trades something else for time."""

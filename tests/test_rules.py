@@ -417,16 +417,19 @@ def test_a_noisy_control_leaves_what_is_larger_than_its_noise():
     assert seen.verdict("cpu_threads=1") == "undecided"
 
 
-@pytest.mark.parametrize(("confirmed", "claimed"), [(1.1, False), (2.0, True)])
-def test_a_plan_within_the_controls_own_noise_is_not_claimed(confirmed, claimed):
-    """However well its own blocks agree: what the control may differ from itself by is no plan."""
-    capture = make({"autocast=bf16": 2.4}, noise=0.4, plan={"autocast": "bf16"})
+@pytest.mark.parametrize(
+    ("noise", "confirmed", "claimed"), [(0.4, 1.1, False), (0.4, 2.0, True), (0.05, 1.05, False), (0.05, 1.15, True)])
+def test_a_plan_within_the_controls_own_noise_is_not_claimed(noise, confirmed, claimed):
+    """However well its own blocks agree: what the control may differ from itself by is no plan, noisy or quiet."""
+    capture = make({"autocast=bf16": 2.4}, noise=noise, plan={"autocast": "bf16"})
     more = [b for b in blocks_of({"autocast=bf16": confirmed}, noise=0.02) if b["arm"] != "A/A"]
     capture.blocks.extend({**b, "i": b["i"] + 1000, "phase": "confirm"} for b in more)
     found = diagnose(capture)
     assert found.plan.effect.low > 1
     assert ("the control against itself" in found.plan.note) is not claimed
+    assert (found.plan.expected is not None) is claimed
     assert ("faster, measured in your loop" in summary.headline(found)) is claimed
+    assert ("differ from themselves" in summary.headline(found)) is not claimed
 
 
 def test_a_quiet_control_withholds_nothing():

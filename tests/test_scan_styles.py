@@ -139,7 +139,7 @@ for x in DataLoader(Data(), batch_size=2):
 def test_a_batch_that_does_not_fit_is_survived(scan: Scan) -> None:
     """Twice the batch fits, four times runs out of memory: that arm is given up with the reason, the others are measured."""
     scanned = scan(
-        "train.py", budget=12, options=("--json", "--only", "batch_size"),
+        "train.py", budget=25, options=("--json", "--only", "batch_size"),
         text="""
 import torch
 from torch import nn

@@ -236,6 +236,11 @@ def headline(diagnosis: Diagnosis) -> str:
             f"{_listed(plan.changes)} made your step {speedup(plan.tried)} faster when it was tried in your loop; "
             "the budget did not reach its confirmation."
         )
+    if plan is not None and plan.effect is not None and plan.effect.low > 1.0:
+        return (
+            f"{_listed(plan.changes)} came out {speedup(plan.effect)} faster, which is no more than your own settings may "
+            f"differ from themselves by here (±{seen.resolution:.1%}). Raise --budget before relying on it."
+        )
     helping = [a for a in arms(diagnosis) if a.verdict == "helps"]
     if any(seen.planned(a.arm) and seen.numerics(a.arm) != "changes training" for a in helping):
         return "One change helped when tried alone, but the combined plan could not be confirmed within the budget."
