@@ -209,11 +209,7 @@ class Alternation:
             try:
                 for side in self._random.sample(self.sides, 2):
                     runners.append(_Runner(side, self.folder / f"{side.name}-{number}", self.block))
-                for runner in runners:
-                    self._progress(f"starting {runner.side.name}", self._ratio(), self._left())
-                    runner.until_standing(self.wait)
-                    if not number:
-                        self._check(runner.side)
+                self._start(runners, check=not number)
                 if not number:
                     self._end = time.monotonic() + self.budget
                     self.seconds_to_start = time.monotonic() - began
@@ -233,6 +229,25 @@ class Alternation:
                 raise PerfdocError("the script ended before anything could be measured: let it train longer", 3)
             if (number >= FEWEST_STARTS and decided(ratio)) or self._left() < WORTH_A_START * self.seconds_to_start:
                 return ratio
+
+    def _start(self, runners: Sequence[_Runner], check: bool) -> None:
+        """Wait for the first standstill of both. They import and build side by side, but train one at a time.
+
+        Two processes that compute on every core wait in each operator for threads that do not run: their first steps take ten
+        times as long as one after the other.
+        """
+
+        first, second = runners
+
+        def hold() -> None:
+            if first.trains() or second.trains():
+                second.hold()
+
+        for runner, meanwhile in ((first, hold), (second, lambda: None)):
+            self._progress(f"starting {runner.side.name}", self._ratio(), self._left())
+            runner.until_standing(self.wait, meanwhile)
+            if check:
+                self._check(runner.side)
 
     def _left(self) -> float:
         return self._end - time.monotonic()
@@ -297,12 +312,33 @@ class _Runner:
             except OSError as error:
                 raise PerfdocError(f"cannot run {side.command[0]}: {error.strerror or error}", 4) from None
         self._standings = 0
+        self._held: list[psutil.Process] = []
+        """Processes that were stopped before it stood still by itself."""
         self._members: list[psutil.Process] = []
         """Its processes when it last stood still: none comes or goes until it is woken. To look for them takes long."""
 
-    def until_standing(self, wait: float) -> None:
-        """Wait for the first standstill. Raises PerfdocError where the script fails, or never trains."""
-        if not self._stands(wait):
+    def trains(self) -> bool:
+        """Whether the first batch is asked for, or training was seen to begin in another way."""
+        self.watch.news()
+        return any(what != "torch" for what in self.watch.seen())
+
+    def hold(self) -> None:
+        """Let it stand still where it is, until it is waited for."""
+        if not self._held:
+            self._held = self._tree()
+            for process in self._held:
+                with contextlib.suppress(psutil.Error):
+                    process.suspend()
+
+    def until_standing(self, wait: float, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Wait for the first standstill, and call ``meanwhile`` again and again until then.
+
+        Raises PerfdocError where the script fails, or never trains.
+        """
+        for process in self._held:  # one that stands by itself already does a block more than was asked for
+            with contextlib.suppress(psutil.Error):
+                process.resume()
+        if not self._stands(wait, meanwhile):
             raise PerfdocError(
                 f"{self.side.name}: the script ended before its loop was known: let it train longer (more epochs or data)", 4)
         counts = self.watch.this_lap("counts")
@@ -349,7 +385,7 @@ class _Runner:
         except psutil.Error:
             return []
 
-    def _stands(self, patience: float) -> bool:
+    def _stands(self, patience: float, meanwhile: Callable[[], None] = lambda: None) -> bool:
         """Wait until it stands still; False where it ended instead. Raises PerfdocError where it failed or hangs."""
         until = time.monotonic() + patience
         while True:
@@ -367,6 +403,7 @@ class _Runner:
                 return False
             if code is not None:
                 raise PerfdocError(f"{self.side.name}: {self._failure(code)}", 4)
+            meanwhile()
             if time.monotonic() > until:
                 failed = [e["error"] for e in self.watch.this_lap("inject_failed")]
                 what = f"perfdoc could not get into the script: {failed[-1].strip()[-300:]}" if failed else (

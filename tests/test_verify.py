@@ -76,6 +76,18 @@ def test_a_block_is_not_looked_at_before_it_can_have_ended(tmp_path, monkeypatch
     assert sorted(each)[len(each) // 2] <= 12  # one look in 5 ms, all through a block of 0.2 s, would be forty
 
 
+def test_two_versions_begin_to_train_one_after_the_other(tmp_path):
+    """Both start at once; but one that trains waits until the other one has: they would take the cores from each other."""
+    telling = SCRIPT.replace("        time.sleep", "        print(time.monotonic(), flush=True)\n        time.sleep")
+    (tmp_path / "train.py").write_text(telling)
+    work = tmp_path / "work"
+    Alternation(*(side(name, tmp_path, "0.05") for name in "ab"), work, budget=1).run(lambda found: True)
+    first, second = sorted([float(line) for line in (work / f"{name}-0" / "output.log").read_text().split()] for name in "ab")
+    # Six steps at least until the loop is known and watched; the one that waits was stopped within its first ones.
+    between = [moment for moment in second if first[2] < moment < first[5]]
+    assert len(between) <= 1
+
+
 def _environment(process: psutil.Process) -> list[str]:
     try:
         return [process.environ().get("PERFDOC_RUN_DIR", "")]
