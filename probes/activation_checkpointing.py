@@ -14,6 +14,8 @@ from perfdoc.treatment import Level, Loop, Offer, Treatment
 
 FEWEST_BLOCKS = 2
 """Children of one kind from which a container is taken to be a stack of blocks."""
+FEWEST_HALVED = 4
+"""Blocks from which checkpointing every second one is a choice of its own."""
 
 
 class ActivationCheckpointing(Treatment):
@@ -38,12 +40,15 @@ class ActivationCheckpointing(Treatment):
         if not blocks:
             return Offer("not applicable", reason="no repeated blocks in the model")
         names = ", ".join(f"{count} {name}" for name, count in Counter(type(b).__name__ for b in blocks).most_common(3))
-        return Offer("offered", (Level("blocks", f"checkpoint(block, x, use_reentrant=False) for {names}"),))
+        levels = [Level("blocks", f"checkpoint(block, x, use_reentrant=False) for {names}")]
+        if len(blocks) >= FEWEST_HALVED:
+            levels.append(Level("half", f"checkpoint(block, x, use_reentrant=False) for every second of {names}"))
+        return Offer("offered", tuple(levels))
 
     def apply(self, loop: Loop, level: str) -> None:
-        """Give every block a forward of its own that checkpoints the one it had."""
+        """Give the chosen blocks a forward of their own that checkpoints the one they had."""
         for model in loop.models:
-            for block in repeated_blocks(model):
+            for block in chosen(model, level):
                 had = block.__dict__.get("forward", MISSING)
                 self._wrapped.append((block, had))
                 block.__dict__["forward"] = _checkpointed(block, block.forward)
@@ -59,6 +64,12 @@ class ActivationCheckpointing(Treatment):
 
 
 MISSING = object()
+
+
+def chosen(model: Any, level: str) -> list[nn.Module]:
+    """The blocks that ``level`` checkpoints: all, or every second one as they stand in the model, from the first."""
+    blocks = {id(block) for block in repeated_blocks(model)}
+    return [module for module in model.modules() if id(module) in blocks][:: 2 if level == "half" else 1]
 
 
 def _checkpointed(block: nn.Module, forward: Any) -> Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +18,8 @@ SECONDS_A_MODULE = {"cpu": 1.2, "cuda": 0.5}
 """Rule of thumb for inductor without a cache, forward and backward, per module with parameters."""
 SECONDS_TO_START = {"cpu": 18.0, "cuda": 10.0}
 """Rule of thumb for what the first compilation in a process takes at least."""
+TUNING = 4.0
+"""Rule of thumb for ``max-autotune``: it also times several kernels for each matrix multiplication and convolution."""
 CXX = ("g++", "clang++", "c++", "cl")
 
 
@@ -31,13 +33,15 @@ class CompiledModel(Treatment):
     title = "torch.compile"
     interacts = ("autocast",)
     phases = ("forward", "backward")
-    provides = {"compile.graphs": "count", "compile.graph_breaks": "count", "compile.seconds": "s"}
+    provides = {
+        "compile.graphs": "count", "compile.graph_breaks": "count", "compile.recompiles": "count", "compile.seconds": "s",
+    }
 
     def __init__(self) -> None:
         self._mode: str | None = None
         self._compiled: dict[tuple[int, str], Callable[..., Any]] = {}
         self._models: set[int] = set()
-        self._before: dict[str, int] | None = None
+        self._before: dict[str, Any] | None = None
 
     def offer(self, loop: Loop) -> Offer:
         """Offered on CPU with a C++ compiler and on CUDA with Triton, for models that are not compiled yet."""
@@ -62,7 +66,8 @@ class CompiledModel(Treatment):
         seconds = SECONDS_TO_START[loop.device] + SECONDS_A_MODULE[loop.device] * size
         levels = [Level("default", "torch.compile(model)", seconds)]
         if loop.device == "cuda":
-            levels.append(Level("reduce-overhead", 'torch.compile(model, mode="reduce-overhead")', seconds))
+            levels += [Level(mode, f'torch.compile(model, mode="{mode}")', seconds * times)
+                       for mode, times in (("reduce-overhead", 1.0), ("max-autotune", TUNING))]
         return Offer("offered", tuple(levels))
 
     def apply(self, loop: Loop, level: str) -> None:
@@ -88,7 +93,7 @@ class CompiledModel(Treatment):
         return self._compiled[place]
 
     def measurements(self, loop: Loop) -> list[Measurement | Unavailable]:
-        """Graphs, graph breaks and seconds of compilation, as dynamo counted them while it was tried."""
+        """Graphs, graph breaks, recompilations with the last one's reason, and seconds, as dynamo counted them."""
         if not self._compiled or self._before is None:
             return [Unavailable(metric, "nothing was compiled") for metric in self.provides]
         now = _counts()
@@ -96,6 +101,7 @@ class CompiledModel(Treatment):
         return [
             Measurement("compile.graphs", "count", (float(found["graphs"]),)),
             Measurement("compile.graph_breaks", "count", (float(found["graph_breaks"]),)),
+            _recompiles(len(self._before["recompiles"] or ()), now["recompiles"]),
             Measurement("compile.seconds", "s", (now["seconds"] - self._before["seconds"],)),
         ]
 
@@ -110,6 +116,23 @@ def _counts() -> dict[str, Any]:
     return {
         "graphs": int(counters.get("stats", {}).get("unique_graphs", 0)) if counters else 0,
         "graph_breaks": int(sum(counters.get("graph_break", {}).values())) if counters else 0,
+        "recompiles": _reasons(utils),
         "seconds": float(seconds),
-        "at": time.time(),
     }
+
+
+def _reasons(utils: Any) -> list[str] | None:
+    """Why dynamo compiled what it had compiled before, of its last 64 compilations; None where this torch does not say."""
+    try:
+        # That of a backward is written down beside its forward.
+        reasons = [c.recompile_reason for c in utils.get_compilation_metrics() if getattr(c, "is_forward", None) is not False]
+    except AttributeError:
+        return None
+    return [re.sub(r"^\d+/\d+: ", "", str(reason).splitlines()[0]) for reason in reasons if reason]
+
+
+def _recompiles(before: int, reasons: list[str] | None) -> Measurement | Unavailable:
+    if reasons is None:
+        return Unavailable("compile.recompiles", "this torch does not count recompilations")
+    count = max(0, len(reasons) - before)
+    return Measurement("compile.recompiles", "count", (float(count),), {"reason": reasons[-1]} if count else {})

@@ -287,6 +287,44 @@ def test_an_autocast_that_the_script_switches_off_does_not_win(forward, tmp_path
     assert out.splitlines() == ["computes in torch.bfloat16"] * 3
 
 
+BLOCKS = """
+    import torch
+    from torch import nn
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return x + self.inner(x)
+
+    model = nn.Sequential(*[Block() for _ in range(5)])
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)  # made
+    for step in range(2):
+        loss = model(torch.randn(8, 4)).sum()  # forward
+        loss.backward()  # backward
+        optimizer.step()  # step
+        optimizer.zero_grad()
+    print([number for number, block in enumerate(model) if "forward" in block.__dict__])
+"""
+
+
+@pytest.mark.parametrize(("level", "which"), [("blocks", "[0, 1, 2, 3, 4]"), ("half", "[0, 2, 4]")])
+def test_the_patch_checkpoints_the_blocks_that_were_measured(level, which, tmp_path, monkeypatch):
+    """The patched script trains, and the blocks with a forward that checkpoints are those of the treatment's choice."""
+    monkeypatch.chdir(tmp_path)
+    capture = captured(tmp_path, BLOCKS)
+    capture.offers.append({"slug": "activation_checkpointing", "levels": [
+        ["blocks", "checkpoint(block, x, use_reentrant=False) for 5 Block"],
+        ["half", "checkpoint(block, x, use_reentrant=False) for every second of 5 Block"]]})
+    patch = make(capture, {"activation_checkpointing": level})
+    assert not patch.snippets
+    subprocess.run(["git", "apply"], input=patch.diff, text=True, cwd=tmp_path, check=True)
+    out = subprocess.run([sys.executable, "train.py"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert out.strip() == which
+
+
 def test_settings_that_the_script_makes_are_changed_in_place(tmp_path, monkeypatch):
     """A call of set_num_threads and a line for cuDNN are changed, not overridden by a second one."""
     monkeypatch.chdir(tmp_path)

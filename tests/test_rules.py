@@ -530,16 +530,29 @@ def test_checkpointing_is_a_trade(after, words):
     assert "1.25x as long" in found.title
 
 
+def test_checkpointing_tells_memory_and_time_of_every_choice():
+    """PD402 speaks of the choice that costs least time, and has figures of the other one."""
+    whole, half = "activation_checkpointing=blocks", "activation_checkpointing=half"
+    measured = [*memory(1000, 900), *memory(400, 300, whole), *memory(700, 600, half)]
+    found = findings(make({whole: 0.8, half: 0.9}, measurements=measured))["PD402"]
+    assert "every second block makes the step take 1.11x as long and its peak memory 0.70x as large" in found.title
+    told = [line for line in found.evidence if line.startswith("memory ")]
+    assert len(told) == len(set(told)) == 3
+    assert any("0.80x" in line for line in found.evidence)
+
+
 def test_a_first_switch_that_takes_long_is_repaid_later():
-    """PD305 says how long compilation took and after how many steps it is repaid, and counts graph breaks."""
+    """PD305 says how long compilation took and when it is repaid, and counts graph breaks and recompilations."""
     capture = make({"compiled_model=default": 1.25}, measurements=[
         Measurement("compile.graphs", "count", (3.0,)), Measurement("compile.graph_breaks", "count", (2.0,)),
+        Measurement("compile.recompiles", "count", (4.0,), {"reason": "size mismatch at index 0"}),
     ])
     first = next(block for block in capture.blocks if block["arm"] == "compiled_model=default")
     first.update(warmup=[30.0, 0.08], switch=0.0)
     found = findings(capture)["PD305"]
     assert found.verdict == "helps"
     assert any("2 graph breaks" in line for line in found.evidence)
+    assert "recompiled 4 times, the last time because of size mismatch at index 0" in found.evidence
     (line,) = [line for line in found.evidence if "repaid after" in line]
     steps = int(line.split("repaid after ")[1].split()[0])
     assert 30 / 0.02 * 0.9 < steps < 30 / 0.02 * 1.1

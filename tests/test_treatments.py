@@ -238,6 +238,33 @@ def test_what_needs_a_gpu_says_so():
         assert "GPU" in offer.reason
 
 
+def test_compilation_offers_the_modes_that_a_device_has(monkeypatch):
+    """On a GPU CUDA graphs and autotuned kernels besides, the last with the time it takes; on a CPU the default alone."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    loop = Loop()
+    assert [level.name for level in named("compiled_model").offer(loop).levels] == ["default"]
+    loop.device = "cuda"
+    default, graphs, tuned = named("compiled_model").offer(loop).levels
+    assert tuned.change == 'torch.compile(model, mode="max-autotune")'
+    assert graphs.name == "reduce-overhead"
+    assert default.expected_seconds == graphs.expected_seconds < tuned.expected_seconds
+
+
+def test_recompilations_are_counted_with_their_reason():
+    """A batch of another size after the first compilation: one graph more, one recompilation, because of that size."""
+    treatment = named("compiled_model")
+    treatment.apply(Loop(), "default")
+    model = torch.compile(nn.Linear(4, 4), backend="eager", dynamic=False)
+    treatment._compiled[0, "default"] = model
+    for size in (2, 2, 3):
+        model(torch.randn(size, 4))
+    found = {m.metric: m for m in treatment.measurements(Loop())}
+    treatment.restore(Loop())
+    assert [found[f"compile.{name}"].samples for name in ("graphs", "graph_breaks", "recompiles")] == [(2.0,), (0.0,), (1.0,)]
+    assert "size mismatch" in found["compile.recompiles"].conditions["reason"]
+
+
 def test_checkpointing_wraps_the_repeated_blocks():
     """The three residual blocks are checkpointed, neither the layers inside them nor the stem."""
     loop, treatment = Loop(), named("activation_checkpointing")
@@ -245,6 +272,18 @@ def test_checkpointing_wraps_the_repeated_blocks():
     treatment.apply(loop, "blocks")
     wrapped = [name for name, module in loop.models[0].named_modules() if "forward" in module.__dict__]
     assert wrapped == ["blocks.0", "blocks.1", "blocks.2"]
+    treatment.restore(loop)
+
+
+def test_every_second_block_can_be_checkpointed():
+    """Of five blocks the first, third and fifth, in the model's own order; of three there is no such choice."""
+    loop, treatment = Loop(), named("activation_checkpointing")
+    assert [level.name for level in treatment.offer(loop).levels] == ["blocks"]
+    loop.models[0].blocks.extend(Block(8) for _ in range(2))
+    assert treatment.offer(loop).levels[1].change.endswith("for every second of 5 Block")
+    treatment.apply(loop, "half")
+    wrapped = [name for name, module in loop.models[0].named_modules() if "forward" in module.__dict__]
+    assert wrapped == ["blocks.0", "blocks.2", "blocks.4"]
     treatment.restore(loop)
 
 

@@ -10,8 +10,8 @@ class EagerModel(TreatmentRule):
 
     What it measures
     ----------------
-    Your step with the compiled model, switched in your running loop; the seconds of compilation, graphs, graph breaks, and
-    after how many steps the compilation is repaid.
+    Your step with the compiled model, switched in your running loop; the seconds of compilation, graphs, graph breaks,
+    recompilations and why they came, and after how many steps the compilation is repaid.
 
     Why it costs time
     -----------------
@@ -42,8 +42,13 @@ class EagerModel(TreatmentRule):
     treatment = "compiled_model"
 
     def evidence(self, seen: Evidence, arm: str) -> list[str]:
-        """Seconds of compilation, graphs and graph breaks."""
+        """Graphs, graph breaks, and recompilations with a reason."""
         graphs, breaks = seen.measurement("compile.graphs"), seen.measurement("compile.graph_breaks")
         if graphs is None or breaks is None:
             return []
-        return [f"{graphs.median:.0f} graphs and {breaks.median:.0f} graph breaks in all that was compiled"]
+        said = [f"{graphs.median:.0f} graphs and {breaks.median:.0f} graph breaks in all that was compiled"]
+        again = seen.measurement("compile.recompiles")
+        if again is not None and again.median:
+            why = again.conditions.get("reason")
+            said.append(f"recompiled {again.median:.0f} times" + (f", the last time because of {why}" if why else ""))
+        return said

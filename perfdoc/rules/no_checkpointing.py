@@ -13,8 +13,8 @@ class NoCheckpointing(TreatmentRule):
 
     What it measures
     ----------------
-    Your step with the model's repeated blocks checkpointed, switched in your running loop: its time, and the most memory a step
-    holds, with and without, and what that consists of.
+    Your step with the model's repeated blocks checkpointed, and with every second of them, switched in your running loop: its
+    time, and the most memory a step holds, with and without, and what that consists of.
 
     Why it costs time
     -----------------
@@ -56,18 +56,22 @@ class NoCheckpointing(TreatmentRule):
         before, after = seen.measurement("memory.peak", arm="control"), seen.measurement("memory.peak", arm=arm)
         if effect is None or before is None or after is None:
             return super().title(seen, arm)
+        what = "every second block" if arm.endswith("=half") else "the blocks"
         saved, activations = 1 - after.median / before.median, seen.measurement("memory.activations", arm="control")
         if saved < WORTHWHILE:
             share = f", of which activations are {activations.median / before.median:.0%}" if activations else ""
             return (
-                f"checkpointing the blocks makes the step take {1 / effect.speedup:.2f}x as long and saves nothing of its "
+                f"checkpointing {what} makes the step take {1 / effect.speedup:.2f}x as long and saves nothing of its "
                 f"peak memory{share}: do not"
             )
         return (
-            f"checkpointing the blocks makes the step take {1 / effect.speedup:.2f}x as long and its peak memory "
+            f"checkpointing {what} makes the step take {1 / effect.speedup:.2f}x as long and its peak memory "
             f"{after.median / before.median:.2f}x as large"
         )
 
     def evidence(self, seen: Evidence, arm: str) -> list[str]:
-        """Memory with and without, and whether activations are what fills it."""
-        return seen.memory_of(arm)
+        """Memory with and without, by choice, and whether activations are what fills it."""
+        lines = dict.fromkeys(seen.memory_of(arm))  # the first is of the step as it is, for every choice
+        for other in seen.arms_of(self.treatment):
+            lines |= dict.fromkeys(seen.memory_of(other))
+        return list(lines)

@@ -9,6 +9,10 @@ LOOP = """for block in {model}.modules():
     if type(block).__name__ in {names}:
         block.forward = functools.partial({torch}.utils.checkpoint.checkpoint, block.forward, use_reentrant=False)
 """
+HALF = """for number, block in enumerate(m for m in {model}.modules() if type(m).__name__ in {names}):
+    if number % 2 == 0:
+        block.forward = functools.partial({torch}.utils.checkpoint.checkpoint, block.forward, use_reentrant=False)
+"""
 
 
 class ActivationCheckpointingEdit(Edit):
@@ -26,7 +30,8 @@ class ActivationCheckpointingEdit(Edit):
             source.importing("import functools")
             source.importing("import torch.utils.checkpoint")
             shown = f"({names[0]!r},)".replace("'", '"') if len(names) == 1 else repr(tuple(names)).replace("'", '"')
-            source.insert_before(suite, place, LOOP.format(model=model, names=shown, torch="torch"))
+            text = HALF if level == "half" else LOOP
+            source.insert_before(suite, place, text.format(model=model, names=shown, torch="torch"))
         return work.shown(models[0][0], models[0][1].body[models[0][2]])
 
     @staticmethod
@@ -37,4 +42,5 @@ class ActivationCheckpointingEdit(Edit):
 
     def snippet(self, level: str, work: Workspace) -> str:
         """The call."""
-        return "x = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False)"
+        which = "  # in every second block" if level == "half" else ""
+        return f"x = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False){which}"
