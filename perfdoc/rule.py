@@ -274,10 +274,10 @@ class Evidence:
         """Arms that change only treatments among ``slugs``, and the first of them always."""
         return [a for a in self.arms if slugs[0] in config_from_id(a) and set(config_from_id(a)) <= set(slugs)]
 
-    def memory_of(self, arm: str) -> list[str]:
-        """The most memory a step holds under the control and under ``arm``, and what it consists of, as lines of evidence."""
+    def memory_of(self, *arms: str) -> list[str]:
+        """The most memory a step holds under the control and under ``arms``, and what it consists of, as lines of evidence."""
         lines = []
-        for name in (CONTROL_ARM, arm):
+        for name in (CONTROL_ARM, *arms):
             peak = self.measurement("memory.peak", arm=name)
             if peak is None:
                 continue
@@ -286,7 +286,7 @@ class Evidence:
                 for kind in ("parameters", "gradients", "optimizer", "activations", "other")
                 if (found := self.measurement(f"memory.{kind}", arm=name)) and found.median
             ]
-            what = "as it is" if name == CONTROL_ARM else self.change(arm)
+            what = "as it is" if name == CONTROL_ARM else self.change(name)
             lines.append(f"memory {what}: {peak.median / 2**20:.4g} MiB at the fullest moment ({', '.join(parts)})")
         return lines
 

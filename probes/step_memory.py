@@ -27,7 +27,7 @@ class StepMemory(Probe):
 
     slug = "step_memory"
     provides = {"memory.peak": "B", **{f"memory.{kind}": "B" for kind in KINDS}}
-    under = ("activation_checkpointing", "inplace_activation", "autocast", "batch_size")
+    under = ("activation_checkpointing", "inplace_activation", "autocast", "fused_attention", "batch_size")
 
     def __init__(self) -> None:
         self._tracker: StorageTracker | None = None

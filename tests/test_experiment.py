@@ -539,7 +539,19 @@ def test_probes_measure_in_every_round_and_once_for_the_plan():
     experiment = loop.run(FACTORS)
     asked = [request for request in loop.requests if isinstance(request, ProbeRequest)]
     assert len([request for request in asked if request.each_round]) >= 4
-    assert [request.plan for request in asked if not request.each_round] == [experiment.plan]
+    assert [request.plan for request in asked if not request.each_round and not request.late] == [experiment.plan]
+
+
+def test_steps_under_what_is_tried_last_are_watched_after_it_was_tried():
+    """Checkpointing's and larger batches' memory is known, though the probes have measured before either had a block."""
+    factors = [factor("a"), factor("big", planned=False, enlarges=True), factor("small", planned=False)]
+    loop = SimulatedLoop(alone(a=1.5, big=1.2))
+    loop.run(factors)
+    whole, *late = (place for place, request in enumerate(loop.requests)
+                    if isinstance(request, ProbeRequest) and not request.each_round)
+    assert [loop.requests[place].late for place in (whole, *late)] == [False, True, True]
+    big = [place for place, request in enumerate(loop.requests) if getattr(request, "arm", None) == "big=on"]
+    assert whole < late[0] < big[0] < late[1] < big[1]
 
 
 def test_screening_tries_levels_alone_and_interacting_pairs():

@@ -87,3 +87,62 @@ def test_one_step_is_watched(scan: Scan) -> None:
     assert memory["memory.optimizer"] >= 2 * 4 * (3 * 8 * 9 + 8 + 8 * 2 + 8 * 4 + 4)
     assert memory["memory.activations"] >= 4 * 8 * 8 * 100
     assert memory["memory.peak"] == sum(value for name, value in memory.items() if name != "memory.peak")
+
+
+BLOCKS = """
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64))
+    def forward(self, x):
+        return x + self.inner(x)
+model = nn.Sequential(*[Block() for _ in range(6)])
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+loader = DataLoader(TensorDataset(torch.randn(1024, 64)), batch_size=256)
+for epoch in range(100000):
+    for (x,) in loader:
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+"""
+
+
+UNLIKE = """
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+torch.set_num_threads(2)
+model = nn.Linear(64, 64)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+loader = DataLoader(TensorDataset(torch.randn(1024, 64)), batch_size=256)
+for epoch in range(100000):
+    for (x,) in loader:
+        optimizer.zero_grad()
+        for again in range(1 if torch.get_num_threads() == 2 else 10):
+            y = model(x)
+        y.square().mean().backward()
+        optimizer.step()
+"""
+
+
+def test_a_change_that_makes_other_steps_is_given_up(scan: Scan) -> None:
+    """A script that calls its model ten times as often under one thread: that arm is named, and the scan goes on to its end."""
+    scanned = scan("train.py", text=UNLIKE, budget=10, options=("--json", "--only", "cpu_threads,matmul_precision"))
+    assert scanned.code == 0, scanned.err
+    assert "none of 32 steps was like those of the loop" in scanned.capture["experiment"]["failed"]["cpu_threads=1"]
+    assert {block["arm"] for block in scanned.capture["blocks"]} >= {"control", "A/A", "matmul_precision=medium"}
+
+
+def test_memory_is_told_for_every_choice_that_trades_it(scan: Scan) -> None:
+    """A step's most memory with all blocks checkpointed, with every second one, and with larger batches, in this order."""
+    scanned = scan("train.py", text=BLOCKS, budget=15, options=("--json", "--only", "activation_checkpointing,batch_size"))
+    assert scanned.code == 0, scanned.err
+    peak = {m["conditions"]["arm"]: m["samples"][0] for m in scanned.capture["measurements"] if m["metric"] == "memory.peak"}
+    order = [f"activation_checkpointing={level}" for level in ("blocks", "half")]
+    assert peak[order[0]] < peak[order[1]] < peak["control"] < peak["batch_size=x2"] < peak["batch_size=x4"]
+    told = {finding["code"]: finding["evidence"] for finding in scanned.found["findings"]}
+    for code in ("PD401", "PD402"):
+        assert len([line for line in told[code] if line.startswith("memory ")]) == 3, told[code]

@@ -132,7 +132,8 @@ class Clock:
                 stack.append(current)
                 current = mark
                 if mark == FORWARD:
-                    self._forwards += 1
+                    # Checkpointing computes parts of the model again inside backward: that is no other call of it.
+                    self._forwards += stack[-1] != BACKWARD
                 elif mark == BACKWARD:
                     self._backwards += 1
             elif mark == CUT:

@@ -45,6 +45,8 @@ WAITS = 0.05
 """Share of the step spent waiting for data from which slow batches come in bursts that a block has to hold."""
 WATCH_SHARE = 0.05
 """Share of the budget after which no further treatment has a step of it watched by probes."""
+UNLIKE = 32
+"""Steps of a block after which an arm is given up where none of them was like the loop's own (see ``Shape.regular``)."""
 VERY_SLOW_STEP = 1.0
 """Seconds a step from which the first block of an arm has no second step of warm-up either."""
 LOOKAHEAD = 2
@@ -72,6 +74,8 @@ class Conductor:
         self._end: tuple[int, str] | None = None
         self._failure: str | None = None
         self._watching: Generator[None, None, None] | None = None
+        self._watched_arms: set[str] = set()
+        """Arms that a step was watched under."""
         self._compared: ParityResult | None = None
         self._entered: set[str] = set()
         self._index = 0
@@ -158,13 +162,14 @@ class Conductor:
         Yields whenever a step has to run.
         """
         assert self.experiment is not None
-        self._measure(request)
+        if not request.late:
+            self._measure(request)
         if self._schedule is not None:
             return  # with several ranks no step may differ between them
         watching = [p for p in self.probes if p.each_round == request.each_round and type(p).prepare is not Probe.prepare]
         if not watching:
             return
-        arms: dict[str, Config] = {config_id(CONTROL): CONTROL}
+        arms: dict[str, Config] = {} if request.late else {config_id(CONTROL): CONTROL}
         known = self.experiment.ledger
         for factor in known.factors:
             if any(factor.slug in probe.under for probe in watching):
@@ -172,10 +177,11 @@ class Conductor:
         ran = {block["arm"] for block in known.blocks} - {*known.failed, *known.excluded}
         start = perf_counter()
         for name, arm in arms.items():
-            if arm and name not in ran:
+            if arm and (name not in ran or name in self._watched_arms):
                 continue
             if arm and perf_counter() - start > WATCH_SHARE * self.experiment.budget:
                 break
+            self._watched_arms.add(name)
             self._failure = None
             self._announced(arm)
             yield  # one step to settle in: a batch that was fetched already, states made at first use
@@ -424,10 +430,22 @@ class Conductor:
         else:
             self._irregular += 1
             self._irregular_seconds += step.seconds
+            if not self._steps and self._irregular >= UNLIKE:
+                self._never_regular()
+                return
         slow = math.fsum(self._steps) > 6 * BLOCK_SECONDS and len(self._steps) >= 3
         whole = len(self._steps) % self._period == 0
         if len(self._steps) >= self._wanted or (slow and self._wanted > 3 and whole):
             self._end_block()
+
+    def _never_regular(self) -> None:
+        """Give up an arm that has no step like the loop's own; of the control they are waited for while there is budget."""
+        assert self._request is not None
+        assert self.experiment is not None
+        if self._request.config:
+            self.fail(RuntimeError(f"none of {self._irregular} steps was like those of the loop"))
+        elif self.experiment.remaining() <= 0:
+            self.finish("budget spent")
 
     def _begin_counting(self) -> None:
         self.session.device_wait()

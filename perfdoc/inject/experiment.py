@@ -157,6 +157,7 @@ class Experiment:
         yield from self._settle_rest(self._kept_for_the_end())
         yield ProbeRequest(False, dict(self.plan))
         yield from self._try_trades()
+        yield ProbeRequest(False, dict(self.plan), late=True)
         yield from self._settle_rest(ENLARGING_SHARE * self.budget if known.enlarging() else 0.0)
         # From here on the process is no more as the user's script made it: see Factor.enlarges.
         yield from self._try_enlarging()
@@ -293,6 +294,7 @@ class Experiment:
     def _try_enlarging(self) -> Steps:
         """Larger batches and the like, when nothing else will be measured any more: see :attr:`Factor.enlarges`."""
         known = self.ledger
+        rounds = 0
         while self.remaining() > 0:
             live = known.enlarging()
             before = len(known.blocks)
@@ -301,6 +303,9 @@ class Experiment:
             if len(known.blocks) == before:
                 return
             known.settle(live)
+            rounds += 1
+            if rounds == 1 and self.remaining() > 0:
+                yield ProbeRequest(False, dict(self.plan), late=True)
 
     # -- the search for the best stack
 

@@ -58,7 +58,9 @@ class OutermostCalls:
         def __call__(module: Any, *args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling() or calls._depth or not calls._mine():
                 return original(module, *args, **kwargs)
-            calls.seen.setdefault(id(module), module)
+            # Inside backward it is checkpointing that calls parts of the model again.
+            if torch._C._current_graph_task_id() == -1:
+                calls.seen.setdefault(id(module), module)
             calls._depth += 1
             try:
                 return calls._entry(module, lambda *a, **k: original(module, *a, **k), args, kwargs)

@@ -20,10 +20,14 @@ class BlockRequest:
 
 @dataclass(frozen=True)
 class ProbeRequest:
-    """Let the probes measure between two blocks. ``each_round``: which of the two kinds of probe."""
+    """Let the probes measure between two blocks. ``each_round``: which of the two kinds of probe.
+
+    ``late``: all was measured already but steps under arms that had no block by then; only these are watched.
+    """
 
     each_round: bool
     plan: Config
+    late: bool = False
 
 
 @dataclass(frozen=True)

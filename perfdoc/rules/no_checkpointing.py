@@ -71,7 +71,4 @@ class NoCheckpointing(TreatmentRule):
 
     def evidence(self, seen: Evidence, arm: str) -> list[str]:
         """Memory with and without, by choice, and whether activations are what fills it."""
-        lines = dict.fromkeys(seen.memory_of(arm))  # the first is of the step as it is, for every choice
-        for other in seen.arms_of(self.treatment):
-            lines |= dict.fromkeys(seen.memory_of(other))
-        return list(lines)
+        return seen.memory_of(*seen.arms_of(self.treatment))

@@ -44,5 +44,6 @@ class UnusedMemory(TreatmentRule):
     in_samples = True
 
     def evidence(self, seen: Evidence, arm: str) -> list[str]:
-        """Memory with and without, and what to do about the learning rate."""
-        return [*seen.memory_of(arm), "changes the training: adapt the learning rate, and check the result"]
+        """Memory by batch size, and what to do about the learning rate."""
+        memory = seen.memory_of(*seen.arms_of(self.treatment))
+        return [*memory, "changes the training: adapt the learning rate, and check the result"]
