@@ -136,13 +136,12 @@ def test_a_change_that_makes_other_steps_is_given_up(scan: Scan) -> None:
     assert {block["arm"] for block in scanned.capture["blocks"]} >= {"control", "A/A", "matmul_precision=medium"}
 
 
-def test_memory_is_told_for_every_choice_that_trades_it(scan: Scan) -> None:
-    """A step's most memory with all blocks checkpointed, with every second one, and with larger batches, in this order."""
-    scanned = scan("train.py", text=BLOCKS, budget=15, options=("--json", "--only", "activation_checkpointing,batch_size"))
+def test_memory_is_told_for_every_choice_of_checkpointing(scan: Scan) -> None:
+    """A step's most memory with all blocks checkpointed, with every second one and with none, in this order."""
+    scanned = scan("train.py", text=BLOCKS, budget=12, options=("--json", "--only", "activation_checkpointing"))
     assert scanned.code == 0, scanned.err
     peak = {m["conditions"]["arm"]: m["samples"][0] for m in scanned.capture["measurements"] if m["metric"] == "memory.peak"}
     order = [f"activation_checkpointing={level}" for level in ("blocks", "half")]
-    assert peak[order[0]] < peak[order[1]] < peak["control"] < peak["batch_size=x2"] < peak["batch_size=x4"]
+    assert peak[order[0]] < peak[order[1]] < peak["control"]
     told = {finding["code"]: finding["evidence"] for finding in scanned.found["findings"]}
-    for code in ("PD401", "PD402"):
-        assert len([line for line in told[code] if line.startswith("memory ")]) == 3, told[code]
+    assert len([line for line in told["PD402"] if line.startswith("memory ")]) == 3, told["PD402"]

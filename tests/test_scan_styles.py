@@ -137,7 +137,8 @@ for x in DataLoader(Data(), batch_size=2):
 
 @pytest.mark.alone
 def test_a_batch_that_does_not_fit_is_survived(scan: Scan) -> None:
-    """Twice the batch fits, four times runs out of memory: that arm is given up with the reason, the others are measured."""
+    """Twice the batch fits, four times runs out of memory: that arm is given up with the reason, the others are measured,
+    their memory too."""
     scanned = scan(
         "train.py", budget=25, options=("--json", "--only", "batch_size"),
         text="""
@@ -162,6 +163,8 @@ for epoch in range(100000):
     assert scanned.code == 0, scanned.err
     arms = {arm["arm"]: arm for arm in scanned.found["arms"]}
     assert arms["batch_size=x4"]["verdict"] == "untestable here"
+    peaks = {m["conditions"]["arm"]: m["samples"][0] for m in scanned.capture["measurements"] if m["metric"] == "memory.peak"}
+    assert peaks["control"] < peaks["batch_size=x2"]
     assert "20.00 GiB" in arms["batch_size=x4"]["note"]
     assert arms["batch_size=x2"]["effect"]["speedup"] > 1
     assert scanned.found["plan"] is None
