@@ -173,6 +173,9 @@ def from_events(events: Iterable[Mapping[str, Any]], run: dict[str, Any], machin
     for event in events:
         if event["e"] == "outcome":
             failed = {**event["failed"], **failed}
+    for event in events:
+        if event["e"] == "arm_cleared":  # the script does by itself what was first laid to this arm
+            failed.pop(event["arm"], None)
     capture.experiment = {
         "plan": (outcome or progress or {}).get("plan", {}),
         "verdicts": outcome["verdicts"] if outcome else (progress or {}).get("settled", {}),

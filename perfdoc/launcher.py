@@ -22,15 +22,14 @@ import psutil
 
 import perfdoc
 from perfdoc import capture as captures
-from perfdoc import page_faults
+from perfdoc import endings, launches, page_faults, signals
 from perfdoc.errors import PerfdocError
 from perfdoc.gpus import Gpus
+from perfdoc.heartbeat import Heartbeat
 from perfdoc.leftovers import git_status, tidy
 from perfdoc.measurement import Measurement, Unavailable
 from perfdoc.probe import packages
 
-MOST_LAPS = 4
-"""Launches of the user's command in one scan: after a treatment broke it, or it ended before all was settled."""
 END_GRACE_SECONDS = 20.0
 """Time for the script to end itself after the experiment; then it is ended."""
 INTERRUPT_GRACE_SECONDS = 10.0
@@ -58,19 +57,6 @@ class Options:
     errand_settings: dict[str, Any] = field(default_factory=dict)
     errand_limit: float | None = None
     """Seconds after which an errand is ended from outside: a data set that hangs must not hang perfdoc."""
-
-
-@dataclass
-class Lap:
-    """One launch of the user's command."""
-
-    exit_code: int
-    ended_by_scan: bool
-    active: str | None
-    """Config id that was switched on when the command ended by itself; None under the control."""
-    blocks: int
-    stepped: bool
-    why: str = ""
 
 
 @dataclass
@@ -203,55 +189,60 @@ class Scan:
         self.folder = make_run_folder(options)
         self.watch = Watch(self.folder)
         self.machine = Machine()
-        self.interrupted = False
+        self.interrupted: KeyboardInterrupt | None = None
         self._spent = 0.0
+        self._excluded: dict[str, launches.Failure | None] = {}
+        self._natural = False
         self._git = git_status(Path.cwd())
 
     def run(self) -> captures.Capture:
-        """Run all laps and write the capture, whatever happens in between."""
+        """Run all launches and write the capture, whatever happens in between."""
         started = time.time()
-        laps: list[Lap] = []
-        excluded: list[str] = []
+        done: list[launches.Launch] = []
+        todo = launches.Next("start")
         try:
-            while len(laps) < MOST_LAPS:
-                self.watch.lap = len(laps)
-                lap = self._lap(excluded)
-                laps.append(lap)
-                if self.interrupted or lap.ended_by_scan or not self.options.experiment:
-                    break
-                left = self.options.budget - self._spent
-                # Also where the budget is spent: without the change it shows whether the script fails by itself.
-                if lap.active and lap.exit_code != 0:
-                    error = (self.watch.this_lap("failure") or [{}])[-1]
-                    for arm in self._suspects(lap.active):
-                        excluded.append(arm)
-                        self._note_failed_arm(arm, error, lap.exit_code)
-                    self.show({"e": "relaunch", "why": f"{lap.active} broke the script; going on without it"})
-                    continue
-                if lap.exit_code == 0 and lap.blocks >= 4 and left > 0.15 * self.options.budget:
-                    self.show({"e": "relaunch", "why": "the script ended before the questions were settled"})
-                    continue
-                break
+            with signals.as_interrupts():
+                while todo.do == "start":
+                    self.watch.lap = len(done)
+                    done.append(self._launch(todo, done))
+                    if not self.options.experiment:
+                        break
+                    left = self.options.budget - self._spent
+                    todo = launches.following(done, left, self._parts_that_ran())
+                    self._natural |= todo.natural
+                    for arm in todo.excluded:
+                        self._note_failed_arm(arm, _failing(done))
+                    if todo.do == "start":
+                        self.show({"e": "relaunch", "why": todo.why})
+        except KeyboardInterrupt as error:  # between two launches
+            self.interrupted = error
         finally:
-            capture = self._finish(started, laps)
+            with signals.put_off():
+                capture = self._finish(started, done)
         return capture
 
-    def _suspects(self, arm: str) -> list[str]:
-        """What broke the script: the parts of a stack that no block ever ran under; the stack itself where all of them did.
+    def _parts_that_ran(self) -> set[str]:
+        """Parts of arms that a whole block ran under. Of a stack that broke the script the others are suspected.
 
         Without this every stack that holds the culprit would break the script again.
         """
-        ran = {part for event in self.watch.events if event["e"] == "block" for part in str(event["arm"]).split("+")}
-        return [part for part in arm.split("+") if part not in ran] or [arm]
+        return {part for event in self.watch.events if event["e"] == "block" for part in str(event["arm"]).split("+")}
 
-    def _note_failed_arm(self, arm: str, error: dict[str, Any], exit_code: int) -> None:
-        what = f"{error['type']}: {error['message'].splitlines()[0] if error['message'] else ''}" if error else (
-            f"the process ended with {_status(exit_code)}")
-        line = {"e": "arm_failed", "t": time.time(), "lap": self.watch.lap, "arm": arm, "error": what}
-        with (self.folder / "events-parent.jsonl").open("a", encoding="utf-8") as f:
+    def _note_failed_arm(self, arm: str, launch: launches.Launch) -> None:
+        """Keep that ``arm`` was on, or had been, when the script broke; it is left out from now on."""
+        self._excluded[arm] = launch.failure
+        if launch.why == "stuck":
+            what = "the loop stood still (stacks in the run's folder)"
+        else:
+            what = str(launch.failure) if launch.active else f"the script broke after it: {launch.failure}"
+        self._write("arm_failed", arm=arm, error=what)
+
+    def _write(self, event: str, **fields: Any) -> None:
+        line = {"e": event, "t": time.time(), "lap": self.watch.lap, **fields}
+        with contextlib.suppress(OSError), (self.folder / "events-parent.jsonl").open("a", encoding="utf-8") as f:
             f.write(json.dumps(line) + "\n")
 
-    def _settings(self, excluded: Sequence[str]) -> None:
+    def _settings(self, todo: launches.Next, done: Sequence[launches.Launch]) -> None:
         history = None
         blocks = [e for e in captures.read_events(self.folder) if e["e"] == "block"]
         if blocks:
@@ -259,12 +250,20 @@ class Scan:
             Path(history).write_text(json.dumps(blocks), encoding="utf-8")
         seed = self.options.seed if self.options.seed is not None else secrets.randbelow(2**31)
         self.options.seed = seed
+        check = todo.kind == "check"
+        shortest = min((launch.train_seconds for launch in done if launch.stepped and not launch.why), default=None)
+        progress = [e for e in self.watch.events if e["e"] == "progress"]
         settings = {
-            "lap": self.watch.lap, "budget": self.options.budget, "spent": self._spent, "guard": self.options.guard,
-            "protect": [os.getcwd()], "experiment": self.options.experiment, "only": list(self.options.only),
+            "lap": self.watch.lap, "parent": os.getpid(),
+            "budget": todo.seconds if check else self.options.budget, "spent": 0.0 if check else self._spent,
+            "guard": self.options.guard,
+            "protect": [os.getcwd()], "experiment": self.options.experiment and not check, "only": list(self.options.only),
             "packages": packages(), "smallest_effect": self.options.smallest_effect, "seed": seed, "history": history,
-            "excluded": list(excluded), "allow_numerics": "numerics" in self.options.allow,
-            "errand": self.options.errand, **self.options.errand_settings,
+            "verdicts": progress[-1]["settled"] if progress else {},
+            "excluded": list(self._excluded), "allow_numerics": "numerics" in self.options.allow,
+            "natural": self._natural, "pausing": not any(launch.why == "stuck" for launch in done),
+            "trained_seconds": shortest,
+            "errand": "" if check else self.options.errand, **self.options.errand_settings,
         }
         (self.folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
 
@@ -273,8 +272,9 @@ class Scan:
         """Where the script's own output goes."""
         return self.folder / "output.log"
 
-    def _lap(self, excluded: Sequence[str]) -> Lap:
-        self._settings(excluded)
+    def _launch(self, todo: launches.Next, done: Sequence[launches.Launch]) -> launches.Launch:
+        self._settings(todo, done)
+        began = time.time()
         with contextlib.ExitStack() as stack:
             out: Any = None
             if not self.options.show_output:
@@ -284,31 +284,49 @@ class Scan:
                                            stderr=subprocess.STDOUT if out else None)
             except OSError as error:
                 raise PerfdocError(f"cannot run {self.options.command[0]}: {error.strerror or error}") from None
-            why = self._wait(process)
+            why = self._wait(process, todo.seconds if todo.kind == "check" else self.options.budget)
         self._end_everything(process)
         self.watch.news()
         first = self.watch.seen().get("optimizer step")
+        start_seconds, train_seconds = time.time() - began, 0.0
         if first is not None:
             last = max(e["t"] for e in self.watch.events if e.get("lap") == self.watch.lap and "t" in e)
-            self._spent += last - first["t"]
-        switches = self.watch.this_lap("switch")
-        active = switches[-1]["config"] if switches else "control"
-        return Lap(
-            process.returncode, bool(self.watch.this_lap("end")), None if active == "control" else active,
-            len(self.watch.this_lap("block")), first is not None, why,
+            start_seconds, train_seconds = first["t"] - began, last - first["t"]
+            self._spent += train_seconds
+        if done:
+            self._spent += start_seconds  # the budget runs from the first step of the first launch
+        switches = [event["config"] for event in self.watch.this_lap("switch")]
+        changes = [config for config in switches if config != "control"]
+        active = switches[-1] if switches and switches[-1] != "control" else None
+        return launches.Launch(
+            todo.kind, process.returncode, bool(self.watch.this_lap("end")), self._failure(process.returncode, why),
+            bool(switches) or "errand" in self.watch.seen(), active,
+            changes[-1] if changes and active is None else None,
+            bool(self.watch.this_lap("overran")), self._natural or bool(self.watch.this_lap("natural")),
+            len(self.watch.this_lap("block")), first is not None, start_seconds, train_seconds, why,
         )
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> str:
+    def _failure(self, code: int, why: str) -> launches.Failure | None:
+        """How a launch failed that was not ended from here."""
+        if code == 0 or why or self.watch.this_lap("end"):
+            return None
+        events = self.watch.this_lap("failure")
+        if not events:
+            return launches.Failure(f"it ended with {endings.status(code)}", "")
+        return launches.Failure(events[-1]["type"], events[-1]["message"], events[-1].get("site", ""))
+
+    def _wait(self, process: subprocess.Popen[bytes], budget: float) -> str:
         """Wait for the command's end; end it where it does not end itself. Says why it was ended, if it was."""
         started, ended_at, errand_at = time.monotonic(), None, None
+        alive = Heartbeat(self.folder, self.watch.lap, budget, self.show)
         while True:
             try:
                 process.wait(POLL_SECONDS)
                 return ""
             except subprocess.TimeoutExpired:
                 pass
-            except KeyboardInterrupt:
-                self._interrupt(process)
+            except KeyboardInterrupt as error:
+                self._interrupt(process, error)
                 return "interrupted"
             try:
                 for event in self.watch.news():
@@ -330,15 +348,19 @@ class Scan:
                 if not {"optimizer step", "errand"} & set(seen) and now - started > self.options.wait:
                     _terminate(process.pid)
                     return "never trained"
-            except KeyboardInterrupt:
-                self._interrupt(process)
+                trouble = "stuck" if self.watch.this_lap("stuck") else alive.trouble(process.pid, seen)
+                if trouble and ended_at is None and errand_at is None:
+                    _terminate(process.pid)
+                    return trouble
+            except KeyboardInterrupt as error:
+                self._interrupt(process, error)
                 return "interrupted"
 
-    def _interrupt(self, process: subprocess.Popen[bytes]) -> None:
-        """Ctrl-C went to the script too (same terminal): give it a moment, then end it."""
-        self.interrupted = True
+    def _interrupt(self, process: subprocess.Popen[bytes], error: KeyboardInterrupt) -> None:
+        """Ctrl-C went to the script too (same terminal): give it a moment, then end it. Other signals came to us alone."""
+        self.interrupted = error
         try:
-            process.wait(1.0)
+            process.wait(0.1 if isinstance(error, signals.Told) else 1.0)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGINT)
@@ -365,7 +387,15 @@ class Scan:
         pids |= {int(e["pid"]) for e in self.watch.this_lap("process")}
         remove_shared_memory(pids)
 
-    def _finish(self, started: float, laps: list[Lap]) -> captures.Capture:
+    def _finish(self, started: float, done: list[launches.Launch]) -> captures.Capture:
+        outcome = endings.outcome(
+            done, self.interrupted, self.watch.seen(), captures.read_events(self.folder), self.folder, self.options.wait,
+            self.options.errand_limit,
+        )
+        own = launches.own_failure(done) if done else None
+        for arm, failure in self._excluded.items():
+            if own is not None and own.like(failure):
+                self._write("arm_cleared", arm=arm)
         events = captures.read_events(self.folder)
         run: dict[str, Any] = {
             "id": self.folder.name,
@@ -377,8 +407,8 @@ class Scan:
             "budget": self.options.budget,
             "smallest_effect": self.options.smallest_effect,
             "seed": self.options.seed,
-            "laps": len(laps),
-            **self._outcome(laps, events),
+            "laps": len(done),
+            **outcome,
         }
         capture = captures.from_events(events, run, self.machine.describe())
         capture.measurements += self.machine.measurements()
@@ -388,45 +418,11 @@ class Scan:
             capture.guard["git_changed"] = sorted((now or set()) - self._git)
         for name in ("history.json", "settings.json"):
             (self.folder / name).unlink(missing_ok=True)
-        for file in [*self.folder.glob("leader-*"), *self.folder.glob("schedule-*")]:
-            file.unlink()
+        for pattern in ("leader-*", "schedule-*", "beat-*"):
+            for file in self.folder.glob(pattern):
+                file.unlink()
         capture.write(self.folder)
         return capture
-
-    def _outcome(self, laps: list[Lap], events: list[dict[str, Any]]) -> dict[str, Any]:
-        """How the run ended, as ``outcome``, with the reason in words and the user's exit code."""
-        if not laps:
-            return {"outcome": "failed", "reason": "the command could not be run", "exit_code": 1}
-        last = laps[-1]
-        stepped = any(lap.stepped for lap in laps)
-        code = last.exit_code
-        injected = [file.read_text(encoding="utf-8") for file in self.folder.glob("inject-error-*.txt")]
-        injected += [e["error"] for e in events if e["e"] == "inject_failed"]
-        if self.interrupted:
-            return {"outcome": "interrupted", "reason": "stopped with Ctrl-C", "exit_code": 130}
-        if last.ended_by_scan:
-            return {"outcome": "complete", "reason": "", "exit_code": 0}
-        if injected:
-            return {"outcome": "failed", "reason": "perfdoc could not get into the script: " + injected[-1].strip()[-500:],
-                    "exit_code": code or 1}
-        if last.why == "hung":
-            return {"outcome": "failed", "exit_code": 1,
-                    "reason": f"it hung: nothing came for longer than the {self.options.errand_limit:.0f} s that it may take"}
-        if last.why == "never trained":
-            return {"outcome": "never trained", "exit_code": 3,
-                    "reason": f"no optimizer step within {self.options.wait:g} s; {_got_to(self.watch.seen(), events)}"}
-        if code != 0:
-            failure = next((e for e in reversed(events) if e["e"] == "failure"), None)
-            what = f"{failure['type']}: {failure['message']}" if failure else f"it ended with {_status(code)}"
-            return {"outcome": "failed", "reason": f"the script failed by itself: {what}",
-                    "exit_code": code if code > 0 else 128 - code}
-        if not stepped:
-            return {"outcome": "never trained", "exit_code": 3,
-                    "reason": f"the script ended without an optimizer step; {_got_to(self.watch.seen(), events)}"}
-        if not any(lap.blocks for lap in laps):
-            return {"outcome": "too short", "exit_code": 0,
-                    "reason": "the script ended before its loop was known: let it train longer (more epochs or data)"}
-        return {"outcome": "complete", "reason": "the script ended before all questions were settled", "exit_code": 0}
 
 
 class Machine:
@@ -531,26 +527,6 @@ def _terminate(pid: int) -> None:
                 process.kill()
 
 
-def _status(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = str(-code)
-    return f"signal {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-
-
-def _got_to(seen: dict[str, dict[str, Any]], events: list[dict[str, Any]]) -> str:
-    """How far a script came that never trained, in words."""
-    if not any(e["e"] == "process" for e in events):
-        return (
-            "torch was never imported in it. Is it the right script? (perfdoc cannot get into `python -I`, `-E` or `-S`, "
-            "nor into programs that are not Python.)"
-        )
-    order = ("first batch", "forward", "backward")
-    reached = [what for what in order if what in seen]
-    missing = [what for what in order if what not in seen]
-    words = {"first batch": "a DataLoader was iterated", "forward": "a model was called", "backward": "backward ran"}
-    said = "; ".join(words[what] for what in reached) or "torch was imported, nothing else"
-    return f"seen: {said}. Not seen: {', '.join(missing) or 'an optimizer step'}. Use --wait if the start takes longer."
+def _failing(done: Sequence[launches.Launch]) -> launches.Launch:
+    """The launch whose failure led to leaving something out: the last one that was no check."""
+    return next(launch for launch in reversed(done) if launch.kind == "experiment")

@@ -20,7 +20,7 @@ from perfdoc import page_faults
 from perfdoc.diagnose import Diagnosis, Plan, diagnose
 from perfdoc.errors import PerfdocError
 from perfdoc.finding import Finding
-from perfdoc.launcher import MOST_LAPS, Machine
+from perfdoc.launcher import Machine
 from perfdoc.memory import loss_of_batch
 from perfdoc.probe import packages
 from perfdoc.report import html, terminal
@@ -28,6 +28,9 @@ from perfdoc.treatment import config_id
 
 if TYPE_CHECKING:
     import torch
+
+MOST_LAPS = 4
+"""Maximum number of times that the step is tried again after a change broke it."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 
+from perfdoc.inject import process_use
 from perfdoc.treatment import Level, Loop, Offer, Treatment
 
 SHM_FREE = 64 * 2**20
@@ -45,10 +46,8 @@ class DataloaderWorkers(Treatment):
                 return 0, "/dev/shm has less than 64 MiB free: workers hand their batches over through it"
         except OSError:
             pass
-        try:
-            with open("/proc/meminfo", encoding="ascii") as f:
-                available = next(int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable"))
-        except (OSError, StopIteration):
+        available = process_use.free_memory()
+        if available is None:
             return 64, ""
         return available // MEMORY_PER_WORKER, "less than 512 MiB of memory is available for a worker"
 

@@ -52,6 +52,8 @@ class Clock:
 
     def __init__(self) -> None:
         self.thread = threading.get_ident()
+        self.touched = 0.0
+        """Time at which a pause of the whole process was noticed, which is no pause of the loop."""
         self.fetching = False
         """Whether a batch is being fetched right now."""
         self._marks: list[tuple[int, float]] = []
@@ -80,6 +82,13 @@ class Clock:
         self._forwards = 0
         self._backwards = 0
         self._last = self._start = now
+
+    def last_sign(self) -> float:
+        """When the loop last did anything that is marked; may be asked from another thread."""
+        try:
+            return max(self._marks[-1][1], self.touched)
+        except IndexError:  # just worked out
+            return max(self._last, self.touched)
 
     def mine(self) -> bool:
         """Whether the calling thread is the one that trains."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from perfdoc.blocks import CONTROL_ARM
 from perfdoc.inject.experiment import Experiment
+from perfdoc.inject.loaders import Source
 from perfdoc.inject.malloc_thresholds import ArmThresholds
 from perfdoc.inject.parity import ParityRuns
 from perfdoc.inject.requests import (
@@ -45,6 +46,8 @@ WAITS = 0.05
 """Share of the step spent waiting for data from which slow batches come in bursts that a block has to hold."""
 WATCH_SHARE = 0.05
 """Share of the budget after which no further treatment has a step of it watched by probes."""
+STUMBLES = 3
+"""Number of steps after a change was taken back in which a failing step may be due to what it left in the user's variables."""
 UNLIKE = 32
 """Steps of a block after which an arm is given up where none of them was like the loop's own (see ``Shape.regular``)."""
 VERY_SLOW_STEP = 1.0
@@ -73,6 +76,12 @@ class Conductor:
         self._apply_at: int | None = None
         self._end: tuple[int, str] | None = None
         self._failure: str | None = None
+        self._left_at: int | None = None
+        """Optimizer calls when a change was taken back last."""
+        self._left: Config = CONTROL
+        self._stumbled: set[str] = set()
+        self._turned = False
+        """Whether an epoch ended within the last step."""
         self._watching: Generator[None, None, None] | None = None
         self._watched_arms: set[str] = set()
         """Arms that a step was watched under."""
@@ -87,6 +96,7 @@ class Conductor:
 
     def begin(self, experiment: Experiment) -> None:
         """Start at a step boundary. The loops' loaders are held from here on."""
+        Source.pausing = bool(self.session.settings.get("pausing", True))
         self.session.hold()
         self._waits = self.session.waiting_share() > WAITS
         self.experiment = experiment
@@ -196,6 +206,9 @@ class Conductor:
             yield
             for probe in reversed(wanted):  # what was entered last is left first
                 found = broken[probe.slug] or self._asked(probe, arm)
+                if self._turned:
+                    why = "an epoch ended within the step that was watched"
+                    found = [Unavailable(metric, why) for metric in probe.provides]
                 if self._failure is not None:
                     found = [Unavailable(metric, f"under {name}: {self._failure}") for metric in probe.provides]
                 self._record(found)
@@ -221,11 +234,13 @@ class Conductor:
             return
         runs = ParityRuns(self.session, request.arms, request.seconds)
         self._failure = None
+        turned = False
         try:
             with self._thresholds.apart(), closing(runs.run()) as steps:
                 for config in steps:
                     self._announced(config)
                     yield
+                    turned |= self._turned
                     if self._failure is not None:
                         self._record([Unavailable("parity", f"{config_id(config)}: {self._failure}")])
                         break
@@ -235,6 +250,9 @@ class Conductor:
         finally:
             self._failure = None
             self._announced(CONTROL)
+        if turned:
+            self._record([Unavailable("parity", "an epoch ended within the steps that were compared")])
+            runs.records.clear()
         for record in runs.records:
             self.session.recorder.write("parity", **record)
         self._compared = ParityResult(runs.records)
@@ -286,6 +304,8 @@ class Conductor:
     def switch(self, config: Config) -> None:
         """Leave the current arm and enter ``config``. A treatment that raises is undone and fails its arm."""
         self.session.device_wait()
+        if self.config and not config:
+            self._left, self._left_at = self.config, self.session.optimizer_calls
         for slug in [s for s in self.config if config.get(s) != self.config[s]]:
             self._undo(slug)
         applied = {s: level for s, level in self.config.items() if config.get(s) == level}
@@ -386,6 +406,37 @@ class Conductor:
         self._failure = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
         self.switch(CONTROL)
 
+    def enlarged(self) -> dict[int, int]:
+        """The user's batch size by the one that the arm makes of it, where it makes larger ones."""
+        factor = round(self._work(self.config))
+        sizes = [handle.loader.batch_size or getattr(handle.loader.batch_sampler, "batch_size", None)
+                 for handle in self.loop.loaders]
+        return {size * factor: size for size in sizes if isinstance(size, int)} if factor > 1 else {}
+
+    @property
+    def may_stumble(self) -> bool:
+        """Whether a change was taken back so lately that the loop may still hold what it computed."""
+        return self._left_at is not None and (
+            self.session.optimizer_calls - self._left_at <= STUMBLES * self.session.calls_a_step)
+
+    def stumbled(self, error: BaseException) -> None:
+        """A step after a change failed over what the change had left in the user's variables, and was saved."""
+        arm = config_id(self._left)
+        if arm not in self._stumbled:
+            self._stumbled.add(arm)
+            self.session.recorder.write("carried", arm=arm, error=f"{type(error).__name__}: {error}"[:500])
+
+    def expected_seconds(self) -> float:
+        """About how long the first switch to the arm that is on takes (compilation)."""
+        if self.experiment is None or self._request is None:
+            return 0.0
+        return self.experiment.ledger.late_seconds(self._request.config)
+
+    def start_block_again(self) -> None:
+        """Measure the block that runs anew: its steps turned out to be other ones than those of the blocks before."""
+        if self._request is not None and not self.done and self._watching is None and self._apply_at is None:
+            self._enter()
+
     def give_up(self) -> None:
         """Undo what is applied and do nothing more, after the loop was left at any place."""
         if not self.done:
@@ -399,8 +450,12 @@ class Conductor:
 
     # -- steps
 
-    def on_step(self, step: Step, regular: bool) -> None:
-        """A step has ended; called at its boundary, before anything of the next one."""
+    def on_step(self, step: Step, regular: bool, turned: bool = False) -> None:
+        """A step has ended; called at its boundary, before anything of the next one.
+
+        ``turned``: an epoch ended within it.
+        """
+        self._turned = turned
         if self._end is not None and self.session.optimizer_calls >= self._end[0]:
             self.session.end(self._end[1])
         if self._watching is not None and not self.done:

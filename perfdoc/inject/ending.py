@@ -36,7 +36,7 @@ class Ending:
     def raise_first(self) -> NoReturn:
         """Close what perfdoc started, begin to count, and raise."""
         self._close_quietly()
-        timer = threading.Timer(GRACE_SECONDS, self._hard, args=("clean-up took too long",))
+        timer = threading.Timer(GRACE_SECONDS, self.hard, args=("clean-up took too long",))
         timer.daemon = True
         timer.start()
         self._raised = 1
@@ -46,7 +46,7 @@ class Ending:
         """The script went on although it was told to end."""
         self._raised += 1
         if self._raised > PATIENCE:
-            self._hard("the exception was swallowed")
+            self.hard("the exception was swallowed")
         raise ScanComplete(0)
 
     def _close_quietly(self) -> None:
@@ -55,7 +55,8 @@ class Ending:
         except Exception as error:  # half-dead workers: the parent ends what is left
             self._recorder.write("close_failed", error=f"{type(error).__name__}: {error}")
 
-    def _hard(self, why: str) -> None:
+    def hard(self, why: str) -> None:
+        """End the process without asking; may be called from another thread."""
         self._recorder.write("hard_exit", why=why)
         self._close_quietly()
         for stream in (sys.stdout, sys.stderr):

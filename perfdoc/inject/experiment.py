@@ -79,10 +79,10 @@ class Experiment:
 
     def __init__(self, factors: Sequence[Factor], budget: float, remaining: Callable[[], float], *, seed: int = 0,
                  smallest_effect: float = 0.02, history: Iterable[Mapping[str, Any]] = (), excluded: Collection[str] = (),
-                 allow_numerics: bool = False) -> None:
+                 allow_numerics: bool = False, verdicts: Mapping[str, str] | None = None) -> None:
         self.budget = budget
         self.remaining = remaining
-        self.ledger = Ledger(factors, smallest_effect, history, excluded, allow_numerics)
+        self.ledger = Ledger(factors, smallest_effect, history, excluded, allow_numerics, verdicts or {})
         self.stacks = Stacks(self.ledger)
         self.plan: Config = {}
         self._random = random.Random(seed)
@@ -108,6 +108,8 @@ class Experiment:
             # How far A/A is known bounds every verdict: in rounds of many arms it has several places.
             order += [AA_ARM] * (len(order) // ARMS_AN_AA - 1 + known.aa_is_vague())
         self._random.shuffle(order)
+        if known.from_earlier:  # a script that is started again and again: what had the fewest blocks comes first
+            order.sort(key=lambda arm: len(known.values(arm)))
         # However little time there is: what every verdict rests on, and what explains the step, has a block of its own.
         needed = {arm for arm in order if (arm == AA_ARM or arm in known.ceiling_ids) and not known.entered(arm)}
         order.sort(key=lambda arm: arm not in needed)

@@ -39,6 +39,13 @@ class KnownLoaders:
         handle.iterated(loader, iterator)
         return handle
 
+    def is_held(self, loader: Any) -> bool:
+        """Whether batches for a loop over ``loader`` come from elsewhere; also where it has just been made anew."""
+        key: int | None = loader.__dict__.get("_perfdoc_key")
+        if key is not None and key in self.handles:
+            return self.handles[key].held
+        return any(handle.held and handle.succeeded_by(loader) for handle in self.handles.values())
+
     def close(self) -> None:
         """End the workers that perfdoc started."""
         for handle in self.handles.values():

@@ -35,18 +35,22 @@ LATE_SECONDS = 5.0
 class Ledger:
     """Blocks so far, and what follows of each arm.
 
-    ``smallest_effect``: a share (0.02). ``history``: blocks of earlier laps of the same scan. ``excluded``: config ids that
-    failed in an earlier lap. ``allow_numerics``: whether what changes the training may be part of the plan.
+    ``smallest_effect``: a share (0.02). ``history``: blocks of earlier laps of the same scan, ``verdicts``: what they settled.
+    ``excluded``: config ids that failed in an earlier lap. ``allow_numerics``: whether what changes the training may be part of
+    the plan.
     """
 
     def __init__(self, factors: Sequence[Factor], smallest_effect: float, history: Iterable[Mapping[str, Any]] = (),
-                 excluded: Collection[str] = (), allow_numerics: bool = False) -> None:
+                 excluded: Collection[str] = (), allow_numerics: bool = False, verdicts: Mapping[str, str] | None = None
+                 ) -> None:
         self.factors = factors
         self.smallest_effect = smallest_effect
         self.blocks = list(history)
         self.excluded = excluded
         self.allow_numerics = allow_numerics
-        self.verdicts: dict[str, str] = {}
+        self.from_earlier = bool(self.blocks)
+        """Whether it began with blocks of earlier launches."""
+        self.verdicts: dict[str, str] = dict(verdicts or {})
         self.failed: dict[str, str] = {}
         self.numerics: dict[str, str] = {}
         """Verdicts of :func:`perfdoc.parity.judge` by arm."""

@@ -23,10 +23,15 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import dataloader as torch_dataloader
 
+from perfdoc.inject.epoch import Epoch
+
 MOST_ALIVE = 16
 """Worker processes of all sources of a loader that are kept alive at once, or three times the user's own."""
 WORKER_TIMEOUT = 120.0
-"""Seconds after which a worker of a twin that delivers nothing is given up. Users' own time-outs are kept."""
+"""Minimum time in seconds after which a worker of a twin that delivers nothing is given up. Users' own time-outs are kept."""
+PATIENCE = 4.0
+"""Times longer than the slowest batch so far that a worker of a twin may take: the first batch of some data sets takes minutes,
+and every worker makes one."""
 AMPLE = 5.0
 """Times faster than the loop asks for them that batches must be made for their stock to be full at all times, also for
 treatments that make the step a few times faster."""
@@ -104,7 +109,7 @@ def twin(
         if not workers:
             settings["_DataLoader__multiprocessing_context"] = None
     if settings["num_workers"] and not settings["timeout"]:
-        settings["timeout"] = WORKER_TIMEOUT
+        settings["timeout"] = max(WORKER_TIMEOUT, PATIENCE * float(loader.__dict__.get("_perfdoc_slowest", 0.0)))
     settings["persistent_workers"] = persistent and settings["num_workers"] > 0
     settings["_iterator"] = None
     settings["_perfdoc_twin"] = True
@@ -120,6 +125,13 @@ def twin(
 def start(clone: Any, how: Callable[[Any], Any] = DataLoader._get_iterator) -> Any:
     """A fresh iterator of a twin, without the user's subclass taking part."""
     return how(clone)
+
+
+def placeholder(loader: Any) -> Any:
+    """What the user's loop iterates while ``loader`` is held: an iterator of theirs without workers, which it does not need."""
+    iterator = start(twin(loader, 0, lambda sampler: sampler), DataLoader._get_iterator)
+    iterator._perfdoc_loader = loader
+    return iterator
 
 
 def stop(iterator: Any) -> None:
@@ -153,6 +165,8 @@ class Source:
 
     _resting: weakref.WeakSet[Source] = weakref.WeakSet()
     _registered = False
+    pausing = True
+    """Whether workers may be paused at all: one that holds a lock of the data set's would stop the others too."""
 
     def __init__(
         self, loader: Any, workers: int | None, grown: int = 1, wraps: Sequence[Callable[[Any], Any]] = (),
@@ -172,7 +186,7 @@ class Source:
 
     def rest(self) -> None:
         """Stop the workers until :meth:`wake`."""
-        if self.iterator is None or self in self._resting or not self._signal(signal.SIGSTOP):
+        if not Source.pausing or self.iterator is None or self in self._resting or not self._signal(signal.SIGSTOP):
             return
         self._resting.add(self)
         if not Source._registered:
@@ -185,6 +199,14 @@ class Source:
         if self in self._resting:
             self._resting.discard(self)
             self._signal(signal.SIGCONT)
+
+    @classmethod
+    def never_pause(cls) -> int:
+        """Wake all workers that are paused, and pause none from now on; how many sources had been paused."""
+        cls.pausing = False
+        paused = list(cls._resting)
+        _wake_all()
+        return len(paused)
 
     def _signal(self, number: int) -> bool:
         """Send a signal to all workers that live; whether there are any."""
@@ -297,6 +319,7 @@ class Handle:
         self._replayed: list[Any] | None = None
         self._place = -1
         self.batches_a_step = 1
+        self.epoch = Epoch()
         self._cached = False
         self._batch: Any = None
         self._has_batch = False
@@ -310,8 +333,21 @@ class Handle:
         """The loop fetches through ``iterator`` of ``loader``."""
         if self._iterator() is not iterator:
             self._iterator = weakref.ref(iterator)
-            if not self.held:
+            if self.held:
+                self.epoch.begin()
+            else:
                 self._loader = weakref.ref(loader)
+
+    def ended(self, iterator: Any) -> None:
+        """An iterator of the loop's came to its end."""
+        if not self.held:
+            self.epoch.ended(int(getattr(iterator, "_num_yielded", 0) or 0) or None)
+
+    def took(self, seconds: float) -> None:
+        """A batch of the user's own loader took so many seconds."""
+        loader = self._loader()
+        if loader is not None and seconds > loader.__dict__.get("_perfdoc_slowest", 0.0):
+            loader.__dict__["_perfdoc_slowest"] = seconds
 
     def succeeded_by(self, loader: Any) -> bool:
         """Whether ``loader`` takes this one's place: made at the same place, alike, and this one is used no more."""
@@ -347,6 +383,7 @@ class Handle:
         self.held = True
         self._kept = self._loader()
         iterator = self._iterator()
+        self.epoch.hold(self._kept, iterator)
         if isinstance(iterator, _MultiIter):
             stop(iterator)
 

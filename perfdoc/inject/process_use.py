@@ -6,7 +6,7 @@ Every function answers None where the system does not tell (macOS, Windows, a hi
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 SHM = "/dev/shm"
 
@@ -47,17 +47,17 @@ def shared_memory() -> tuple[int, int] | None:
 
 
 def free_memory() -> int | None:
-    """Bytes of memory that can be had without swapping: the machine's, or less where a cgroup's limit is nearer."""
+    """Bytes of memory that this process can have without swapping.
+
+    The machine's, or less where the limit of a cgroup that it is in, or of its own address space (``ulimit -v``), is nearer.
+    """
     found: list[int] = []
     try:
         with open("/proc/meminfo", encoding="ascii") as f:
             found.append(next(int(line.split()[1]) * 1024 for line in f if line.startswith("MemAvailable")))
     except (OSError, StopIteration, ValueError):
         pass
-    for folder, limit, used, cache in (
-        ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
+    for folder, limit, used, cache in _cgroups():
         try:
             with open(f"{folder}/{limit}", encoding="ascii") as f, open(f"{folder}/{used}", encoding="ascii") as g:
                 free = int(f.read()) - int(g.read())
@@ -67,7 +67,53 @@ def free_memory() -> int | None:
             found.append(free)
         except (OSError, ValueError):  # no such cgroup, or "max": no limit
             continue
+    left = _address_space_left()
+    if left is not None:
+        found.append(left)
     return max(0, min(found)) if found else None
+
+
+def _cgroups() -> Iterator[tuple[str, str, str, str]]:
+    """Folders of the memory cgroups that this process is in, up to the root, with the names of limit, use and cache there."""
+    two = ("memory.max", "memory.current", "inactive_file")
+    one = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    found = {("/sys/fs/cgroup", *two), ("/sys/fs/cgroup/memory", *one)}
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as f:
+            lines = [line.strip().split(":", 2) for line in f]
+    except OSError:
+        lines = []
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        root, names = ("/sys/fs/cgroup", two) if not controllers else ("/sys/fs/cgroup/memory", one)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        while path.strip("/"):
+            found.add((root + path.rstrip("/"), *names))
+            path = os.path.dirname(path.rstrip("/"))
+    yield from sorted(found)
+
+
+def _address_space_left() -> int | None:
+    """Bytes left under ``ulimit -v``; None without such a limit."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit == resource.RLIM_INFINITY:
+            return None
+        with open("/proc/self/statm", encoding="ascii") as f:
+            return max(0, limit - int(f.read().split()[0]) * resource.getpagesize())
+    except (ImportError, OSError, ValueError):
+        return None
+
+
+def own_memory() -> int | None:
+    """Bytes of memory that this process holds (RSS)."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as f:
+            return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def free_handles() -> int | None:

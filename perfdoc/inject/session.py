@@ -25,9 +25,10 @@ import torch
 import torch.optim.optimizer as torch_optimizer
 
 from perfdoc import step_log
-from perfdoc.inject import ending, frameworks, loaders, own_choices
+from perfdoc.inject import carried_state, ending, frameworks, loaders, own_choices
 from perfdoc.inject.clock import BACKWARD, DATA, FETCHED, FORWARD, LEAVE, LOSS, OPTIMIZER, PHASES, Clock
 from perfdoc.inject.conductor import Conductor, median_step
+from perfdoc.inject.epoch import SHORTEST_STEPS
 from perfdoc.inject.experiment import Experiment
 from perfdoc.inject.follower import Follower
 from perfdoc.inject.guard import Guard
@@ -42,13 +43,20 @@ from perfdoc.inject.places import Places
 from perfdoc.inject.recorder import Recorder
 from perfdoc.inject.step_finder import BACKWARD_ONLY, Shape, Step, StepFinder
 from perfdoc.inject.validation import ValidationWatch
+from perfdoc.inject.watchdog import Watchdog
 from perfdoc.inject.wrappers import Wrappers
 from perfdoc.parent_death import die_with_parent
 from perfdoc.probe import Probe, discover
-from perfdoc.treatment import Treatment
+from perfdoc.treatment import Treatment, config_id
 
 OBSERVE_SECONDS = 1.0
 OBSERVE_STEPS = 5
+QUICK_SHARE = 0.15
+"""Share of the time that an earlier launch trained which may be spent on looking at the loop: a script that ends by itself
+after half a second would never be held."""
+CHANGED_STEPS = 6
+"""Number of steps in a row, under the user's own settings and beyond the epoch's natural length, that did other work than
+those before: then the script sees that its epoch does not end."""
 LONG_OBSERVATION = 8.0
 """Seconds after which three whole steps are enough to know the loop."""
 BACKWARDS_WITHOUT_OPTIMIZER = 8
@@ -98,6 +106,19 @@ class Session:
         self.loaders = KnownLoaders(lambda site: self.seen("first batch", site=site))
         self._seen: set[str] = set()
         self._first_step: float | None = None
+        self._observe_seconds = OBSERVE_SECONDS
+        if settings.get("trained_seconds") is not None:
+            self._observe_seconds = min(OBSERVE_SECONDS, QUICK_SHARE * float(settings["trained_seconds"]))
+        self.natural = bool(settings.get("natural"))
+        """Whether epochs end where they end without perfdoc, though the batches come from elsewhere."""
+        self.turns = 0
+        """Epochs that ended while the loop was held, as far as steps have been looked at."""
+        self.overran = False
+        """Whether the loop was given more batches than its epoch has."""
+        self._other_work = 0
+        self._end_wish = ""
+        self._natural_wish = ""
+        self.watchdog = Watchdog(self)
         self.training = False
         self._stepping = 0
         self._has_optimizer = False
@@ -186,6 +207,8 @@ class Session:
         if what not in self._seen:
             self._seen.add(what)
             self.recorder.write("seen", what=what, **fields)
+            if what in ("first batch", "backward") and not self.settings.get("library"):
+                self.watchdog.begin()
 
     def fetch(self, iterator: Any) -> Any:
         """Next batch of a loader's iterator, timed; from the handle where the loop is held."""
@@ -204,8 +227,14 @@ class Session:
         mark((DATA, perf_counter()))
         clock.fetching = True
         try:
-            batch = self._from(handle, iterator) if handle.held else loaders.original_next(iterator)
+            if handle.held:
+                batch = self._from(handle, iterator)
+            else:
+                batch = self._own(handle, iterator) if self._observing else loaders.original_next(iterator)
             left = FETCHED - handle.key
+        except StopIteration:
+            handle.ended(iterator)
+            raise
         finally:
             clock.fetching = False
             mark((left, perf_counter()))
@@ -216,6 +245,13 @@ class Session:
             clock.work_out()
         if self._loader_wanted:
             self._fetched(handle)
+        return batch
+
+    def _own(self, handle: loaders.Handle, iterator: Any) -> Any:
+        """The next batch of the user's own loader, before it is held."""
+        began = perf_counter()
+        batch = loaders.original_next(iterator)
+        handle.took(perf_counter() - began)
         return batch
 
     def _fetched(self, handle: loaders.Handle) -> None:
@@ -235,13 +271,14 @@ class Session:
     def _from(self, handle: loaders.Handle, iterator: Any) -> Any:
         if not handle.held:
             return loaders.original_next(iterator)
+        handle.epoch.take()
         try:
             return handle.fetch()
         except Exception as error:
-            if self.conductor is not None and self.conductor.config:
-                self.conductor.fail(error)
-                return handle.fetch()
-            raise
+            if self.conductor is None or not self.conductor.config:
+                raise
+            self.conductor.fail(error)
+        return handle.fetch()
 
     def _active(self) -> tuple[Treatment, ...]:
         if self.conductor is not None:
@@ -277,7 +314,11 @@ class Session:
             active = self._active() if self._directed else ()
             # Inside backward it is checkpointing that computes a part of the model again, as it was treated when it was called
             # first. It ends that by raising: no failure of ours.
-            if not active or torch._C._current_graph_task_id() != -1:
+            if torch._C._current_graph_task_id() != -1:
+                return forward(*args, **kwargs)
+            if not active:
+                if self.conductor is not None and self.conductor.may_stumble:
+                    return self._after_a_change(forward, args, kwargs)
                 return forward(*args, **kwargs)
             try:
                 treated, treated_args, treated_kwargs = forward, args, kwargs
@@ -289,11 +330,37 @@ class Session:
                 if self.ranks > 1 or self.conductor is None:
                     raise
                 # Under a treatment the user's step failed: undo it, and do this call again as the user wrote it. What
-                # the treatment computed so far may be in its precision.
+                # the treatment computed so far may be in its precision, and the batch of its size.
+                enlarged = self.conductor.enlarged()
                 self.conductor.fail(error)
-                return forward(*_in_full(args), **_in_full(kwargs))
+            del treated, treated_args, treated_kwargs
+            if enlarged:
+                carried_state.shrink_variables((args, kwargs), enlarged)
+            return self._again(forward, args, kwargs)
         finally:
             clock.mark((LEAVE, perf_counter()))
+
+    def _again(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that failed under a change, once more as the user wrote it."""
+        if self.loop.device == "cuda":
+            torch.cuda.empty_cache()  # what did not fit is free by now: the traceback that held it has gone
+        return forward(*carried_state.in_full(args), **carried_state.in_full(kwargs))
+
+    def _after_a_change(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call under the user's own settings in one of the first steps after a change: it may stumble over what that left."""
+        try:
+            return forward(*args, **kwargs)
+        except Exception as error:
+            if not carried_state.reduced((args, kwargs)):
+                raise
+            stumbled = error
+        try:
+            found = self._again(forward, args, kwargs)
+        except Exception:  # it was not that: the script hears of its own failure
+            raise stumbled from None
+        assert self.conductor is not None
+        self.conductor.stumbled(stumbled)
+        return found
 
     def _has_parameters(self, module: Any) -> bool:
         """Whether the module can be trained; asked once a module, its parameters do not come and go."""
@@ -420,7 +487,7 @@ class Session:
         assert self._first_step is not None
         elapsed = time.monotonic() - self._first_step
         steps = self.finder.steps()
-        ready = len(steps) >= OBSERVE_STEPS and elapsed >= OBSERVE_SECONDS
+        ready = len(steps) >= OBSERVE_STEPS and elapsed >= self._observe_seconds
         if not (ready or (len(steps) >= 3 and elapsed > LONG_OBSERVATION)):
             return
         shape = self.finder.settle()
@@ -502,6 +569,7 @@ class Session:
             seed=int(self.settings["seed"]) + self.lap,
             allow_numerics=bool(self.settings.get("allow_numerics")),
             history=_read_history(self.settings["history"]),
+            verdicts=self.settings.get("verdicts") or {},
             excluded=self.settings["excluded"],
         )
         self.conductor.begin(experiment)
@@ -522,9 +590,59 @@ class Session:
             self.finder.settle()
         for handle in self.handles_in_step():
             handle.hold()
+            handle.epoch.overran = self._overran
         self.holding = True
+        self.watchdog.held()
+        if self.natural:
+            self.go_natural("an earlier launch failed beyond the natural length of its epoch")
+            return
         for framework in frameworks.hold():
             self.recorder.write("held", framework=framework)
+
+    def _overran(self, length: int) -> None:
+        """The loop is about to be given one batch more than its epoch has."""
+        if not self.overran:
+            self.overran = True
+            self.recorder.write("overran", batches=length)
+
+    def go_natural(self, why: str) -> None:
+        """Let epochs end where they end without perfdoc, from the next batch on."""
+        self.natural = True
+        held = [handle for handle in self.handles_in_step() if handle.epoch.length is not None]
+        for handle in held:
+            handle.epoch.natural = True
+        self.recorder.write("natural", why=why, loaders=len(held))
+
+    def wish_end(self, why: str) -> None:
+        """End the experiment at the end of the step that runs. May be called from another thread."""
+        self._end_wish = self._end_wish or why
+
+    def wish_natural(self, why: str) -> None:
+        """Let epochs end from the end of the step that runs on. May be called from another thread."""
+        self._natural_wish = self._natural_wish or why
+
+    def hard_exit(self, why: str) -> None:
+        """End the process now, from another thread."""
+        ending.Ending(self.recorder, self._close).hard(why)
+
+    def arm_id(self) -> str:
+        """What is on now, for events."""
+        return config_id(self.conductor.config) if self.conductor is not None else config_id({})
+
+    def _turned(self) -> bool:
+        """Whether an epoch ended within the step that has just ended."""
+        turns = sum(handle.epoch.turns for handle in self.handles_in_step())
+        before, self.turns = self.turns, turns
+        return turns > before
+
+    def _sees_the_hold(self, step: Step) -> bool:
+        """Whether steps under the user's own settings do other work since the epoch's natural length was passed."""
+        assert self.conductor is not None
+        if not self.overran or self.natural or self.conductor.config:
+            return False
+        assert self.finder.shape is not None
+        self._other_work = 0 if self.finder.shape.same_work(step) else self._other_work + 1
+        return self._other_work >= CHANGED_STEPS
 
     def handles_in_step(self) -> list[loaders.Handle]:
         """The loaders that every step fetches from."""
@@ -534,7 +652,8 @@ class Session:
 
     def _step(self, step: Step) -> None:
         assert self.finder.shape is not None
-        regular = self.finder.shape.regular(step)
+        turned = self.natural and self._turned()
+        regular = self.finder.shape.regular(step) and not (turned and self._long_epochs())
         if self.errand is not None:
             self.errand.on_step(step, regular)
         if self.conductor is None:
@@ -544,7 +663,21 @@ class Session:
             return
         if regular and self.conductor.counting() and self.conductor.arm == CONTROL_NAME:
             self._write_step(step, CONTROL_STEP)
-        self.conductor.on_step(step, regular)
+        if self._end_wish and not self.conductor.done:
+            self.conductor.finish(self._end_wish)
+        if self._natural_wish and not self.natural:
+            self.go_natural(self._natural_wish)
+        if self._sees_the_hold(step):
+            self.go_natural("its steps did other work beyond the natural length of the epoch")
+            self.conductor.start_block_again()
+        self.conductor.on_step(step, regular, turned)
+
+    def _long_epochs(self) -> bool:
+        """Whether an epoch has ordinary steps beside the one with its turn."""
+        return all(
+            handle.epoch.length is None or handle.epoch.length >= SHORTEST_STEPS * handle.batches_a_step
+            for handle in self.handles_in_step()
+        )
 
     def _write_step(self, step: Step, kind: int) -> None:
         self.steps_written += 1
@@ -595,17 +728,6 @@ class Session:
 
 
 CONTROL_NAME = "control"
-
-
-def _in_full(value: Any) -> Any:
-    """Reduced-precision tensors among a call's arguments as float32."""
-    if isinstance(value, torch.Tensor):
-        return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
-    if isinstance(value, tuple) and type(value) is tuple:
-        return tuple(_in_full(v) for v in value)
-    if isinstance(value, dict):
-        return {k: _in_full(v) for k, v in value.items()}
-    return value
 
 
 def _distributed() -> bool:

@@ -9,10 +9,10 @@ import traceback
 from types import ModuleType, TracebackType
 from typing import Any
 
-from perfdoc.inject import guard, trackers
+from perfdoc.inject import guard, script_options, trackers
 from perfdoc.inject.import_hooks import when_imported
 from perfdoc.inject.recorder import Recorder
-from perfdoc.user_code import is_ours
+from perfdoc.user_code import is_ours, is_users
 
 
 def start(run_dir: str) -> None:
@@ -46,6 +46,7 @@ def start(run_dir: str) -> None:
             recorder.write("inject_failed", error=traceback.format_exc())
 
     when_imported("torch", torch_imported)
+    script_options.install(recorder)
     _keep_failure(recorder)
 
 
@@ -59,11 +60,22 @@ def _keep_failure(recorder: Recorder) -> None:
             "failure",
             type=kind.__name__,
             message=str(error)[:2000],
+            site=_innermost(trace),
             traceback="".join(traceback.format_exception(kind, error, trace))[-8000:],
         )
         show(kind, error, trace)
 
     sys.excepthook = excepthook
+
+
+def _innermost(trace: TracebackType | None) -> str:
+    """``file:line`` of the user's innermost frame; empty where there is none."""
+    site = ""
+    while trace is not None:
+        if is_users(trace.tb_frame.f_code.co_filename):
+            site = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return site
 
 
 def _without_ours(trace: TracebackType | None) -> TracebackType | None:

@@ -88,6 +88,15 @@ class Wrappers:
                 return loaders.original_next(iterator)
             return session.fetch(iterator)
 
+        iterate = torch_dataloader.DataLoader.__iter__
+
+        @functools.wraps(iterate)
+        def __iter__(loader: Any) -> Any:
+            if session.enabled and not loaders.is_twin(loader) and session.loaders.is_held(loader):
+                return loaders.placeholder(loader)
+            return iterate(loader)
+
+        self._replace(torch_dataloader.DataLoader, "__iter__", __iter__)
         self._replace(base, "__init__", iterated)
         self._replace(loaders._MultiIter, "__init__", workers_started)
         self._replace(base, "__next__", __next__)
