@@ -181,6 +181,8 @@ def from_events(events: Iterable[Mapping[str, Any]], run: dict[str, Any], machin
         "verdicts": outcome["verdicts"] if outcome else (progress or {}).get("settled", {}),
         "failed": failed,
         "estimates": (outcome or {}).get("estimates", {}),
+        "natural": next((e["why"] for e in reversed(events) if e["e"] == "natural"), ""),
+        "carried": sorted({e["arm"] for e in events if e["e"] == "carried"}),
         "reason": outcome["reason"] if outcome else "the run ended before the experiment did",
     }
     capture.guard = {

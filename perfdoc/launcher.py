@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
@@ -210,8 +211,8 @@ class Scan:
                     left = self.options.budget - self._spent
                     todo = launches.following(done, left, self._parts_that_ran())
                     self._natural |= todo.natural
-                    for arm in todo.excluded:
-                        self._note_failed_arm(arm, _failing(done))
+                    if todo.excluded:
+                        self._leave_out(todo.excluded, done)
                     if todo.do == "start":
                         self.show({"e": "relaunch", "why": todo.why})
         except KeyboardInterrupt as error:  # between two launches
@@ -228,14 +229,17 @@ class Scan:
         """
         return {part for event in self.watch.events if event["e"] == "block" for part in str(event["arm"]).split("+")}
 
-    def _note_failed_arm(self, arm: str, launch: launches.Launch) -> None:
-        """Keep that ``arm`` was on, or had been, when the script broke; it is left out from now on."""
-        self._excluded[arm] = launch.failure
+    def _leave_out(self, arms: Sequence[str], done: list[launches.Launch]) -> None:
+        """Keep that ``arms`` were on, or had been, when the script broke; they are left out from now on."""
+        place = max(i for i, launch in enumerate(done) if launch.kind == "experiment")
+        launch = done[place] = dataclasses.replace(done[place], left_out=tuple(arms))
         if launch.why == "stuck":
             what = "the loop stood still (stacks in the run's folder)"
         else:
             what = str(launch.failure) if launch.active else f"the script broke after it: {launch.failure}"
-        self._write("arm_failed", arm=arm, error=what)
+        for arm in arms:
+            self._excluded[arm] = launch.failure
+            self._write("arm_failed", arm=arm, error=what)
 
     def _write(self, event: str, **fields: Any) -> None:
         line = {"e": event, "t": time.time(), "lap": self.watch.lap, **fields}
@@ -261,7 +265,7 @@ class Scan:
             "packages": packages(), "smallest_effect": self.options.smallest_effect, "seed": seed, "history": history,
             "verdicts": progress[-1]["settled"] if progress else {},
             "excluded": list(self._excluded), "allow_numerics": "numerics" in self.options.allow,
-            "natural": self._natural, "pausing": not any(launch.why == "stuck" for launch in done),
+            "natural": self._natural, "pausing": not any(e["e"] in ("woken", "stuck") for e in self.watch.events),
             "trained_seconds": shortest,
             "errand": "" if check else self.options.errand, **self.options.errand_settings,
         }
@@ -298,11 +302,13 @@ class Scan:
         switches = [event["config"] for event in self.watch.this_lap("switch")]
         changes = [config for config in switches if config != "control"]
         active = switches[-1] if switches and switches[-1] != "control" else None
+        overran = self.watch.this_lap("overran")
         return launches.Launch(
             todo.kind, process.returncode, bool(self.watch.this_lap("end")), self._failure(process.returncode, why),
             bool(switches) or "errand" in self.watch.seen(), active,
             changes[-1] if changes and active is None else None,
-            bool(self.watch.this_lap("overran")), self._natural or bool(self.watch.this_lap("natural")),
+            bool(overran), bool(overran) and not any(b["t"] > overran[-1]["t"] for b in self.watch.this_lap("block")),
+            self._natural or bool(self.watch.this_lap("natural")),
             len(self.watch.this_lap("block")), first is not None, start_seconds, train_seconds, why,
         )
 
@@ -525,8 +531,3 @@ def _terminate(pid: int) -> None:
         for process in alive:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-
-
-def _failing(done: Sequence[launches.Launch]) -> launches.Launch:
-    """The launch whose failure led to leaving something out: the last one that was no check."""
-    return next(launch for launch in reversed(done) if launch.kind == "experiment")

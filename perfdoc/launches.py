@@ -66,6 +66,8 @@ class Launch:
     """Config id that was on last before those; None where there was none."""
     overran: bool
     """Whether the loop was held beyond the natural length of its epoch."""
+    just_overran: bool
+    """Whether no block has come to its end since."""
     natural: bool
     """Whether epochs ended where they end without perfdoc."""
     blocks: int
@@ -76,6 +78,8 @@ class Launch:
     """From the first optimizer step to the end."""
     why: str = ""
     """Why the parent ended it: ``interrupted``, ``hung``, ``stuck``, ``never trained``, ``did not end by itself``; or empty."""
+    left_out: tuple[str, ...] = ()
+    """Config ids that were left out because of how it ended."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +116,14 @@ def following(launches: Sequence[Launch], left: float, ran: Collection[str] = ()
         return _ended_early(launches, left)
     if not last.changed:
         return STOP
-    if last.overran and not last.natural:
+    again = last.failure is not None and _excluded_for(launches, last.failure)
+    # A change that is on now is the first suspect, unless the epoch's natural length has only just been passed.
+    if last.overran and not last.natural and (last.active is None or last.just_overran or again):
         return Next("start", "the script works with the length of its epoch: its epochs end from now on", natural=True)
     suspect = last.active or last.before
     known = _innocent(launches)
     # Without time to go on, what is left to find out is whose failure it was.
-    unclear = suspect is None or left < LEAST_LEFT or (last.failure is not None and _excluded_for(launches, last.failure))
+    unclear = suspect is None or left < LEAST_LEFT or again
     if last.failure is not None and not known and unclear:
         seconds = CHECK_FACTOR * last.train_seconds + CHECK_MORE
         return Next("start", "looking whether the script does that by itself", "check", seconds=seconds)
@@ -155,8 +161,7 @@ def _after_check(launches: Sequence[Launch], left: float, ran: Collection[str]) 
 
 def _excluded_for(launches: Sequence[Launch], failure: Failure) -> bool:
     """Whether the same failure came before, and what was on then has been left out since."""
-    return any(launch.failure is not None and failure.like(launch.failure) and launch.changed
-               and not (launch.overran and not launch.natural) for launch in launches[:-1])
+    return any(launch.failure is not None and failure.like(launch.failure) and launch.left_out for launch in launches[:-1])
 
 
 def _innocent(launches: Sequence[Launch]) -> bool:

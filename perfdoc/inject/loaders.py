@@ -201,6 +201,11 @@ class Source:
             self._signal(signal.SIGCONT)
 
     @classmethod
+    def any_paused(cls) -> bool:
+        """Whether workers of any source stand still."""
+        return bool(cls._resting)
+
+    @classmethod
     def never_pause(cls) -> int:
         """Wake all workers that are paused, and pause none from now on; how many sources had been paused."""
         cls.pausing = False

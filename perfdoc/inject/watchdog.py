@@ -22,8 +22,11 @@ TICK = 1.0
 STILL_SECONDS = 25.0
 """Minimum time without any batch, call of the model, backward or step, in seconds, after which the loop is taken to stand
 still while perfdoc changes it; longer where it has made longer pauses before, or the change compiles."""
-WOKEN_SECONDS = 12.0
-"""Time in seconds that the loop then has to go on, once paused workers have been woken; then it is given up."""
+WAKE_SECONDS = 4.0
+"""Minimum time of the same, in seconds, after which paused workers are woken: one may hold a lock that others wait for. To
+wake them harms nothing but the quiet of a few blocks."""
+MORE_SECONDS = 12.0
+"""Time in seconds that the loop then has to go on, once its stacks were written; after that it is given up."""
 PAUSES = 3.0
 """A loop that has paused before may pause three times as long."""
 SHORT_OF_MEMORY = 0.06
@@ -107,11 +110,13 @@ class Watchdog:
             self._longest = max(self._longest, still) if not self._changing() else self._longest
         if not self._changing() or self._stuck:
             return
+        if still > max(WAKE_SECONDS, PAUSES * self._longest) and Source.pausing and Source.any_paused():
+            session.recorder.write("woken", arm=session.arm_id(), sources=Source.never_pause())
         if self._stalled_at is None:
             if still > self._patience():
                 self._stalled_at = now
                 self._stalled()
-        elif now - self._stalled_at > WOKEN_SECONDS:
+        elif now - self._stalled_at > MORE_SECONDS:
             self._stuck = True
             session.recorder.write("stuck", arm=session.arm_id(), still=round(still, 1))
         self._memory()
@@ -126,10 +131,9 @@ class Watchdog:
         return max(STILL_SECONDS, PAUSES * self._longest, 4 * expected + STILL_SECONDS * (expected > 0))
 
     def _stalled(self) -> None:
-        """Write all stacks down, and wake the workers that were paused: one of them may hold a lock that others wait for."""
+        """Write all stacks down."""
         session = self._session
-        woken = Source.never_pause()
-        session.recorder.write("stalled", arm=session.arm_id(), woken=woken)
+        session.recorder.write("stalled", arm=session.arm_id())
         try:
             with open(os.path.join(session.recorder.run_dir, "stacks.txt"), "a", encoding="utf-8") as f:
                 f.write(f"\nthe loop stood still under {session.arm_id()}:\n")

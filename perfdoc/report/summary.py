@@ -256,13 +256,17 @@ def headline(diagnosis: Diagnosis) -> str:
         return "No change had enough blocks to say anything about it."
     if not tried:
         return "Nothing that perfdoc knows to try applies to this loop."
+    missed = sum(a.effect is None and a.verdict != "untestable here" for a in arms(diagnosis))
+    more = "Let it train longer" if capture.run.get("outcome") == "complete" and capture.run.get("reason") else "Raise --budget"
     if open_ones:
-        return f"No change is known to help yet: {len(open_ones)} of {len(tried)} questions are still open. Raise --budget."
-    missed = len(arms(diagnosis)) - len(tried)
+        asked = f"{len(open_ones) + missed} of {len(tried) + missed} questions are still open"
+        if missed:
+            asked += f", {missed} of them were never asked"
+        return f"No change is known to help yet: {asked}. {more}."
     if missed:
         return (
             f"Nothing that was tried makes your step faster, but the budget reached only {len(tried)} of "
-            f"{len(tried) + missed} questions. Raise --budget."
+            f"{len(tried) + missed} questions. {more}."
         )
     return f"None of the {len(tried)} changes tried makes your step faster on this machine. Leave it as it is."
 
@@ -320,6 +324,13 @@ def notes(diagnosis: Diagnosis) -> list[str]:
     ]
     if run.get("reason"):
         found.append(str(run["reason"]))
+    experiment = diagnosis.capture.experiment
+    if experiment.get("natural"):
+        found.append(f"epochs ended as usual while changes were tried ({experiment['natural']}); steps with an end in them are "
+                     "not counted")
+    if experiment.get("carried"):
+        found.append("your loop carries tensors from step to step in reduced precision after autocast; they were converted "
+                     "back before your own settings went on")
     count = len({entry["path"] for entry in guard.get("redirected", [])} | set(guard.get("moved", [])))
     if count:
         found.append(f"{_plural(count, 'file', 'files')} the script wanted to write went into the run's folder instead")
