@@ -172,7 +172,8 @@ def test_events_end_up_in_their_places(tmp_path):
     assert [b["arm"] for b in capture.blocks] == ["control", "autocast=bf16", "A/A", "control"]
     assert capture.experiment == {
         "plan": {"autocast": "bf16"}, "verdicts": {"A/A": "no difference", "autocast=bf16": "helps"},
-        "failed": {"channels_last=on": "RuntimeError: view"}, "estimates": {}, "reason": "settled", "natural": "", "carried": [],
+        "failed": {"channels_last=on": "RuntimeError: view"}, "estimates": {}, "reason": "settled",
+        "natural": "", "carried": [],
     }
     assert capture.guard["redirected"] == [{"path": "/home/me/model.pt", "to": "redirected/home/me/model.pt"}]
     assert (capture.guard["kept"], capture.guard["trackers"]) == (["/home/me/old"], ["wandb"])

@@ -8,8 +8,6 @@ from collections.abc import Callable
 import pytest
 from conftest import SCRIPTS, Scanned, left_behind, perfdoc
 
-from perfdoc import launcher
-
 Scan = Callable[..., Scanned]
 
 
@@ -168,12 +166,3 @@ for epoch in range(100000):
     assert "20.00 GiB" in arms["batch_size=x4"]["note"]
     assert arms["batch_size=x2"]["effect"]["speedup"] > 1
     assert scanned.found["plan"] is None
-
-
-def test_what_never_ran_is_blamed_for_a_stack_that_broke(tmp_path) -> None:
-    """Of a stack's parts those are given up that no block ran under; where all of them ran alone, it is their combination."""
-    scan = launcher.Scan.__new__(launcher.Scan)
-    ran = ("control", "cpu_threads=1", "a=on+b=on")
-    scan.watch = launcher.Watch(tmp_path, events=[{"e": "block", "arm": arm} for arm in ran])
-    assert scan._suspects("autocast=bf16+cpu_threads=1") == ["autocast=bf16"]
-    assert scan._suspects("a=on+cpu_threads=1") == ["a=on+cpu_threads=1"]
