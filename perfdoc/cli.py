@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import pkgutil
+import signal
 import sys
 
 import click
@@ -47,3 +50,10 @@ def main() -> None:
     except PerfdocError as error:
         click.echo(f"perfdoc: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        # The terminal has gone; what there was to say is in the run's folder.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        sys.exit(128 + signal.SIGHUP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from types import TracebackType
@@ -52,12 +53,23 @@ class Progress:
             phase = _PHASES.get(event["phase"], event["phase"])
             arm = event["arm"]
             self._say(f"[{bar}] {used:3.0f}/{self._budget:.0f} s  {phase}: {arm}  ({settled} settled)", False)
+        elif kind == "resumed":
+            self._say(event["why"], True)
         elif kind == "relaunch":
             self._say(f"starting the script again: {event['why']}", True)
         elif kind == "end":
             self._say(f"done ({event['reason']}); ending the script...", True)
 
     def _say(self, text: str, now: bool) -> None:
+        try:
+            self._print(text, now)
+        except OSError:  # the terminal has gone: the scan goes on to its end, or is told to end
+            self._terminal = self._shown = False
+            self._printed = math.inf
+
+    def _print(self, text: str, now: bool) -> None:
+        if self._printed == math.inf:
+            return
         if self._terminal:
             width = shutil.get_terminal_size().columns
             self._stream.write("\r\x1b[K" + text[: width - 1])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from perfdoc.blocks import CONTROL_ARM
 from perfdoc.inject.experiment import Experiment
 from perfdoc.inject.loaders import Source
+from perfdoc.inject.ledger import OUT_OF_MEMORY
 from perfdoc.inject.malloc_thresholds import ArmThresholds
 from perfdoc.inject.parity import ParityRuns
 from perfdoc.inject.requests import (
@@ -403,7 +404,8 @@ class Conductor:
 
     def fail(self, error: BaseException) -> None:
         """A treatment broke the user's step: go back to the control at once; the arm is given up."""
-        self._failure = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
+        said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
+        self._failure = f"{OUT_OF_MEMORY} ({said})" if _out_of_memory(error) else said
         self.switch(CONTROL)
 
     def enlarged(self) -> dict[int, int]:
@@ -555,6 +557,13 @@ class Conductor:
     def arm(self) -> str:
         """Name of the arm the loop is in."""
         return self._request.arm if self._request is not None else CONTROL_ARM
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether there was too little memory, on the host or on a device."""
+    words = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("can't allocate memory" in words or "out of memory" in words))
 
 
 def median_step(steps: list[Step]) -> float:

@@ -28,6 +28,8 @@ DECIDED = 0.05
 """Half-width of a decided change's interval, in log units, below which more of its blocks would tell nobody more."""
 MOST_DECIDED_PAIRS = 13
 """Pairs of it at most: it is decided, and others are not."""
+OUT_OF_MEMORY = "does not fit into memory"
+"""Words in the reason of an arm that failed for want of memory: what takes more of it is not tried any more."""
 LATE_SECONDS = 5.0
 """Expected duration of a first switch from which an arm waits until the others are known."""
 
@@ -75,6 +77,12 @@ class Ledger:
         """``arm`` raised: it and everything that contains it is out."""
         parts = set(config_id(config).split("+"))
         self.failed[arm] = reason
+        if OUT_OF_MEMORY in reason:
+            for factor in self.factors:
+                names = [level.name for level in factor.levels]
+                if factor.enlarges and config.get(factor.slug) in names:
+                    for name in names[names.index(config[factor.slug]) + 1:]:
+                        self.failed.setdefault(config_id({factor.slug: name}), f"a smaller one {reason}")
         for other in self.arms:
             if parts <= set(config_id(other).split("+")):
                 self.failed.setdefault(config_id(other), reason)

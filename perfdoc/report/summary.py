@@ -207,7 +207,8 @@ def untestable(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     found += [(f.title, f.fix) for f in diagnosis.with_verdict("untestable here") if not f.arms and f.evidence]
     for arm, error in diagnosis.capture.experiment.get("failed", {}).items():
         if len(config_from_id(arm)) == 1 and not arm.startswith("loader "):
-            found.append((diagnosis.seen.change(arm), f"fails in this loop: {error}"))
+            fits = "" if "does not fit into memory" in error else "fails in this loop: "
+            found.append((diagnosis.seen.change(arm), f"{fits}{error}"))
     return found
 
 
