@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perfdoc import launches, signals
+from perfdoc import launches, signals, unwatched
 
 
 def outcome(
-    done: Sequence[launches.Launch], interrupted: KeyboardInterrupt | None, seen: Mapping[str, Any],
-    events: Sequence[Mapping[str, Any]], folder: Path, wait: float, errand_limit: float | None,
+    done: Sequence[launches.Launch], interrupted: KeyboardInterrupt | None, seen: dict[str, Any],
+    events: Sequence[dict[str, Any]], folder: Path, wait: float, errand_limit: float | None,
 ) -> dict[str, Any]:
     """``outcome``, with the reason in words and perfdoc's exit code.
 
@@ -34,6 +34,8 @@ def outcome(
     if last.why == "hung":
         return {"outcome": "failed", "exit_code": 1,
                 "reason": f"it hung: nothing came for longer than the {errand_limit or 0:.0f} s that it may take"}
+    if last.why == "unwatched":
+        return {"outcome": "never trained", "exit_code": 3, "reason": got_to(seen, events)}
     if last.why == "never trained":
         return {"outcome": "never trained", "exit_code": 3,
                 "reason": f"no optimizer step within {wait:g} s; {got_to(seen, events)}"}
@@ -67,7 +69,7 @@ def outcome(
         f"the script ended before all questions were settled: let it train longer ({longer(events)})")}
 
 
-def longer(events: Sequence[Mapping[str, Any]]) -> str:
+def longer(events: Sequence[dict[str, Any]]) -> str:
     """How the script could be told to train longer, where its options were seen."""
     options = [tuple(option) for e in events if e["e"] == "options" for option in e["longer"]]
     said = [f"{name}, now {value}" if value is not None else str(name) for name, value in dict.fromkeys(options)]
@@ -85,8 +87,11 @@ def status(code: int) -> str:
     return f"signal {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 
-def got_to(seen: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str:
+def got_to(seen: dict[str, Any], events: Sequence[dict[str, Any]]) -> str:
     """How far a script came that never trained, in words."""
+    strangers = unwatched.told(events)
+    if strangers:
+        return strangers
     if not any(e["e"] == "process" for e in events):
         if any(e["e"] == "entered" for e in events):
             return "torch was never imported in it. Is it the right script?"

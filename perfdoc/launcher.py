@@ -30,6 +30,7 @@ from perfdoc.heartbeat import Heartbeat
 from perfdoc.leftovers import git_status, tidy
 from perfdoc.measurement import Measurement, Unavailable
 from perfdoc.probe import packages
+from perfdoc.unwatched import Unwatched
 
 END_GRACE_SECONDS = 20.0
 """Time for the script to end itself after the experiment; then it is ended."""
@@ -241,8 +242,9 @@ class Scan:
             self._excluded[arm] = launch.failure
             self._write("arm_failed", arm=arm, error=what)
 
-    def _write(self, event: str, **fields: Any) -> None:
-        line = {"e": event, "t": time.time(), "lap": self.watch.lap, **fields}
+    def _write(self, e: str, **fields: Any) -> None:
+        """Keep an event of the parent's own."""
+        line = {"e": e, "t": time.time(), "lap": self.watch.lap, **fields}
         with contextlib.suppress(OSError), (self.folder / "events-parent.jsonl").open("a", encoding="utf-8") as f:
             f.write(json.dumps(line) + "\n")
 
@@ -325,6 +327,7 @@ class Scan:
         """Wait for the command's end; end it where it does not end itself. Says why it was ended, if it was."""
         started, ended_at, errand_at = time.monotonic(), None, None
         alive = Heartbeat(self.folder, self.watch.lap, budget, self.show)
+        strangers = Unwatched()
         while True:
             try:
                 process.wait(POLL_SECONDS)
@@ -354,6 +357,14 @@ class Scan:
                 if not {"optimizer step", "errand"} & set(seen) and now - started > self.options.wait:
                     _terminate(process.pid)
                     return "never trained"
+                if "optimizer step" not in seen:
+                    watched = {int(event["pid"]) for event in self.watch.this_lap("process")}
+                    for event in strangers.look(processes_of_run(str(self.folder)), watched):
+                        self._write(**event)
+                        self.show(event)
+                    if strangers.hopeless(watched):
+                        _terminate(process.pid)
+                        return "unwatched"
                 trouble = "stuck" if self.watch.this_lap("stuck") else alive.trouble(process.pid, seen)
                 if trouble and ended_at is None and errand_at is None:
                     _terminate(process.pid)

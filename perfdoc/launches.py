@@ -22,6 +22,9 @@ CHECK_MORE = 10.0
 """A launch that changes nothing runs 1.5 times as long as the failing one trained, and 10 s: it needs no switches, so it gets
 further in the same time; the rest allows for a machine that is slower now."""
 
+UNDONE = ("interrupted", "hung", "never trained", "unwatched")
+"""Why a launch was ended from outside, where another one would end the same way."""
+
 Kind = Literal["experiment", "check"]
 
 
@@ -77,7 +80,8 @@ class Launch:
     train_seconds: float
     """From the first optimizer step to the end."""
     why: str = ""
-    """Why the parent ended it: ``interrupted``, ``hung``, ``stuck``, ``never trained``, ``did not end by itself``; or empty."""
+    """Why the parent ended it: ``interrupted``, ``hung``, ``stuck``, ``never trained``, ``unwatched``,
+    ``did not end by itself``; or empty."""
     left_out: tuple[str, ...] = ()
     """Config ids that were left out because of how it ended."""
 
@@ -110,7 +114,7 @@ def following(launches: Sequence[Launch], left: float, ran: Collection[str] = ()
     last = launches[-1]
     if last.kind == "check":
         return _after_check(launches, left, ran)
-    if last.ended_by_scan or last.why in ("interrupted", "hung", "never trained"):
+    if last.ended_by_scan or last.why in UNDONE:
         return STOP
     if last.failure is None and last.why != "stuck":
         return _ended_early(launches, left)
@@ -154,7 +158,7 @@ def _without(launches: Sequence[Launch], last: Launch, left: float, ran: Collect
 def _after_check(launches: Sequence[Launch], left: float, ran: Collection[str]) -> Next:
     """After a launch that changed nothing: the failure was the script's own, or what was on is left out."""
     check, failed = launches[-1], launches[-2]
-    if check.failure is not None or check.why in ("interrupted", "hung", "stuck", "never trained"):
+    if check.failure is not None or check.why in (*UNDONE, "stuck"):
         return STOP
     return _without(launches, failed, left, ran)
 

@@ -160,6 +160,7 @@ for epoch in range(100000):
     )
     assert scanned.code == 0, scanned.err
     arms = {arm["arm"]: arm for arm in scanned.found["arms"]}
+    assert scanned.found["run"]["laps"] == 1
     assert arms["batch_size=x4"]["verdict"] == "untestable here"
     peaks = {m["conditions"]["arm"]: m["samples"][0] for m in scanned.capture["measurements"] if m["metric"] == "memory.peak"}
     assert peaks["control"] < peaks["batch_size=x2"]

@@ -53,6 +53,8 @@ class Progress:
             phase = _PHASES.get(event["phase"], event["phase"])
             arm = event["arm"]
             self._say(f"[{bar}] {used:3.0f}/{self._budget:.0f} s  {phase}: {arm}  ({settled} settled)", False)
+        elif kind == "unwatched":
+            self._say(f"torch trains in process {event['pid']} without perfdoc in it: {event['command']}", True)
         elif kind == "resumed":
             self._say(event["why"], True)
         elif kind == "relaunch":

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from perfdoc.blocks import CONTROL_ARM
 from perfdoc.inject.experiment import Experiment
-from perfdoc.inject.loaders import Source
 from perfdoc.inject.ledger import OUT_OF_MEMORY
+from perfdoc.inject.loaders import Source
 from perfdoc.inject.malloc_thresholds import ArmThresholds
 from perfdoc.inject.parity import ParityRuns
 from perfdoc.inject.requests import (
@@ -562,8 +562,8 @@ class Conductor:
 def _out_of_memory(error: BaseException) -> bool:
     """Whether there was too little memory, on the host or on a device."""
     words = str(error)
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("can't allocate memory" in words or "out of memory" in words))
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and ("can't allocate memory" in words or "out of memory" in words))
 
 
 def median_step(steps: list[Step]) -> float:
