@@ -155,7 +155,7 @@ def script_killed(trial: Trial) -> None:
 
 
 def worker_killed(trial: Trial) -> None:
-    """A DataLoader worker dies, as from the kernel's out-of-memory killer: the script alone would fail, by no bug of its own."""
+    """A DataLoader worker dies, as from the kernel's out-of-memory killer: the script alone would fail, with no bug."""
     number = trial.rng.choice((signal.SIGKILL, signal.SIGTERM))
     trial.said.append(number.name)
     trial.write(script())

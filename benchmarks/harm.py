@@ -109,7 +109,7 @@ class Trial:
     words: tuple[str, ...] = ()
     """Of which one must be said."""
     early_codes: tuple[int, ...] = ()
-    """Exit codes that are right besides where no change had been switched on yet; then the script may be named as what failed."""
+    """Exit codes that are right besides where no change had been switched on yet: then the script may be named."""
     said: list[str] = field(default_factory=list)
     """What else is worth telling."""
     undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
