@@ -49,7 +49,7 @@ def outcome(
     blocks = sum(launch.blocks for launch in done)
     if broken is not None and broken is (done[-2] if last.kind == "check" and len(done) > 1 else last):
         what = "stood still" if broken.failure is None else f"ended with {broken.failure}"
-        alone = "; it does not do so by itself" if last.kind == "check" else ""
+        alone = "; with nothing changed it goes well" if last.kind == "check" else ""
         reason = f"perfdoc's doing, not the script's: it {what} {launches.told(broken)}{alone}"
         if blocks:
             return {"outcome": "complete", "reason": f"{reason}. What was measured before is told", "exit_code": 0}

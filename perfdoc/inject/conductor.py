@@ -402,8 +402,15 @@ class Conductor:
         bursts = 2 * workers
         return max(3, min(bursts, 16), min(math.ceil(BLOCK_SECONDS / step), 400))
 
-    def fail(self, error: BaseException) -> None:
-        """A treatment broke the user's step: go back to the control at once; the arm is given up."""
+    def fail(self, error: BaseException | str) -> None:
+        """A treatment broke the user's step: go back to the control at once; the arm is given up.
+
+        ``error``: what was raised, or why in words.
+        """
+        if isinstance(error, str):
+            self._failure = error
+            self.switch(CONTROL)
+            return
         said = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
         self._failure = f"{OUT_OF_MEMORY} ({said})" if _out_of_memory(error) else said
         self.switch(CONTROL)
@@ -414,6 +421,10 @@ class Conductor:
         sizes = [handle.loader.batch_size or getattr(handle.loader.batch_sampler, "batch_size", None)
                  for handle in self.loop.loaders]
         return {size * factor: size for size in sizes if isinstance(size, int)} if factor > 1 else {}
+
+    def most_forwards(self) -> int:
+        """Times as many calls of the model as in the user's own step that a step of this arm may make."""
+        return math.lcm(*(self.treatments[slug].period(level) for slug, level in self.config.items()))
 
     @property
     def may_stumble(self) -> bool:
@@ -500,7 +511,7 @@ class Conductor:
         assert self._request is not None
         assert self.experiment is not None
         if self._request.config:
-            self.fail(RuntimeError(f"none of {self._irregular} steps was like those of the loop"))
+            self.fail(f"none of {self._irregular} steps was like those of the loop")
         elif self.experiment.remaining() <= 0:
             self.finish("budget spent")
 

@@ -54,6 +54,10 @@ OBSERVE_STEPS = 5
 QUICK_SHARE = 0.15
 """Share of the time that an earlier launch trained which may be spent on looking at the loop: a script that ends by itself
 after half a second would never be held."""
+MOST_TRIES = 50
+TRIES_FACTOR = 4
+"""Maximum number of calls of the model under a change without a step: 50, and four times those of an ordinary step. A script
+that catches what fails and tries again would do so for ever."""
 CHANGED_STEPS = 6
 """Number of steps in a row, under the user's own settings and beyond the epoch's natural length, that did other work than
 those before: then the script sees that its epoch does not end."""
@@ -116,6 +120,8 @@ class Session:
         self.overran = False
         """Whether the loop was given more batches than its epoch has."""
         self._other_work = 0
+        self._tries = 0
+        """Calls of the model in training, under a change, since the last step."""
         self._end_wish = ""
         self._natural_wish = ""
         self.watchdog = Watchdog(self)
@@ -320,6 +326,11 @@ class Session:
                 if self.conductor is not None and self.conductor.may_stumble:
                     return self._after_a_change(forward, args, kwargs)
                 return forward(*args, **kwargs)
+            if module.training and torch.is_grad_enabled():
+                self._tries += 1
+                if self._tries > self._most_tries() and self.ranks == 1 and self.conductor is not None:
+                    self.conductor.fail(f"no step came of {self._tries - 1} calls of the model: the script catches what fails")
+                    return self._again(forward, args, kwargs)
             try:
                 treated, treated_args, treated_kwargs = forward, args, kwargs
                 for treatment in active:
@@ -339,6 +350,12 @@ class Session:
             return self._again(forward, args, kwargs)
         finally:
             clock.mark((LEAVE, perf_counter()))
+
+    def _most_tries(self) -> int:
+        """Calls of the model within one step from which a script is taken to try the same step again and again."""
+        shape = self.finder.shape
+        work = self.conductor.most_forwards() if self.conductor is not None else 1
+        return MOST_TRIES + TRIES_FACTOR * work * (shape.forwards if shape is not None else 1)
 
     def _again(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call that failed under a change, once more as the user wrote it."""
@@ -451,6 +468,7 @@ class Session:
 
     def _optimizer_call(self, key: int) -> None:
         self.training = True
+        self._tries = 0
         self.optimizer_calls += 1
         if self._first_step is None:
             self._first_step = time.monotonic()

@@ -4,11 +4,11 @@ import sys
 import torch
 from torch import nn
 
-model = nn.Sequential(nn.Linear(256, 1024), nn.ReLU(), nn.Linear(1024, 10))
+model = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 10))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 names = {i: f"sample-{i}" for i in range(int(sys.argv[1]))}
 for step in range(100_000):
-    x, y = torch.randn(256, 256), torch.randint(0, 10, (256,))
+    x, y = torch.randn(32, 32), torch.randint(0, 10, (32,))
     name = names[step]
     loss = nn.functional.cross_entropy(model(x), y)
     optimizer.zero_grad()
