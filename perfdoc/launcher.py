@@ -357,6 +357,9 @@ class Scan:
                 if not {"optimizer step", "errand"} & set(seen) and now - started > self.options.wait:
                     _terminate(process.pid)
                     return "never trained"
+                if "optimizer step" not in seen and any(self.folder.glob("inject-error-*")):
+                    _terminate(process.pid)  # without perfdoc in it nothing would be measured, and nothing guarded
+                    return ""
                 if "optimizer step" not in seen:
                     watched = {int(event["pid"]) for event in self.watch.this_lap("process")}
                     for event in strangers.look(processes_of_run(str(self.folder)), watched):

@@ -156,7 +156,7 @@ def _laps(folder: str, settings: dict[str, Any], train: Callable[[], None]) -> s
         history.write_text(json.dumps([e for e in events if e["e"] == "block"]), encoding="utf-8")
         recorder = Recorder(folder, lap)
         this = {"lap": lap, "spent": spent, "history": str(history), "excluded": excluded}
-        session = Session(recorder, {**settings, **this}, None)
+        session = Session(recorder, {**settings, **this})
         session.install()
         began = time.monotonic()
         try:

@@ -31,7 +31,6 @@ from perfdoc.inject.conductor import Conductor, median_step
 from perfdoc.inject.epoch import SHORTEST_STEPS
 from perfdoc.inject.experiment import Experiment
 from perfdoc.inject.follower import Follower
-from perfdoc.inject.guard import Guard
 from perfdoc.inject.known_loaders import KnownLoaders
 from perfdoc.inject.loop_description import describe
 from perfdoc.inject.loop_view import LoopView
@@ -79,10 +78,9 @@ current: Session | None = None
 class Session:
     """Clock, step finder and conductor of one process, and the wrappers that feed them."""
 
-    def __init__(self, recorder: Recorder, settings: Mapping[str, Any], guard: Guard | None) -> None:
+    def __init__(self, recorder: Recorder, settings: Mapping[str, Any]) -> None:
         self.recorder = recorder
         self.settings = settings
-        self._guard = guard
         self.lap = recorder.lap
         self.enabled = True
         self.holding = False
@@ -473,8 +471,6 @@ class Session:
         if self._first_step is None:
             self._first_step = time.monotonic()
             self.seen("optimizer step")
-            if self._guard is not None:
-                self._guard.training = True
         self.clock.cut(key)
         if self._directed or self._observing:
             self._take_partials()

@@ -15,14 +15,21 @@ from perfdoc.inject.recorder import Recorder
 from perfdoc.user_code import is_ours, is_users
 
 
+def guard_only(run_dir: str) -> None:
+    """Guard the files of a DataLoader worker that was spawned; nothing else of perfdoc concerns it."""
+    with open(os.path.join(run_dir, "settings.json"), encoding="utf-8") as f:
+        settings: dict[str, Any] = json.load(f)
+    if settings["guard"]:
+        guard.install(Recorder(run_dir, int(settings["lap"])), settings["protect"])
+
+
 def start(run_dir: str) -> None:
     """Wait for torch to be imported, then watch. Called by ``sitecustomize``; nothing else of the process changes."""
     with open(os.path.join(run_dir, "settings.json"), encoding="utf-8") as f:
         settings: dict[str, Any] = json.load(f)
     recorder = Recorder(run_dir, int(settings["lap"]))
-    files: guard.Guard | None = None
     if settings["guard"]:
-        files = guard.install(recorder, settings["protect"])
+        guard.install(recorder, settings["protect"])
         trackers.install(recorder)
 
     def torch_imported(module: ModuleType) -> None:
@@ -40,7 +47,7 @@ def start(run_dir: str) -> None:
                 cuda=getattr(getattr(module, "version", None), "cuda", None),
                 rank=os.environ.get("RANK"),
             )
-            Session(recorder, settings, files).install()
+            Session(recorder, settings).install()
             recorder.write("seen", what="torch")
         except Exception:  # a torch that is too old or too new for the wrappers: the script runs, the scan says why
             recorder.write("inject_failed", error=traceback.format_exc())

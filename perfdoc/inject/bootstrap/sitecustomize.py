@@ -31,12 +31,14 @@ def _start():
                 )
 
         sys.meta_path.insert(0, Finder)
-        # Nothing is watched in a DataLoader worker that was spawned, nor in perfdoc's own helpers.
-        if not run_dir or os.environ.get("PERFDOC_WORKER"):
+        if not run_dir:  # one of perfdoc's own helpers
             return
         from perfdoc.inject import startup
 
-        startup.start(run_dir)
+        if os.environ.get("PERFDOC_WORKER"):
+            startup.guard_only(run_dir)  # nothing is watched in a DataLoader worker that was spawned
+        else:
+            startup.start(run_dir)
     except Exception:
         import traceback
 

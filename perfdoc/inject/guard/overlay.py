@@ -1,0 +1,450 @@
+"""The files of a run as its script sees them: what it wrote and removed, laid over the user's own tree.
+
+Two folders in the run's folder hold it, so that all processes of a launch see the same:
+
+* ``tree/<absolute path>``: what the script made or changed stands there in place of the user's;
+* ``gone/<absolute path>.gone``: what it removed. A removed folder that is made anew stays removed underneath.
+
+``journal`` lists the changes. A process looks at its length before it answers, and reads what others have added: so the path of
+a file that nothing has happened to costs no look at the disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import stat
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from perfdoc.inject.recorder import Recorder
+
+MOST_TOLD = 2000
+"""Maximum number of files that are told one by one in the events of a process."""
+MOST_LINKS = 40
+"""Symbolic links on one path after which Linux gives up with ELOOP."""
+MOST_NEIGHBOURS = 5000
+"""Maximum number of entries of a folder that are searched for links to a file that has changed."""
+CACHES = (".cache", ".triton", ".nv", ".torch", ".keras", ".config/matplotlib", ".pyenv", ".local/share")
+"""Folders in the home folder that programs keep caches in: what is written there is no result of the script's."""
+CACHE_VARIABLES = (
+    "XDG_CACHE_HOME", "TORCH_HOME", "HF_HOME", "HF_DATASETS_CACHE", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR",
+    "MPLCONFIGDIR", "NUMBA_CACHE_DIR", "CUDA_CACHE_PATH",
+)
+
+real_lstat, real_stat, real_remove, real_mkdir, real_rename = os.lstat, os.stat, os.remove, os.mkdir, os.rename
+real_readlink, real_listdir, real_rmtree, real_getcwd = os.readlink, os.listdir, shutil.rmtree, os.getcwd
+real_open, real_utime, real_chmod, real_symlink, real_link = os.open, os.utime, os.chmod, os.symlink, os.link
+real_access, real_scandir, real_rmdir, real_chdir = os.access, os.scandir, os.rmdir, os.chdir
+"""The system's own functions, from before any of them was replaced."""
+
+
+def exists(place: str) -> bool:
+    """Whether anything is at a real place, links included."""
+    try:
+        real_lstat(place)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def is_folder(place: str | None) -> bool:
+    """Whether a real place is a folder itself, no link to one."""
+    try:
+        return place is not None and stat.S_ISDIR(real_lstat(place).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def is_link(place: str | None) -> bool:
+    """Whether a real place is a symbolic link."""
+    try:
+        return place is not None and stat.S_ISLNK(real_lstat(place).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def missing(file: Any) -> FileNotFoundError:
+    """What the system raises where there is no such file."""
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file)
+
+
+def failure(number: int, *files: Any) -> OSError:
+    """The OSError of an errno, of the subclass that Python has for it."""
+    named = (files[0], None, files[1]) if len(files) == 2 else files
+    return OSError(number, os.strerror(number), *named)
+
+
+class Overlay:
+    """Paths in and out are absolute paths of the user's, without links in them, as :meth:`view` makes them."""
+
+    def __init__(self, recorder: Recorder, protect: Sequence[str]) -> None:
+        self._recorder = recorder
+        self.root = os.path.join(recorder.run_dir, "redirected", str(recorder.lap))
+        self._tree, self._gone_tree = os.path.join(self.root, "tree"), os.path.join(self.root, "gone")
+        os.makedirs(self._tree, exist_ok=True)
+        os.makedirs(self._gone_tree, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._journal = real_open(os.path.join(self.root, "journal"), flags, 0o644)
+        self._read = 0
+        self._names: set[str] = set()
+        self._gone: set[str] = set()
+        self._parents: set[str] = set()
+        """Folders with entries of their own in the overlay, or with removed ones."""
+        self._folders: dict[str, tuple[str, bool]] = {}
+        """What a folder's name leads to, and whether any of it is the overlay's."""
+        self._told = 0
+        self._base = os.path.dirname(os.path.dirname(os.path.realpath(recorder.run_dir)))
+        """Where runs are kept: no script meets it in a listing of the folder around it."""
+        self._virtual: str | None = None
+        self._inside = threading.local()
+        home = os.path.expanduser("~")
+        free = [recorder.run_dir, "/dev", "/proc", "/sys", "/run", tempfile.gettempdir(), "/tmp", "/var/tmp",
+                *(os.path.join(home, name) for name in CACHES), *(os.environ.get(name, "") for name in CACHE_VARIABLES)]
+        self._free = tuple(os.path.join(os.path.realpath(path), "") for path in free if path)
+        self._protected = tuple(os.path.join(os.path.realpath(path), "") for path in protect)
+        self._read_journal()
+
+    # -- at work
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """The guard's own calls are not guarded."""
+        before = self.idle()
+        self._inside.busy = True
+        try:
+            yield
+        finally:
+            self._inside.busy = before
+
+    def idle(self) -> bool:
+        """Whether this thread is inside the guard, or the guard is off: calls go to the system as they are."""
+        return getattr(self._inside, "busy", False)
+
+    def untouched(self) -> bool:
+        """Whether nothing has been written or removed so far, by any process, and no path needs a second look."""
+        self._sync()
+        return not self._read and self._virtual is None
+
+    def _sync(self) -> None:
+        if os.fstat(self._journal).st_size != self._read:
+            self._read_journal()
+
+    def _read_journal(self) -> None:
+        data = os.pread(self._journal, max(0, os.fstat(self._journal).st_size - self._read), self._read)
+        whole = data.rfind(b"\n") + 1
+        self._read += whole
+        for line in data[:whole].splitlines():
+            kind, path = json.loads(line)
+            self._note(kind, path)
+
+    def _note(self, kind: str, path: str) -> None:
+        parent, name = os.path.split(path)
+        self._names.add(name)
+        self._parents.add(parent)
+        if kind == "gone":
+            self._gone.add(path)
+        if kind != "file":
+            self._folders.clear()
+
+    def _add(self, kind: str, path: str) -> None:
+        """Tell all processes of a change. ``kind``: ``file``, ``folder``, ``link`` or ``gone``."""
+        if kind == "file" and os.path.basename(path) in self._names and os.path.dirname(path) in self._parents:
+            return  # nothing that any process must learn
+        os.write(self._journal, (json.dumps([kind, path]) + "\n").encode())
+        self._sync()
+
+    # -- paths
+
+    def guarded(self, path: str) -> bool:
+        """Whether what the script does at ``path`` must not reach the user's tree."""
+        if path.startswith(self._protected) and not path.startswith(self._free[0]):
+            return True  # the user's project is protected even where it lies in a temporary folder
+        return not path.startswith(self._free)
+
+    def upper(self, path: str) -> str:
+        """Where what the script writes at ``path`` is kept."""
+        return self._tree + path
+
+    def _marker(self, path: str) -> str:
+        return self._gone_tree + path + ".gone"
+
+    def hidden(self, path: str) -> bool:
+        """Whether the user's own ``path`` was removed, by itself or with a folder that holds it."""
+        if not self._gone:
+            return False
+        while path not in self._gone:
+            parent = os.path.dirname(path)
+            if parent == path:
+                return False
+            path = parent
+        return True
+
+    def effective(self, path: str) -> str | None:
+        """The real place of what the script sees at ``path``; None where it sees nothing there."""
+        upper = self.upper(path)
+        if exists(upper):
+            return upper
+        return path if not self.hidden(path) and exists(path) else None
+
+    def below(self, path: str) -> str | None:
+        """The user's own file at ``path``, where the script has not removed it."""
+        return path if not self.hidden(path) and exists(path) else None
+
+    def getcwd(self) -> str:
+        """The working directory as the script sees it."""
+        return self.as_seen(real_getcwd())
+
+    def as_seen(self, place: str) -> str:
+        """The path that the script has for a real place."""
+        return place[len(self._tree):] or "/" if place.startswith(self._tree) else place
+
+    def moved_to(self, path: str) -> None:
+        """The script has changed its working directory; ``path``: its real place."""
+        self._virtual = path if path.startswith(self._tree) else None
+        self._folders.clear()
+
+    def view(self, file: Any, follow: bool = True) -> str:
+        """The absolute path that ``file`` means to the script. ``follow``: through a link at its end as well."""
+        name = os.fsdecode(file)
+        if not name:
+            raise missing(file)
+        head, tail = os.path.split(name)
+        if tail in ("", ".", ".."):
+            return self._walk(name, True)
+        folder = self._folder(head)[0]
+        path = os.path.join(folder, tail)
+        if follow and is_link(self.effective(path)):
+            return self._walk(path, True)
+        return path
+
+    def _folder(self, head: str) -> tuple[str, bool]:
+        """The folder that ``head`` leads to, and whether it is not simply the user's own."""
+        key = head if head.startswith("/") else os.path.join(self.getcwd(), head)
+        found = self._folders.get(key)
+        if found is None:
+            path = self._walk(key, True)
+            with self.at_work():
+                plain = path == os.path.realpath(key) and not self.hidden(path) and (path in ("/",) or self._is_plain(path))
+            if len(self._folders) > 10_000:
+                self._folders.clear()
+            found = self._folders[key] = (path, not plain)
+        return found
+
+    def _is_plain(self, path: str) -> bool:
+        """Whether a folder is the user's own: one that stands in the overlay too only holds what lies deeper."""
+        return exists(path) or not exists(self.upper(path))
+
+    def _walk(self, name: str, follow: bool) -> str:
+        if not name.startswith("/"):
+            name = os.path.join(self.getcwd(), name)
+        ahead = [part for part in reversed(name.split("/")) if part not in ("", ".")]
+        path, links = "/", 0
+        while ahead:
+            part = ahead.pop()
+            if part == "..":
+                path = os.path.dirname(path)
+                continue
+            following = os.path.join(path, part)
+            if ahead or follow:
+                place = self.effective(following)
+                if place is not None and is_link(place):
+                    links += 1
+                    if links > MOST_LINKS:
+                        raise failure(errno.ELOOP, name)
+                    target = real_readlink(place)
+                    if target.startswith("/"):
+                        path = "/"
+                    ahead += [part for part in reversed(target.split("/")) if part not in ("", ".")]
+                    continue
+            path = following
+        return path
+
+    # -- reading
+
+    def place(self, file: Any, follow: bool = True) -> Any:
+        """Where to read ``file`` from: ``file`` itself where nothing has happened to it. Raises as the system does for none."""
+        if self.idle() or isinstance(file, int) or file is None or self.untouched():
+            return file
+        try:
+            name = os.fsdecode(file)
+        except TypeError:
+            return file
+        head, tail = os.path.split(name)
+        if tail not in self._names and tail not in ("", ".", ".."):
+            folder, ours = self._folder(head)
+            if not ours:
+                return file if self._virtual is None or head.startswith("/") else os.path.join(folder, tail)
+        path = self.view(name, follow)
+        found = self.effective(path)
+        if found is None:
+            parent = self.effective(os.path.dirname(path))
+            if parent is not None and not is_folder(parent):
+                raise failure(errno.ENOTDIR, file)
+            raise missing(file)
+        if name.endswith("/") and not is_folder(found):
+            raise failure(errno.ENOTDIR, file)
+        return file if found == name else found
+
+    def is_merged(self, path: str) -> bool:
+        """Whether the entries of a folder are not simply those of one real folder."""
+        return path == os.path.dirname(self._base) or path in self._parents or self.hidden(path) or exists(self.upper(path))
+
+    def entries(self, path: str) -> list[str]:
+        """Names of what the script sees in a folder."""
+        found: dict[str, None] = {}
+        if self.below(path) is not None and is_folder(path):
+            for name in real_listdir(path):
+                inner = os.path.join(path, name)
+                if inner not in self._gone and inner != self._base:
+                    found[name] = None
+        upper = self.upper(path)
+        if is_folder(upper):
+            found |= dict.fromkeys(real_listdir(upper))
+        return list(found)
+
+    # -- writing
+
+    def writing(self, file: Any, keep: bool, exclusive: bool = False) -> Any:
+        """Where to write ``file`` to. ``keep``: what it holds is read or appended to, so a copy begins with it."""
+        if self.idle() or isinstance(file, int) or file is None:
+            return file
+        self._sync()
+        path = self.view(file, not exclusive)
+        if not self.guarded(path) and not exists(self.upper(path)):
+            return path if self._virtual is not None else file
+        return self.for_writing(path, file, keep, exclusive)
+
+    def for_writing(self, path: str, file: Any, keep: bool, exclusive: bool = False) -> str:
+        """The place in the overlay that stands for ``path`` from now on. ``file``: how the script calls it, for errors."""
+        found = self.effective(path)
+        if found is None:
+            parent = self.effective(os.path.dirname(path))
+            if parent is None:
+                raise missing(file)
+            if not is_folder(parent):
+                raise failure(errno.ENOTDIR, file)
+            if not real_access(parent, os.W_OK):
+                raise failure(errno.EACCES, file)
+            return self.make(path)
+        if exclusive:
+            raise failure(errno.EEXIST, file)
+        mode = real_lstat(found).st_mode
+        if stat.S_ISDIR(mode):
+            raise failure(errno.EISDIR, file)
+        if found != path or not stat.S_ISREG(mode):
+            return found
+        if not real_access(path, os.W_OK):
+            raise failure(errno.EACCES, file)
+        return self.copy_up(path, keep)
+
+    def always(self, file: Any) -> Any:
+        """Where a checkpoint goes: into the overlay, wherever the script wants it. What is no path is left alone."""
+        if self.idle() or not isinstance(file, str | bytes | os.PathLike):
+            return file
+        self._sync()
+        path = self.view(file)
+        if path.startswith(self._free[0]):
+            return file
+        return self.for_writing(path, file, False)
+
+    def make(self, path: str, kind: str = "file") -> str:
+        """Make room in the overlay for something new at ``path``; its place."""
+        upper = self.upper(path)
+        self._make_parents(path)
+        self._add(kind, path)
+        self._tell(path)
+        return upper
+
+    def _make_parents(self, path: str) -> None:
+        """Folders in the overlay down to ``path``: those of the user's are only passed through."""
+        parent = os.path.dirname(path)
+        upper = self.upper(parent)
+        if is_folder(upper):
+            return
+        if parent != "/":
+            self._make_parents(parent)
+        with self.at_work():
+            try:
+                real_mkdir(upper)
+                shutil.copystat(parent, upper)
+            except OSError:  # another process was faster; a folder without the user's own below it
+                pass
+
+    def copy_up(self, path: str, keep: bool = True) -> str:
+        """A copy of the user's own ``path`` in the overlay; an empty one of the same mode if ``keep`` is False."""
+        upper = self.make(path)
+        with self.at_work():
+            if is_folder(path):
+                if not is_folder(upper):
+                    real_mkdir(upper)
+                    shutil.copystat(path, upper)
+                return upper
+            if is_link(path):
+                real_symlink(real_readlink(path), upper)
+                return upper
+            partial = f"{upper}.{os.getpid()}.{threading.get_ident()}"
+            if keep:
+                shutil.copyfile(path, partial)
+            else:
+                os.close(real_open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+            shutil.copystat(path, partial)
+            real_rename(partial, upper)  # whole at once: another process may do the same
+        self.tell_neighbours(path)
+        return upper
+
+    def hide(self, path: str) -> None:
+        """The user's own ``path`` is removed as far as the script is concerned."""
+        if self.hidden(path) or not exists(path):
+            return
+        marker = self._marker(path)
+        with self.at_work():
+            os.makedirs(os.path.dirname(marker), exist_ok=True)
+            os.close(real_open(marker, os.O_WRONLY | os.O_CREAT, 0o600))
+        self._add("gone", path)
+        self.tell_neighbours(path)
+        if self._told < MOST_TOLD:
+            self._told += 1
+            self._recorder.write("kept", path=path)
+
+    def drop(self, path: str) -> None:
+        """Nothing is at ``path`` any more: neither in the overlay nor, as far as the script is concerned, of the user's."""
+        upper = self.upper(path)
+        self.hide(path)
+        with self.at_work():
+            if is_folder(upper):
+                real_rmtree(upper, ignore_errors=True)
+                self._add("folder", path)
+            elif exists(upper):
+                real_remove(upper)
+
+    def _tell(self, path: str) -> None:
+        if self._told < MOST_TOLD:
+            self._told += 1
+            to = os.path.relpath(self.upper(path), self._recorder.run_dir)
+            self._recorder.write("redirected", path=path, to=to)
+
+    def tell_neighbours(self, path: str) -> None:
+        """Links beside ``path`` may lead to it: their names are looked at from now on too."""
+        for name in self._links_beside(path):
+            if name not in self._names:
+                self._add("link", os.path.join(os.path.dirname(path), name))
+
+    @staticmethod
+    def _links_beside(path: str) -> Iterable[str]:
+        found = []
+        try:
+            with real_scandir(os.path.dirname(path)) as entries:
+                for count, entry in enumerate(entries):
+                    if count > MOST_NEIGHBOURS:
+                        break
+                    if entry.is_symlink():
+                        found.append(entry.name)
+        except OSError:
+            pass
+        return found
