@@ -27,7 +27,7 @@ from perfdoc import endings, launches, page_faults, signals
 from perfdoc.errors import PerfdocError
 from perfdoc.gpus import Gpus
 from perfdoc.heartbeat import Heartbeat
-from perfdoc.leftovers import git_status, tidy
+from perfdoc.leftovers import Listing, git_status, tidy
 from perfdoc.measurement import Measurement, Unavailable
 from perfdoc.probe import packages
 from perfdoc.unwatched import Unwatched
@@ -36,6 +36,8 @@ END_GRACE_SECONDS = 20.0
 """Time for the script to end itself after the experiment; then it is ended."""
 INTERRUPT_GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.2
+MOST_LEFT = 200
+"""Maximum number of files that are told to be new in the user's folder."""
 
 
 @dataclass
@@ -196,6 +198,7 @@ class Scan:
         self._excluded: dict[str, launches.Failure | None] = {}
         self._natural = False
         self._git = git_status(Path.cwd())
+        self._files = Listing(Path.cwd(), self.folder.parent.parent)
 
     def run(self) -> captures.Capture:
         """Run all launches and write the capture, whatever happens in between."""
@@ -432,7 +435,9 @@ class Scan:
         }
         capture = captures.from_events(events, run, self.machine.describe())
         capture.measurements += self.machine.measurements()
-        capture.guard["moved"] = tidy(events, Path.cwd(), self.folder / "redirected")
+        if self.options.guard:
+            capture.guard["moved"] = tidy(events, self.folder / "unguarded", self.folder)
+            capture.guard["left"] = Listing(Path.cwd(), self.folder.parent.parent).new(self._files)[:MOST_LEFT]
         if self._git is not None:
             now = git_status(Path.cwd())
             capture.guard["git_changed"] = sorted((now or set()) - self._git)

@@ -1,4 +1,4 @@
-"""What a script made before it trained: allowed while it runs, and nothing to find after a run that is thrown away."""
+"""What a run left in the user's tree all the same: put right where it is known whose it is, told where it is not."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+LONGEST_LOOK = 3.0
+"""Maximum time for one listing of the working folder, in seconds."""
+MOST_FILES = 200_000
+"""Maximum number of files in it; a folder with more is a data set, and not listed further."""
 
 
 def git_status(folder: Path) -> set[str] | None:
@@ -25,27 +31,62 @@ def git_status(folder: Path) -> set[str] | None:
     return {os.path.realpath(os.path.join(top.stdout.strip(), entry[3:])) for entry in listed.stdout.split("\0") if entry}
 
 
-def tidy(events: Sequence[Mapping[str, Any]], checkout: Path, target: Path) -> list[str]:
-    """Move what the script made in set-up out of the user's way, to ``target``; their paths.
+class Listing:
+    """Files below the working folder with their sizes and times: what is new afterwards was not there before."""
 
-    Moved are files that show in ``git status`` of ``checkout``, and outside of git those that were written to while it trained:
-    logs. Downloads and caches stay. ``events``: of the runs, which must have ended.
+    def __init__(self, folder: Path, ours: Path) -> None:
+        """``ours``: the folder that runs are kept in, which is left out."""
+        self.whole = True
+        self.files: dict[str, tuple[int, int]] = {}
+        began = time.monotonic()
+        for place, folders, names in os.walk(folder):
+            folders[:] = [name for name in folders if os.path.join(place, name) != str(ours) and name != "__pycache__"]
+            for name in names:
+                path = os.path.join(place, name)
+                with contextlib.suppress(OSError):
+                    found = os.lstat(path)
+                    self.files[path] = (found.st_size, found.st_mtime_ns)
+            if len(self.files) > MOST_FILES or time.monotonic() - began > LONGEST_LOOK:
+                self.whole = False
+                return
+
+    def new(self, before: Listing) -> list[str]:
+        """Files that are here and were not before, or changed since; nothing where either listing was cut off."""
+        if not (self.whole and before.whole):
+            return []
+        return sorted(path for path, found in self.files.items() if before.files.get(path) != found)
+
+
+def tidy(events: Sequence[Mapping[str, Any]], target: Path, folder: Path) -> list[str]:
+    """Put right what Python wrote past the guard, as the net under it has told: paths that were moved to ``target``.
+
+    What was new is moved; a file of the user's gets its bytes, mode and times back from the copy in the run's ``folder``.
+    Nothing that the events do not name is touched. ``events``: of the run, which must have ended.
     """
-    first = min((e["t"] for e in events if e["e"] == "seen" and e["what"] == "optimizer step"), default=None)
-    created = sorted({e["path"] for e in events if e["e"] == "created"})
-    tracked = git_status(checkout) if created else None
+    for event in events:
+        if event["e"] == "saved":
+            copy, path = folder / event["copy"], event["path"]
+            with contextlib.suppress(OSError):
+                if not _same(copy, Path(path)):
+                    shutil.copy2(copy, path)
     moved = []
-    for path in created:
-        if not os.path.isfile(path):
-            continue
-        shows = tracked is not None and os.path.realpath(path) in tracked
-        log = first is not None and os.path.getmtime(path) > first and tracked is None
-        if shows or log:
+    for path in sorted({event["path"] for event in events if event["e"] == "unguarded"}, reverse=True):
+        if os.path.islink(path) or os.path.isfile(path):
             place = target / path.lstrip(os.sep)
             place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(path, place)
-            moved.append(path)
-    for folder in sorted({e["path"] for e in events if e["e"] == "folder"}, reverse=True):
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)  # only where it is empty: what the script wanted in it lies in the run's folder
-    return moved
+            with contextlib.suppress(OSError):
+                shutil.move(path, place)
+                moved.append(path)
+        elif os.path.isdir(path):
+            with contextlib.suppress(OSError):
+                os.rmdir(path)  # only where it is empty: what was made in it has been moved
+    return sorted(moved)
+
+
+def _same(copy: Path, path: Path) -> bool:
+    """Whether a file is still what its copy is."""
+    if not path.exists():
+        return False
+    one, other = copy.stat(), path.stat()
+    return (one.st_size, one.st_mtime_ns, one.st_mode) == (other.st_size, other.st_mtime_ns, other.st_mode) and (
+        copy.read_bytes() == path.read_bytes())

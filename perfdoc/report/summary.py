@@ -337,8 +337,11 @@ def notes(diagnosis: Diagnosis) -> list[str]:
         found.append(f"{_plural(count, 'file', 'files')} the script wanted to write went into the run's folder instead")
     if guard.get("kept"):
         found.append(f"{_plural(len(set(guard['kept'])), 'path', 'paths')} the script wanted to remove still stand")
-    if guard.get("git_changed"):
-        found.append("git status shows what it did not before: " + ", ".join(guard["git_changed"][:3]))
+    left = guard.get("git_changed") or guard.get("left", [])
+    if left:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        found.append("new or changed in your folder since, by a program that the script started, or by somebody else: "
+                     + ", ".join(left[:3]) + more)
     return found
 
 
