@@ -18,11 +18,6 @@ PRELUDE = """
 import gc, json, os, shutil, sys, tempfile
 from pathlib import Path
 
-def training():
-    from perfdoc.inject.guard import Guard
-    [guard] = [o for o in gc.get_objects() if type(o) is Guard]
-    guard.training = True
-
 def read(path):
     with open(path) as f:
         return f.read()
@@ -121,12 +116,11 @@ OVERWRITING = {
 }
 
 
-@pytest.mark.parametrize("phase", ["set-up", "training"])
 @pytest.mark.parametrize("way", OVERWRITING)
-def test_an_existing_file_is_never_changed(project, way, phase):
+def test_an_existing_file_is_never_changed(project, way):
     """Whatever way a script takes to write over, remove or rename a file that was there, it holds what it held."""
     theirs = project.file("a.txt")
-    project.script(("training()\n" if phase == "training" else "") + OVERWRITING[way])
+    project.script(OVERWRITING[way])
     assert theirs.read_text(encoding="utf-8") == "theirs"
 
 
@@ -169,24 +163,9 @@ def test_exclusive_creation_still_refuses_existing_files(project):
     assert out == "refused\n"
 
 
-def test_new_files_before_training_stay(project):
-    """What a script makes while it sets up stays where it put it, and may be changed and removed by it."""
-    project.script("""
-        write("vocabulary.txt", "words")
-        write("vocabulary.txt", " more", "a")
-        write("scratch.txt", "x")
-        os.remove("scratch.txt")
-        write("cache.tmp", "cached")
-        os.replace("cache.tmp", "cache.bin")
-    """)
-    assert project.files() == {"vocabulary.txt": "words more", "cache.bin": "cached"}
-    assert {os.path.basename(e["path"]) for e in project.events("created")} >= {"vocabulary.txt", "cache.bin"}
-
-
-def test_new_files_in_training_go_to_the_run(project):
-    """From the first step on nothing new appears in the project, and the script still finds what it wrote."""
+def test_new_files_go_to_the_run(project):
+    """Nothing new appears in the project, and the script still finds what it wrote."""
     out = project.script("""
-        training()
         write("checkpoint.txt", "weights")
         Path("metrics.csv").write_text("loss")
         print(read("checkpoint.txt"), os.path.exists("metrics.csv"))
@@ -198,11 +177,10 @@ def test_new_files_in_training_go_to_the_run(project):
     assert redirected["metrics.csv"].read_text() == "loss"
 
 
-def test_rotating_checkpoints_in_training(project):
+def test_rotating_checkpoints(project):
     """Replacing and removing checkpoints works as ever within the script and touches nothing of the user's."""
     project.file("last.txt", "theirs")
     out = project.script("""
-        training()
         for i in range(3):
             write("last.tmp", str(i))
             if os.path.exists("last.txt"):
@@ -216,10 +194,9 @@ def test_rotating_checkpoints_in_training(project):
 
 
 def test_a_file_of_the_set_up_that_training_removes_is_gone(project):
-    """A file made in set-up, rewritten and then removed in training does not exist any more for the script."""
+    """A file that was made, rewritten and then removed does not exist any more for the script."""
     out = project.script("""
         write("state.txt", "a")
-        training()
         write("state.txt", "b")
         os.remove("state.txt")
         print(os.path.exists("state.txt"))
@@ -231,7 +208,6 @@ def test_an_atomic_save_leaves_nothing_behind(project):
     """A save through a temporary file beside its target leaves the project as it was."""
     project.file("model.txt", "theirs")
     out = project.script("""
-        training()
         with tempfile.NamedTemporaryFile("w", dir=".", delete=False) as f:
             f.write("mine")
         os.replace(f.name, "model.txt")
@@ -242,11 +218,10 @@ def test_an_atomic_save_leaves_nothing_behind(project):
 
 
 @pytest.mark.parametrize("copy", ["copyfile", "copy", "copy2"])
-def test_copying_the_best_checkpoint_in_training(project, copy):
+def test_copying_the_best_checkpoint(project, copy):
     """Keeping the best checkpoint with shutil works on redirected files, with the user's own one untouched."""
     project.file("best.txt", "theirs")
     out = project.script(f"""
-        training()
         write("last.txt", "weights")
         shutil.{copy}("last.txt", "best.txt")
         shutil.{copy}("last.txt", "second.txt")
@@ -284,7 +259,6 @@ def test_a_script_that_renews_a_link_goes_on(project):
     project.file("one.txt")
     (project.home / "latest").symlink_to("one.txt")
     project.script("""
-        training()
         if os.path.lexists("latest"):
             os.remove("latest")
         os.symlink("two.txt", "latest")
@@ -293,7 +267,7 @@ def test_a_script_that_renews_a_link_goes_on(project):
 
 
 def test_a_tree_of_the_scripts_own_is_removed(project):
-    """A folder that the script itself made and filled in set-up is really removed."""
+    """A folder that the script itself made and filled is removed, for the script too."""
     project.script("""
         os.makedirs("scratch/deep")
         write("scratch/deep/x.txt", "x")
@@ -307,7 +281,6 @@ def test_temporary_folders_are_left_alone(project, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside")
     (outside / "old.txt").write_text("old")
     project.script(f"""
-        training()
         write("{outside}/new.txt", "new")
         os.remove("{outside}/old.txt")
     """)
@@ -338,25 +311,23 @@ def test_descriptors_and_standard_streams_work(project):
     assert out == "True through a pipe\n"
 
 
-def test_a_worker_process_is_left_alone(project):
-    """A spawned child that carries PERFDOC_WORKER runs as if perfdoc were not there."""
+def test_a_worker_process_is_guarded_and_nothing_else(project):
+    """A spawned child that carries PERFDOC_WORKER has its files guarded; it is not watched."""
     project.file("a.txt")
     out = project.script(
         """
         write("a.txt", "worker")
-        print(open.__name__ == "guarded_open", hasattr(open, "__wrapped__"), "perfdoc.inject" in sys.modules)
+        print(read("a.txt"), sys.excepthook is sys.__excepthook__)
         """,
         PERFDOC_WORKER="1",
     )
-    assert out == "False False False\n"
-    assert project.files() == {"a.txt": "worker"}
-    assert list(project.run.glob("events-*")) == []
+    assert out == "worker True\n"
+    assert project.files() == {"a.txt": "theirs"}
 
 
 def test_a_forked_worker_reads_what_it_replaced(project):
-    """A worker that was forked in training makes a cache file through a temporary one and finds it."""
+    """A worker that was forked makes a cache file through a temporary one and finds it."""
     project.script("""
-        training()
         if os.fork() == 0:
             os.environ["PERFDOC_WORKER"] = "1"
             status = 1
@@ -414,7 +385,7 @@ def test_the_scripts_own_failure_is_shown_and_recorded(project):
 
 
 def test_torch_checkpoints_go_to_the_run(project, tmp_path_factory):
-    """torch.save writes over nothing, in set-up too, and torch.load gives the script its own checkpoint back."""
+    """torch.save writes over nothing, and torch.load gives the script its own checkpoint back."""
     project.file("model.pt")
     outside = tmp_path_factory.mktemp("outside")
     out = project.script(f"""
@@ -436,7 +407,7 @@ def test_torch_checkpoints_go_to_the_run(project, tmp_path_factory):
     assert {os.path.basename(e["path"]) for e in project.events("redirected")} >= {"model.pt", "new.pt", "path.pt"}
 
 
-def test_what_compiled_libraries_write_in_training_goes_to_the_run(project):
+def test_what_compiled_libraries_write_goes_to_the_run(project):
     """A tokenizer's file and a picture, which Rust and C++ write, leave what was there, and can be read back."""
     pytest.importorskip("tokenizers")
     pytest.importorskip("cv2")
@@ -445,7 +416,6 @@ def test_what_compiled_libraries_write_in_training_goes_to_the_run(project):
     out = project.script("""
         import cv2, numpy
         from tokenizers import Tokenizer, models
-        training()
         tokenizer = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
         for name in ("tokenizer.json", "new.json"):
             tokenizer.save(name)

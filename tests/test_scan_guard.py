@@ -38,8 +38,8 @@ def test_checkpoints_and_logs_are_not_written(tmp_path: Path) -> None:
     assert len(copied) > 1, "the script appended to its copy"
 
 
-def test_set_up_files_are_moved_out_of_git_status(tmp_path: Path) -> None:
-    """A log opened before training is new in git status: after the scan it lies in the run's folder instead."""
+def test_files_of_the_set_up_lie_in_the_run(tmp_path: Path) -> None:
+    """A log opened before training is in the run's folder; git status shows nothing of it, during the scan or after."""
     (tmp_path / "train.py").write_text(
         'log = open("run.log", "w")\nlog.write("start\\n")\nprint(open("run.log").name)\n'
         + (SCRIPTS / "by_next.py").read_text()
@@ -51,7 +51,8 @@ def test_set_up_files_are_moved_out_of_git_status(tmp_path: Path) -> None:
     assert scanned.code == 0, scanned.err
     assert git(tmp_path, "status", "--porcelain") == ""
     assert not (tmp_path / "run.log").exists()
-    assert [Path(path).name for path in scanned.capture["guard"]["moved"]] == ["run.log"]
+    assert [Path(entry["path"]).name for entry in scanned.capture["guard"]["redirected"]] == ["run.log"]
+    assert scanned.capture["guard"]["moved"] == scanned.capture["guard"]["left"] == []
 
 
 def test_process_state_is_as_without_perfdoc(scan: Scan) -> None:
