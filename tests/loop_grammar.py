@@ -78,8 +78,7 @@ class Loop:
         if self.optimizer == "manual":
             return wanted  # a step is a backward call there
         wanted["optimizer_calls"] = 2 if self.optimizer == "two" else 1
-        fetched = batches * (2 if self.style == "zip_two" else 1)
-        wanted["batches"] = 0 if self.loader in NO_DATALOADER else fetched
+        wanted["batches"] = 0 if self.loader in NO_DATALOADER else batches  # of each loader
         if self.optimizer != "lbfgs":
             wanted["backwards"] = batches
         return wanted
@@ -494,6 +493,9 @@ def complaints(loop: Loop, code: int, said: str, capture: dict[str, Any], log: s
         found.append("no loop was found")
     else:
         step = capture["loop"]["step"]
+        loaders = 0 if loop.loader in NO_DATALOADER else 2 if loop.style == "zip_two" else 1
+        if len(capture["loop"]["loaders"]) != loaders:
+            found.append(f"{len(capture['loop']['loaders'])} loaders were found, not {loaders}")
         found += [f"a step has {step[name]} {name}, not {wanted}" for name, wanted in loop.step.items() if step[name] != wanted]
     if not any(block["arm"] == "control" for block in capture["blocks"]):
         found.append("no control block")
