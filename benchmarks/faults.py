@@ -86,11 +86,17 @@ def script(**parts: str) -> str:
     return text
 
 
-def moment(trial: Trial, scan: Scan, latest: float | None = None) -> None:
-    """Wait for a random moment between the scan's start and shortly before its end; at once where it has ended."""
-    at = scan.started + trial.rng.uniform(0.3, latest or trial.budget + 5.0)
-    while time.monotonic() < at and scan.process.poll() is None:
-        time.sleep(0.02)
+def moment(trial: Trial, scan: Scan) -> None:
+    """Wait for a random moment: of the start, of the experiment, or about the scan's end; at once where it has ended."""
+    def ended() -> bool:
+        return scan.process.poll() is not None
+
+    if trial.rng.random() < 0.7:
+        until(lambda: ended() or scan.events("block"), 2 * STARTED)
+        at = time.monotonic() + trial.rng.uniform(0, trial.budget + 3)
+    else:
+        at = scan.started + trial.rng.uniform(0.3, 6)
+    until(lambda: ended() or time.monotonic() >= at, 600)
     trial.fault_at = time.monotonic()
 
 
@@ -294,20 +300,21 @@ def not_a_number(trial: Trial) -> None:
     trial.start()
 
 
-MEMORY = "rows = torch.zeros(len(x), {floats}).add_(1)"
+ROWS = "torch.zeros(len(x), {floats}).sum()"
+"""Memory that grows with the batch, let go at once."""
 
 
 def address_space(trial: Trial) -> None:
-    """Batches four times as large do not fit (``ulimit -v``): the allocation fails, in the loop or in the data set."""
+    """Batches four times as large do not fit (``ulimit -v``): the allocation fails, in the loop or in the model."""
     where = trial.rng.choice(("loop", "model"))
     trial.said.append(f"in the {where}")
+    rows = ROWS.format(floats=2_500_000)
+    # What is mapped already is counted too, and differs from machine to machine.
     limit = ("used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-             "resource.setrlimit(resource.RLIMIT_AS, (used + 700_000_000,) * 2)")
-    if where == "model":
-        limit += ("\nclass Net(nn.Sequential):\n    def forward(self, x):\n        torch.zeros(len(x), 4_000_000)\n"
-                  "        return super().forward(x)\nmodel.__class__ = Net")
-    step = MEMORY.format(floats=4_000_000) if where == "loop" else "pass"
-    trial.write(script(start=limit, step=step))
+             "resource.setrlimit(resource.RLIMIT_AS, (used + 600_000_000,) * 2)\n"
+             "class Net(nn.Sequential):\n    def forward(self, x):\n"
+             f"        {rows if where == 'model' else 'pass'}\n        return super().forward(x)\nmodel.__class__ = Net")
+    trial.write(script(start=limit, step=rows if where == "loop" else "pass"))
     trial.start("--only", "batch_size,optimizer_implementation")
 
 
@@ -318,7 +325,7 @@ def memory_cgroup(trial: Trial) -> None:
     def join() -> None:
         (group / "cgroup.procs").write_text(str(os.getpid()))
 
-    trial.write(script(step=MEMORY.format(floats=4_000_000)))
+    trial.write(script(step=ROWS.format(floats=5_000_000)))
     trial.start("--only", "batch_size,optimizer_implementation", before=join)
 
 

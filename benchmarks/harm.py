@@ -21,9 +21,11 @@ from typing import Any
 
 import psutil
 
+import perfdoc
 from perfdoc.commands import report
 from perfdoc.errors import PerfdocError
 
+PERFDOC = Path(perfdoc.__file__).parent
 LEFT_AFTER = 30.0
 """Seconds after the parent's end until which the script and its workers may take to end too."""
 FILES = {"model.pt": b"weeks of training", "log.csv": b"0,1.5\n", "data/kept.txt": b"kept"}
@@ -199,9 +201,9 @@ class Trial:
             said = scan.out + scan.err + reason(scan)
             if self.words and not any(word in said for word in self.words):
                 found.append(f"not said: {' or '.join(self.words)}")
-            if not early and "by itself" in said:
+            if not early and "failed by itself" in said:
                 found.append(f"blames the script: {reason(scan)[:150]}")
-            if "Traceback (most recent call last)" in scan.err and "perfdoc/" in scan.err:
+            if f'File "{PERFDOC}' in scan.err:
                 found.append(f"a traceback of perfdoc: {scan.err.strip().splitlines()[-1][:150]}")
         self.complaints = found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -70,6 +71,8 @@ class Capture:
     guard: dict[str, Any] = field(default_factory=dict)
     failure: dict[str, Any] | None = None
     loader: dict[str, Any] | None = None
+    unwritten = ""
+    """Why :meth:`write` could not write it; no part of the document."""
 
     def to_json(self) -> dict[str, Any]:
         """The document as it is stored."""
@@ -81,11 +84,20 @@ class Capture:
         }
 
     def write(self, folder: Path) -> Path:
-        """Write ``capture.json`` into ``folder``, whole or not at all."""
+        """Write ``capture.json`` into ``folder``, whole or not at all.
+
+        A disk without room raises nothing: what was measured can still be shown, and stands in the events. The reason is in
+        ``unwritten`` then.
+        """
         path = folder / FILE_NAME
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False), encoding="utf-8")
-        os.replace(partial, path)
+        try:
+            partial.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False), encoding="utf-8")
+            os.replace(partial, path)
+        except OSError as error:
+            self.unwritten = error.strerror or str(error)
+            with contextlib.suppress(OSError):
+                partial.unlink()
         return path
 
 

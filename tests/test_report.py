@@ -216,7 +216,12 @@ def test_a_killed_run_is_rendered_from_its_events(tmp_path):
         *[{"e": "block", "t": 3.0, **block} for block in blocks_of(ARMS, rounds=2)],
     ]
     (tmp_path / "events-0-5.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    (tmp_path / "events-1-9.jsonl").write_text(json.dumps({**events[0], "lap": 1, "pid": 9}) + '\n{"e": "block", "t": 9')
+    (tmp_path / "settings.json").write_text(json.dumps({"budget": 30.0, "smallest_effect": 0.05, "seed": 7}))
     diagnosis = diagnose(load(tmp_path))
+    run = diagnosis.capture.run
+    assert (run["laps"], run["budget"], run["smallest_effect"], run["seed"]) == (2, 30.0, 0.05, 7)
+    assert len(diagnosis.capture.blocks) == sum(event["e"] == "block" for event in events)
     assert "train.py" in terminal.render(diagnosis)
     json.dumps(terminal.as_json(diagnosis), allow_nan=False)
     assert "train.py" in html.render(diagnosis)

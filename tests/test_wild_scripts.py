@@ -120,7 +120,7 @@ def test_scripts_that_do_not_fail_alone_do_not_fail_in_a_scan(tmp_path: Path, ki
     NaN, retries: the scan ends by itself and complete, the change is judged or named with its true reason, nothing stays."""
     scanned = scan(tmp_path, kind.script, options=("--json", "--only", kind.only), budget=kind.budget,
                    environment=kind.environment)
-    assert "by itself" not in scanned.out + scanned.err
+    assert "failed by itself" not in scanned.out + scanned.err
     assert scanned.code == 0, scanned.err
     capture = scanned.capture
     assert capture["run"]["outcome"] == "complete", capture["run"]
@@ -140,7 +140,7 @@ def test_an_epoch_that_is_over_at_once_is_said_with_the_option_that_would_help(t
     """A run of a third of a second: no failure, nobody is blamed, and the script's own --epochs is named."""
     scanned = scan(tmp_path, "one_short_epoch.py", options=("--only", "optimizer_implementation"), budget=6)
     assert scanned.code == 0, scanned.err
-    assert "by itself" not in scanned.out + scanned.err
+    assert "failed by itself" not in scanned.out + scanned.err
     if not scanned.capture["blocks"]:
         assert "--epochs" in scanned.out, scanned.out
     assert left_behind(scanned.run_folder) == []

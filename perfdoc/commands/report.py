@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,7 +33,10 @@ def command(run: Path | None, as_json: bool, html_file: Path | None) -> None:
     click.echo(bench.render(capture, terminal.columns()) or terminal.render(diagnosis, width=terminal.columns()))
     target = html_file or (folder / "report.html" if folder.is_dir() else None)
     if target is not None and (capture.loop or capture.loader):
-        click.echo(f"report: {os.path.relpath(html.write(diagnosis, target))}")
+        try:
+            click.echo(f"report: {os.path.relpath(html.write(diagnosis, target))}")
+        except OSError as error:
+            raise PerfdocError(f"{os.path.relpath(target)} cannot be written: {error.strerror or error}") from None
 
 
 def find(run: Path | None) -> Path:
@@ -61,10 +64,22 @@ def load(folder: Path) -> Capture:
     if not events:
         raise PerfdocError(f"{folder} holds neither a capture nor events.")
     first = next((e for e in events if e["e"] == "process"), {})
+    asked = _settings(folder)
+    times = [e["t"] for e in events if "t" in e] or [0.0]
     run = {
         "id": folder.name, "perfdoc": None, "command": first.get("argv", []), "outcome": "killed", "exit_code": 137,
-        "reason": "the scan itself was killed; this is what it had measured by then", "laps": 1,
-        "seconds": round(max(e.get("t", 0) for e in events) - min(e["t"] for e in events if "t" in e), 2),
-        "budget": None, "smallest_effect": 0.02,
+        "reason": "the scan ended before its capture was written (killed, or no room left on the disk); this is what it had "
+                  "measured by then",
+        "laps": 1 + max(int(e.get("lap", 0)) for e in events),
+        "seconds": round(max(times) - min(times), 2),
+        "budget": asked.get("budget"), "smallest_effect": asked.get("smallest_effect", 0.02), "seed": asked.get("seed"),
     }
     return captures.from_events(events, run, {})
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What the scan was asked, as far as it stands in the folder of a run that did not come to its end."""
+    try:
+        return dict(json.loads((folder / "settings.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}

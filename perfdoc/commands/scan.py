@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import click
+
+Made = TypeVar("Made")
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -44,6 +48,7 @@ def command(
     from perfdoc.commands._progress import Progress
     from perfdoc.commands._storing import commit, keep
     from perfdoc.diagnose import diagnose
+    from perfdoc.errors import PerfdocError
     from perfdoc.launcher import Options, Scan, resolve
     from perfdoc.patch import make
     from perfdoc.report import html, terminal
@@ -62,11 +67,17 @@ def command(
     keep(scan.folder, store.Row(scan.folder.name, "scan", command=json.dumps(options.command), pid=os.getpid()))
     with Progress(budget, sys.stderr) as progress:
         scan.show = progress.show
-        capture = scan.run()
+        try:
+            capture = scan.run()
+        except OSError as error:
+            raise PerfdocError(
+                f"the run's folder cannot be written to any more: {error.strerror or error}. What was measured by then: "
+                f"perfdoc report {os.path.relpath(scan.folder)}"
+            ) from error
     diagnosis = diagnose(capture)
-    patch = make_patch(diagnosis, scan.folder)
+    patch = _written(lambda: make_patch(diagnosis, scan.folder))
     keep(scan.folder, store.from_capture(capture, diagnosis.plan, commit()))
-    report = html.write(diagnosis, scan.folder / "report.html") if capture.loop else None
+    report = _written(lambda: html.write(diagnosis, scan.folder / "report.html")) if capture.loop else None
     if as_json:
         more = {"patch": {"file": os.path.relpath(scan.folder / f"{make.PLAN}.patch"), **patch.about()} if patch else None}
         click.echo(json.dumps({**terminal.as_json(diagnosis), **more}, indent=1))
@@ -76,11 +87,25 @@ def command(
             click.echo(said_of(patch, scan.folder))
         if report is not None:
             click.echo(f"report: {os.path.relpath(report)}")
+    if capture.unwritten:
+        click.echo(
+            f"perfdoc: the capture could not be written: {capture.unwritten}. What was measured stands in the run's events: "
+            f"perfdoc report {os.path.relpath(scan.folder)}", err=True,
+        )
     outcome = capture.run["outcome"]
     if outcome in ("failed", "never trained"):
         terminal.show_failure(capture, scan.log, not show_output)
     if outcome != "complete":
         sys.exit(int(capture.run["exit_code"]))
+
+
+def _written(make: Callable[[], Made | None]) -> Made | None:
+    """What ``make`` made and wrote; None, and said, where there is no room for it."""
+    try:
+        return make()
+    except OSError as error:
+        click.echo(f"perfdoc: could not be written: {error}", err=True)
+        return None
 
 
 def _check_names(names: tuple[str, ...]) -> None:
