@@ -50,6 +50,8 @@ def main() -> None:
     except PerfdocError as error:
         click.echo(f"perfdoc: {error}", err=True)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except OSError as error:
         if error.errno != errno.EIO:
             raise

@@ -9,6 +9,9 @@ from typing import Any
 
 from perfdoc import launches, signals, unwatched
 
+FROM_OUTSIDE = (signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGINT)
+"""Signals that a process does not raise in itself by an error: somebody, or the kernel short of memory, sent them."""
+
 
 def outcome(
     done: Sequence[launches.Launch], interrupted: KeyboardInterrupt | None, seen: dict[str, Any],
@@ -43,6 +46,8 @@ def outcome(
     if own is not None:
         how = "before perfdoc had changed anything" if last.kind == "experiment" else "and again with nothing changed"
         code = last.exit_code
+        if -code in FROM_OUTSIDE:
+            return {"outcome": "failed", "reason": f"the script was ended from outside: {own} ({how})", "exit_code": 128 - code}
         return {"outcome": "failed", "reason": f"the script failed by itself: {own} ({how})",
                 "exit_code": code if code > 0 else 128 - code}
     broken = next((launch for launch in reversed(done) if launch.failure is not None or launch.why == "stuck"), None)

@@ -26,23 +26,31 @@ budget by a minute at most."""
 
 
 class Heartbeat:
-    """Watches over one launch. ``folder``: the run's; ``say``: takes an event for the person who watches."""
+    """Watches over one launch.
 
-    def __init__(self, folder: Path, lap: int, budget: float, say: Callable[[dict[str, Any]], None]) -> None:
+    ``folder``: the run's. ``wait``: seconds that a loop may take to be known once it has made a step. ``say``: takes an event
+    for the person who watches.
+    """
+
+    def __init__(
+        self, folder: Path, lap: int, budget: float, wait: float, say: Callable[[dict[str, Any]], None]
+    ) -> None:
         self._folder = folder
         self._lap = lap
         self._budget = budget
+        self._wait = wait
         self._say = say
         self._stopped_since: float | None = None
         self._resumed = 0
         self._trains_since: float | None = None
+        self._known_since: float | None = None
         self._slept = 0.0
         self._last = time.monotonic()
 
-    def trouble(self, pid: int, seen: Mapping[str, Any]) -> str:
+    def trouble(self, pid: int, seen: Mapping[str, Any], known: bool = True) -> str:
         """Why this launch has to be ended now: ``stuck`` or ``did not end``; empty where all is well.
 
-        ``pid``: of the command. ``seen``: what its processes got to (``optimizer step``).
+        ``pid``: of the command. ``seen``: what its processes got to (``optimizer step``). ``known``: whether the loop is known.
         """
         now = time.monotonic()
         if now - self._last > 10:  # the scan itself stood still: a laptop slept, or all of it was suspended
@@ -55,7 +63,10 @@ class Heartbeat:
             self._trains_since = now
         if self._trains_since is None:
             return ""
-        if now - self._trains_since - self._slept > OVERTIME_FACTOR * self._budget + OVERTIME_SECONDS:
+        if known and self._known_since is None:
+            self._known_since = now
+        since = self._known_since if self._known_since is not None else self._trains_since + self._wait
+        if now - since - self._slept > OVERTIME_FACTOR * self._budget + OVERTIME_SECONDS:
             return "did not end"
         return "stuck" if self._all_still() else ""
 

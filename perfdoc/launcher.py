@@ -36,6 +36,9 @@ END_GRACE_SECONDS = 20.0
 """Time for the script to end itself after the experiment; then it is ended."""
 INTERRUPT_GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.2
+MOST_LOG = 64 * 2**20
+KEPT_LOG = 2**20
+"""Maximum size of the file with the script's output, in bytes, and what is kept of its end when it is reached."""
 MOST_LEFT = 200
 """Maximum number of files that are told to be new in the user's folder."""
 
@@ -300,7 +303,8 @@ class Scan:
         start_seconds, train_seconds = time.time() - began, 0.0
         if first is not None:
             last = max(e["t"] for e in self.watch.events if e.get("lap") == self.watch.lap and "t" in e)
-            start_seconds, train_seconds = first["t"] - began, last - first["t"]
+            late = sum(e["seconds"] for e in self.watch.this_lap("late_start"))
+            start_seconds, train_seconds = first["t"] + late - began, last - first["t"] - late
             self._spent += train_seconds
         if done:
             self._spent += start_seconds  # the budget runs from the first step of the first launch
@@ -317,6 +321,18 @@ class Scan:
             len(self.watch.this_lap("block")), first is not None, start_seconds, train_seconds, why,
         )
 
+    def _bound_log(self) -> None:
+        """Keep the end of what a script prints that prints without end."""
+        with contextlib.suppress(OSError):
+            size = self.log.stat().st_size
+            if size > MOST_LOG:
+                with self.log.open("r+b") as f:
+                    f.seek(size - KEPT_LOG)
+                    end = f.read()
+                    f.truncate(0)
+                with self.log.open("ab") as f:
+                    f.write(f"[perfdoc left {size - len(end)} bytes out here]\n".encode() + end)
+
     def _failure(self, code: int, why: str) -> launches.Failure | None:
         """How a launch failed that was not ended from here."""
         if code == 0 or why or self.watch.this_lap("end"):
@@ -329,7 +345,7 @@ class Scan:
     def _wait(self, process: subprocess.Popen[bytes], budget: float) -> str:
         """Wait for the command's end; end it where it does not end itself. Says why it was ended, if it was."""
         started, ended_at, errand_at = time.monotonic(), None, None
-        alive = Heartbeat(self.folder, self.watch.lap, budget, self.show)
+        alive = Heartbeat(self.folder, self.watch.lap, budget, self.options.wait, self.show)
         strangers = Unwatched()
         while True:
             try:
@@ -344,6 +360,7 @@ class Scan:
                 for event in self.watch.news():
                     self.show(event)
                 self.machine.sample(process.pid)
+                self._bound_log()
                 now = time.monotonic()
                 if ended_at is None and self.watch.this_lap("end"):
                     ended_at = now
@@ -371,7 +388,8 @@ class Scan:
                     if strangers.hopeless(watched):
                         _terminate(process.pid)
                         return "unwatched"
-                trouble = "stuck" if self.watch.this_lap("stuck") else alive.trouble(process.pid, seen)
+                trouble = "stuck" if self.watch.this_lap("stuck") else alive.trouble(
+                    process.pid, seen, bool(self.watch.this_lap("loop")))
                 if trouble and ended_at is None and errand_at is None:
                     _terminate(process.pid)
                     return trouble

@@ -43,7 +43,7 @@ def test_a_suspended_process_is_told_to_go_on(
     """A script that somebody suspended while the scan goes on is resumed after a while, and that is said."""
     monkeypatch.setattr(heartbeat, "SUSPENDED_SECONDS", 0.0)
     said: list[dict[str, Any]] = []
-    watch = Heartbeat(tmp_path, 0, 60, said.append)
+    watch = Heartbeat(tmp_path, 0, 60, 0, said.append)
     os.kill(sleeper.pid, signal.SIGSTOP)
     wait_for(lambda: stopped(sleeper.pid))
     assert watch.trouble(sleeper.pid, {}) == ""
@@ -55,7 +55,7 @@ def test_a_suspended_process_is_told_to_go_on(
 
 def test_a_process_without_a_heartbeat_is_stuck(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
     """A loop whose process lives but whose watchdog does not beat any more is stuck; one that beats is not."""
-    watch = Heartbeat(tmp_path, 0, 60, lambda event: None)
+    watch = Heartbeat(tmp_path, 0, 60, 0, lambda event: None)
     beat = tmp_path / f"beat-0-{sleeper.pid}"
     beat.touch()
     assert watch.trouble(sleeper.pid, {"optimizer step": {}}) == ""
@@ -69,6 +69,6 @@ def test_a_loop_that_does_not_end_is_ended(
 ) -> None:
     """Well beyond the budget a launch is ended, but only once it trains: how long a start may take is --wait's."""
     monkeypatch.setattr(heartbeat, "OVERTIME_SECONDS", -100.0)
-    watch = Heartbeat(tmp_path, 0, 60, lambda event: None)
+    watch = Heartbeat(tmp_path, 0, 60, 0, lambda event: None)
     assert watch.trouble(sleeper.pid, {}) == ""
     assert watch.trouble(sleeper.pid, {"optimizer step": {}}) == "did not end"

@@ -161,3 +161,27 @@ def test_a_validation_among_the_observed_steps_does_not_shape_the_step():
     calls[4] = (1, partial({0: 1, 3: 25}, forwards=26))
     shape = observe(calls).settle()
     assert (shape.fetches, shape.forwards) == (BATCH, 1)
+
+
+def test_a_loop_that_goes_on_with_another_optimizer():
+    """One layer after the other is trained with an optimizer of its own: its steps are found again after a while."""
+    finder = observe([(1, partial(BATCH))] * 6)
+    finder.settle()
+    assert finder.add(1, partial(BATCH)) is not None
+    calls = 0
+    while not finder.changed:
+        assert finder.add(2, partial(BATCH, forwards=3)) is None
+        calls += 1
+    assert calls <= 64
+    assert (finder.shape.anchor, finder.shape.forwards) == (2, 3)
+    assert finder.add(2, partial(BATCH, forwards=3)).forwards == 3
+
+
+def test_optimizers_that_step_rarely_do_not_end_the_loop():
+    """Many calls of a critic before the generator's: the loop stays the one it is."""
+    finder = observe(gan(6, critics=5))
+    finder.settle()
+    for _ in range(20):
+        steps = [finder.add(key, seen) for key, seen in gan(1, critics=5)]
+        assert steps[-1] is not None
+    assert not finder.changed

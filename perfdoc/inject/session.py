@@ -53,6 +53,9 @@ OBSERVE_STEPS = 5
 QUICK_SHARE = 0.15
 """Share of the time that an earlier launch trained which may be spent on looking at the loop: a script that ends by itself
 after half a second would never be held."""
+LATE_SHARE = 0.15
+"""Maximum share of the budget that goes by before the loop is known: samples drawn or a validation after the first step are the
+script's start, not its loop."""
 MOST_TRIES = 50
 TRIES_FACTOR = 4
 """Maximum number of calls of the model under a change without a step: 50, and four times those of an ordinary step. A script
@@ -482,12 +485,23 @@ class Session:
     def _take_partials(self) -> None:
         for key, partial in self.clock.partials():
             step = self.finder.add(key, partial)
+            if self.finder.changed:
+                self._another_loop()
             if self.follower is not None:
                 self.follower.on_call()
             elif self._observing:
                 self._observe()
             elif step is not None:
                 self._step(step)
+
+    def _another_loop(self) -> None:
+        """The optimizer that ended a step does not come any more, another one does (one layer after the other is trained)."""
+        self.finder.changed = False
+        assert self.finder.shape is not None
+        self.calls_a_step = max(1, self.finder.shape.optimizer_calls)
+        self.recorder.write("another_loop", optimizers=len(self.loop.optimizers))
+        if self.conductor is not None:
+            self.conductor.start_block_again()
 
     # -- from steps to experiment
 
@@ -563,7 +577,17 @@ class Session:
         found = discover(Treatment, self.settings["packages"])  # type: ignore[type-abstract]
         return {treatment.slug: treatment for treatment in found}
 
+    def _forget_late_start(self) -> None:
+        """A loop that was known late, behind a long first callback, has its budget from then on, but for a share."""
+        assert self._first_step is not None
+        late = time.monotonic() - self._first_step - LATE_SHARE * float(self.settings["budget"])
+        if late > 0:
+            self._first_step += late
+            self.recorder.write("late_start", seconds=round(late, 3))
+
     def _begin(self) -> None:
+        if not self.lap:
+            self._forget_late_start()
         if self.settings.get("errand"):
             self.errand = importlib.import_module(self.settings["errand"]).Errand(self)
             self._directed = True

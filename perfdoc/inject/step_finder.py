@@ -21,6 +21,11 @@ RARELY = 16
 """An optimizer called less than 1/16 as often as the busiest does not end the step (say, one of a lazy regulariser)."""
 
 
+LOST = 40
+LOST_FACTOR = 8
+"""Minimum number of optimizer calls, and of times those of a step, after which an optimizer that ended the steps is taken to be
+used no more."""
+
 Step = Partial
 """One optimizer cycle: seconds in all and by phase, and what happened in it. Mostly a single partial is a step already."""
 
@@ -71,6 +76,9 @@ class StepFinder:
     shape: Shape | None = None
     observed: list[tuple[int, Partial]] = field(default_factory=list)
     _open: list[Partial] = field(default_factory=list)
+    changed: bool = False
+    """Whether the loop has turned out to be another one since this was last looked at."""
+    _keys: list[int] = field(default_factory=list)
 
     def anchor(self) -> int | None:
         """The key of the optimizer that ends a step, as far as seen; None before any was called."""
@@ -126,6 +134,15 @@ class StepFinder:
         )
         return self.shape
 
+    def _find_again(self) -> None:
+        """Settle on the step that the calls since the last one make; the one before where they make none."""
+        before, self.observed = self.shape, list(zip(self._keys, self._open[-len(self._keys):], strict=True))
+        self._open, self._keys = [], []
+        if self.settle() is None:
+            self.shape = before
+        self.observed = []
+        self.changed = self.shape is not before
+
     def add(self, key: int, partial: Partial) -> Step | None:
         """Take a partial; the finished step if it ended one, once the shape is settled."""
         if self.shape is None:
@@ -133,7 +150,11 @@ class StepFinder:
             return None
         if key != self.shape.anchor:
             self._open.append(partial)
+            self._keys.append(key)
+            if len(self._open) >= max(LOST, LOST_FACTOR * self.shape.optimizer_calls):
+                self._find_again()
             return None
+        self._keys.clear()
         if not self._open:
             return partial
         step = merge([*self._open, partial])

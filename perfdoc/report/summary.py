@@ -223,7 +223,8 @@ def headline(diagnosis: Diagnosis) -> str:
     if capture.loop is None:
         return capture.run.get("reason") or "No training step was seen."
     if not capture.blocks:
-        why = capture.run.get("reason") or "the scan was asked to only look"
+        asked = "no block of steps came to its end" if capture.offers else "the scan was asked to only look"
+        why = capture.run.get("reason") or asked
         return f"The clock ran, no alternative was tried: {why}."
     if seen.withheld:
         return f"All verdicts are withheld: {seen.withheld}."
