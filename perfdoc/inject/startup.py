@@ -9,7 +9,7 @@ import traceback
 from types import ModuleType, TracebackType
 from typing import Any
 
-from perfdoc.inject import guard, script_options, trackers
+from perfdoc.inject import guard, import_hooks, script_options, trackers
 from perfdoc.inject.import_hooks import when_imported
 from perfdoc.inject.recorder import Recorder
 from perfdoc.user_code import is_ours, is_users
@@ -28,11 +28,17 @@ def start(run_dir: str) -> None:
     with open(os.path.join(run_dir, "settings.json"), encoding="utf-8") as f:
         settings: dict[str, Any] = json.load(f)
     recorder = Recorder(run_dir, int(settings["lap"]))
+    recorder.write("entered", pid=os.getpid(), ppid=os.getppid(), argv=sys.orig_argv, python=sys.version.split()[0])
+    import_hooks.failed = lambda error: recorder.write("hook_failed", error=error)
     if settings["guard"]:
         guard.install(recorder, settings["protect"])
         trackers.install(recorder)
+    watched: list[ModuleType] = []
 
     def torch_imported(module: ModuleType) -> None:
+        if watched:  # reloaded: what was wrapped still is
+            return
+        watched.append(module)
         try:
             from perfdoc.inject.session import Session
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import sys
 from typing import Any
 
+from perfdoc.inject import audit
 from perfdoc.inject.guard.overlay import Overlay, exists, real_lstat
 from perfdoc.inject.recorder import Recorder
 
@@ -76,14 +76,12 @@ class Net:
 
 
 def install(overlay: Overlay, recorder: Recorder) -> None:
-    """Hang it up. It cannot be taken down again, so it is quick where there is nothing to do."""
+    """Hang it up."""
     net = Net(overlay, recorder)
 
-    def heard(event: str, args: tuple[Any, ...]) -> None:
-        if event == "open":
-            if args[2] and args[2] & WRITES:  # most files are only read
-                net.about_to(event, args)
-        elif event in CHANGES:
+    def opened(event: str, args: tuple[Any, ...]) -> None:
+        if args[2] and args[2] & WRITES:  # most files are only read
             net.about_to(event, args)
 
-    sys.addaudithook(heard)
+    audit.listen(["open"], opened)
+    audit.listen(CHANGES, net.about_to)
