@@ -97,3 +97,17 @@ def test_a_held_loader_is_iterated_without_workers(workers: int) -> None:
     assert not hasattr(iterator, "_workers")
     assert iterator._perfdoc_loader is loader
     assert len(iterator) == 5
+
+
+def test_what_is_iterated_anew_ends() -> None:
+    """An evaluation over the training data, within the held loop, comes to its end though the loop itself does not."""
+    loader = DataLoader(DATA, batch_size=8)
+    epoch = Epoch()
+    epoch.hold(loader, None)
+    for _ in range(12):
+        epoch.take()
+    epoch.begin()
+    for _ in range(5):
+        epoch.take()
+    with pytest.raises(StopIteration):
+        epoch.take()

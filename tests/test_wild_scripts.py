@@ -96,6 +96,7 @@ COUNTED = [
     Kind("schedule_table.py", "optimizer_implementation"),
     Kind("one_cycle.py", "optimizer_implementation"),
     Kind("weight_by_progress.py", "optimizer_implementation"),
+    Kind("evaluates_on_train.py", "optimizer_implementation"),
 ]
 """Arithmetic with the number of batches or steps, which sees a loop that is held."""
 SHORT = [

@@ -32,14 +32,19 @@ class Epoch:
         """Epochs that were ended here."""
         self.overran: Callable[[int], None] | None = None
         self._seen: int | None = None
+        self._anew = False
 
     def ended(self, batches: int | None) -> None:
         """An epoch was seen to end after so many batches (None: it had none), before the loop was held."""
         self._seen = batches
 
     def begin(self) -> None:
-        """The loop begins another epoch."""
+        """The script iterates the held loader anew: the loop itself, or an evaluation over the training data within it.
+
+        Only the iterator that was there when the loop was held has no end; without its end an evaluation would never be over.
+        """
         self.position = 0
+        self._anew = True
 
     def hold(self, loader: Any, iterator: Any) -> None:
         """From now on batches are counted here. ``iterator``: what the loop fetches through now, None where it is gone."""
@@ -49,7 +54,7 @@ class Epoch:
     def take(self) -> None:
         """The loop asks for the next batch. Raises StopIteration where its epoch ends."""
         if self.length is not None and self.position >= self.length:
-            if self.natural:
+            if self.natural or self._anew:
                 self.turns += 1
                 raise StopIteration
             if self.position == self.length and self.overran is not None:

@@ -676,7 +676,7 @@ class Session:
     def _sees_the_hold(self, step: Step) -> bool:
         """Whether steps under the user's own settings do other work since the epoch's natural length was passed."""
         assert self.conductor is not None
-        if not self.overran or self.natural or self.conductor.config:
+        if not self.overran or self.natural or self.conductor.config or self.ranks > 1:  # all ranks end an epoch, or none
             return False
         assert self.finder.shape is not None
         self._other_work = 0 if self.finder.shape.same_work(step) else self._other_work + 1
@@ -690,7 +690,7 @@ class Session:
 
     def _step(self, step: Step) -> None:
         assert self.finder.shape is not None
-        turned = self.natural and self._turned()
+        turned = self._turned()
         regular = self.finder.shape.regular(step) and not (turned and self._long_epochs())
         if self.errand is not None:
             self.errand.on_step(step, regular)
@@ -703,7 +703,7 @@ class Session:
             self._write_step(step, CONTROL_STEP)
         if self._end_wish and not self.conductor.done:
             self.conductor.finish(self._end_wish)
-        if self._natural_wish and not self.natural:
+        if self._natural_wish and not self.natural and self.ranks == 1:
             self.go_natural(self._natural_wish)
         if self._sees_the_hold(step):
             self.go_natural("its steps did other work beyond the natural length of the epoch")
