@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from perfdoc.inject.loaders import Handle, Source
+from perfdoc.inject.loaders import Handle, Source, twin
 
 STOCK = 4
 """Batches that two workers keep ready."""
@@ -150,3 +150,12 @@ raise SystemExit(7)
 def test_a_script_that_fails_while_workers_stand_still_ends():
     """The process does not wait for ever for workers that cannot hear it."""
     assert subprocess.run([sys.executable, "-c", FAILING], timeout=60, check=False).returncode == 7
+
+
+@pytest.mark.parametrize(("slowest", "timeout"), [(0.5, 120.0), (150.0, 600.0)])
+def test_a_slow_first_batch_is_no_failure(slowest, timeout):
+    """Workers of a data set whose first batch takes minutes are waited for several times as long."""
+    loader = DataLoader(TensorDataset(torch.zeros(8)), batch_size=2, num_workers=1)
+    loader.__dict__["_perfdoc_slowest"] = slowest
+    assert twin(loader, 1, lambda sampler: sampler).timeout == timeout
+    assert twin(loader, 0, lambda sampler: sampler).timeout == 0

@@ -49,7 +49,7 @@ class Watchdog:
         self._stuck = False
         self._free: int | None = None
         self._used: int | None = None
-        self._orphaned = 0.0
+        self._orphaned: float | None = None
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
@@ -158,7 +158,7 @@ class Watchdog:
 
     def _alone(self, now: float) -> None:
         """The scan was killed: end the script, politely at first."""
-        if not self._orphaned:
+        if self._orphaned is None:
             self._orphaned = now
             self._session.recorder.write("orphaned")
             self._session.wish_end("the scan was killed")
