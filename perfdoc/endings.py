@@ -46,6 +46,10 @@ def outcome(
     if own is not None:
         how = "before perfdoc had changed anything" if last.kind == "experiment" else "and again with nothing changed"
         code = last.exit_code
+        if own.guarded:
+            return {"outcome": "failed", "exit_code": code, "reason": (
+                f"the script failed over a file: {own} ({how}). Its files are kept apart in a scan: should it not fail alone, "
+                "the guard is wrong; --no-guard would show it")}
         if -code in FROM_OUTSIDE:
             return {"outcome": "failed", "reason": f"the script was ended from outside: {own} ({how})", "exit_code": 128 - code}
         return {"outcome": "failed", "reason": f"the script failed by itself: {own} ({how})",

@@ -311,11 +311,14 @@ class Scan:
         switches = [event["config"] for event in self.watch.this_lap("switch")]
         changes = [config for config in switches if config != "control"]
         active = switches[-1] if switches and switches[-1] != "control" else None
+        # Under the user's own settings: the change that was on last; under a change: the one just before it.
+        before = (switches[-2] if len(switches) > 1 and switches[-2] in changes else None) if active else (
+            changes[-1] if changes else None)
         overran = self.watch.this_lap("overran")
         return launches.Launch(
             todo.kind, process.returncode, bool(self.watch.this_lap("end")), self._failure(process.returncode, why),
             bool(switches) or "errand" in self.watch.seen(), active,
-            changes[-1] if changes and active is None else None,
+            before,
             bool(overran), bool(overran) and not any(b["t"] > overran[-1]["t"] for b in self.watch.this_lap("block")),
             self._natural or bool(self.watch.this_lap("natural")),
             len(self.watch.this_lap("block")), first is not None, start_seconds, train_seconds, why,
@@ -340,7 +343,8 @@ class Scan:
         events = self.watch.this_lap("failure")
         if not events:
             return launches.Failure(f"it ended with {endings.status(code)}", "")
-        return launches.Failure(events[-1]["type"], events[-1]["message"], events[-1].get("site", ""))
+        last = events[-1]
+        return launches.Failure(last["type"], last["message"], last.get("site", ""), bool(last.get("guarded")))
 
     def _wait(self, process: subprocess.Popen[bytes], budget: float) -> str:
         """Wait for the command's end; end it where it does not end itself. Says why it was ended, if it was."""

@@ -37,6 +37,8 @@ class Failure:
     message: str
     site: str = ""
     """``file:line`` of the user's innermost frame; empty where there is none."""
+    guarded: bool = False
+    """Whether it is about files, and the script's files are kept apart: then it may be the guard's fault."""
 
     def like(self, other: Failure | None) -> bool:
         """Whether it is the same failure: the same exception and words at the same line; figures in it may differ."""
@@ -66,7 +68,7 @@ class Launch:
     active: str | None
     """Config id that was on at the end; None under the user's own settings."""
     before: str | None
-    """Config id that was on last before those; None where there was none."""
+    """Config id that was on just before that; None where it was the user's own settings."""
     overran: bool
     """Whether the loop was held beyond the natural length of its epoch."""
     just_overran: bool
@@ -146,12 +148,14 @@ def _ended_early(launches: Sequence[Launch], left: float) -> Next:
 def _without(launches: Sequence[Launch], last: Launch, left: float, ran: Collection[str]) -> Next:
     """Go on without what was on, or had been on last; the end where there is nothing to leave out, or no time."""
     suspect = last.active or last.before
+    if last.active and last.before and set(last.active.split("+")) <= set(ran):
+        suspect = last.before  # what is on now has run well before: rather what the last change left behind
     if suspect is None or len(launches) >= MOST_LAUNCHES:
         return STOP
     out = tuple(part for part in suspect.split("+") if part not in ran) or (suspect,)
     if left < LEAST_LEFT:
         return Next("stop", excluded=out)
-    how = "broke the script" if last.active else "was on before the script broke"
+    how = "broke the script" if suspect == last.active else "was on before the script broke"
     return Next("start", f"{' and '.join(out)} {how}; going on without it", excluded=out)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from perfdoc.endings import outcome
 from perfdoc.launches import MOST_EMPTY, Failure, Launch, following, own_failure, told
 
 CRASH = Failure("ValueError", "record 17 is damaged", "train.py:22")
@@ -117,3 +119,20 @@ def test_the_end_by_the_scan_is_the_end() -> None:
     assert following([replace(ENDED, ended_by_scan=True)], 100).do == "stop"
     for why in ("interrupted", "never trained", "hung"):
         assert following([replace(ENDED, why=why)], 100).do == "stop"
+
+
+def test_a_change_that_ran_well_before_is_not_blamed_for_what_the_one_before_it_left() -> None:
+    """Directly after another change, what has had whole blocks is innocent; what never ran is not."""
+    launch = replace(FAILED, active="cpu_threads=1", before="autocast=bf16")
+    assert following([launch], 100, {"cpu_threads=1", "autocast=bf16"}).excluded == ("autocast=bf16",)
+    assert following([launch], 100, {"autocast=bf16"}).excluded == ("cpu_threads=1",)
+
+
+def test_a_failure_over_a_file_may_be_the_guards() -> None:
+    """Where the script's files are kept apart, a failure over a file is not said to be its own without a doubt."""
+    failure = Failure("FileNotFoundError", "[Errno 2] No such file or directory: 'x'", guarded=True)
+    launch = replace(FAILED, changed=False, blocks=0, failure=failure)
+    said = outcome([launch], None, {}, [], Path("nowhere"), 300.0, None)
+    assert said["outcome"] == "failed"
+    assert "by itself" not in said["reason"]
+    assert "--no-guard" in said["reason"]

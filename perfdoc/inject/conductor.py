@@ -305,7 +305,7 @@ class Conductor:
     def switch(self, config: Config) -> None:
         """Leave the current arm and enter ``config``. A treatment that raises is undone and fails its arm."""
         self.session.device_wait()
-        if self.config and not config:
+        if any(config.get(slug) != level for slug, level in self.config.items()):
             self._left, self._left_at = self.config, self.session.optimizer_calls
         for slug in [s for s in self.config if config.get(s) != self.config[s]]:
             self._undo(slug)

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from time import perf_counter
 from typing import Any, NoReturn
@@ -333,24 +333,41 @@ class Session:
                     self.conductor.fail(f"no step came of {self._tries - 1} calls of the model: the script catches what fails")
                     return self._again(forward, args, kwargs)
             try:
-                treated, treated_args, treated_kwargs = forward, args, kwargs
-                for treatment in active:
-                    treated_args, treated_kwargs = treatment.on_forward(module, treated_args, treated_kwargs)
-                    treated = treatment.on_call(module, treated)
-                return treated(*treated_args, **treated_kwargs)
+                return self._treated(module, active, forward, args, kwargs)
             except Exception as error:
                 if self.ranks > 1 or self.conductor is None:
                     raise
                 # Under a treatment the user's step failed: undo it, and do this call again as the user wrote it. What
                 # the treatment computed so far may be in its precision, and the batch of its size.
+                stumbled = error if self.conductor.may_stumble and carried_state.reduced((args, kwargs)) else None
                 enlarged = self.conductor.enlarged()
-                self.conductor.fail(error)
-            del treated, treated_args, treated_kwargs
+                if stumbled is None:
+                    self.conductor.fail(error)
+            if stumbled is not None:
+                # The change before this one may have left it: the same call with what it would be without that.
+                full_args, full_kwargs = carried_state.in_full(args), carried_state.in_full(kwargs)
+                try:
+                    found = self._treated(module, active, forward, full_args, full_kwargs)
+                    self.conductor.stumbled(stumbled)
+                    return found
+                except Exception:  # it was not that: this change is given up
+                    self.conductor.fail(stumbled)
             if enlarged:
                 carried_state.shrink_variables((args, kwargs), enlarged)
             return self._again(forward, args, kwargs)
         finally:
             clock.mark((LEAVE, perf_counter()))
+
+    @staticmethod
+    def _treated(
+        module: Any, active: Sequence[Treatment], forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """A call of the model under the treatments that are on."""
+        treated = forward
+        for treatment in active:
+            args, kwargs = treatment.on_forward(module, args, kwargs)
+            treated = treatment.on_call(module, treated)
+        return treated(*args, **kwargs)
 
     def _most_tries(self) -> int:
         """Calls of the model within one step from which a script is taken to try the same step again and again."""

@@ -10,6 +10,7 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 from perfdoc.inject import guard, import_hooks, script_options, trackers
+from perfdoc.inject.guard.overlay import Overlay
 from perfdoc.inject.import_hooks import when_imported
 from perfdoc.inject.recorder import Recorder
 from perfdoc.user_code import is_ours, is_users
@@ -30,8 +31,9 @@ def start(run_dir: str) -> None:
     recorder = Recorder(run_dir, int(settings["lap"]))
     recorder.write("entered", pid=os.getpid(), ppid=os.getppid(), argv=sys.orig_argv, python=sys.version.split()[0])
     import_hooks.failed = lambda error: recorder.write("hook_failed", error=error)
+    files: Overlay | None = None
     if settings["guard"]:
-        guard.install(recorder, settings["protect"])
+        files = guard.install(recorder, settings["protect"])
         trackers.install(recorder)
     watched: list[ModuleType] = []
 
@@ -60,10 +62,10 @@ def start(run_dir: str) -> None:
 
     when_imported("torch", torch_imported)
     script_options.install(recorder)
-    _keep_failure(recorder)
+    _keep_failure(recorder, files)
 
 
-def _keep_failure(recorder: Recorder) -> None:
+def _keep_failure(recorder: Recorder, files: Overlay | None) -> None:
     """Record the user's own uncaught exception beside showing it as Python always does."""
     show = sys.excepthook
 
@@ -74,6 +76,7 @@ def _keep_failure(recorder: Recorder) -> None:
             type=kind.__name__,
             message=str(error)[:2000],
             site=_innermost(trace),
+            guarded=isinstance(error, OSError) and files is not None and not files.untouched(),
             traceback="".join(traceback.format_exception(kind, error, trace))[-8000:],
         )
         show(kind, error, trace)

@@ -46,7 +46,7 @@ class Changes:
             return None
         overlay.untouched()  # learn of what other processes did
         path = overlay.view(file if dir_fd is None else at(overlay, file, dir_fd), follow)
-        return path if overlay.guarded(path) or exists(overlay.upper(path)) or overlay.hidden(path) else None
+        return path if overlay.ours(path) or overlay.hidden(path) else None
 
     def remove(self, original: Callable[..., Any], file: Any, *, dir_fd: int | None = None) -> None:
         """``os.remove`` and ``os.unlink``."""
@@ -177,7 +177,7 @@ class Changes:
             place = overlay.upper(source)
             if not exists(place):
                 place = overlay.copy_up(source)
-            if not overlay.guarded(target) and not exists(overlay.upper(target)):
+            if not overlay.ours(target):
                 with overlay.at_work():
                     shutil.move(place, target)  # out of the project, to a temporary folder
             else:

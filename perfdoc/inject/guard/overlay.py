@@ -163,9 +163,17 @@ class Overlay:
 
     def guarded(self, path: str) -> bool:
         """Whether what the script does at ``path`` must not reach the user's tree."""
-        if path.startswith(self._protected) and not path.startswith(self._free[0]):
+        inside = path + os.sep
+        if inside.startswith(self._protected) and not inside.startswith(self._free[0]):
             return True  # the user's project is protected even where it lies in a temporary folder
-        return not path.startswith(self._free)
+        return not inside.startswith(self._free)
+
+    def ours(self, path: str) -> bool:
+        """Whether what happens at ``path`` happens in the overlay: it is guarded, or stands there or in a folder of it."""
+        if self.guarded(path) or exists(self.upper(path)):
+            return True
+        parent = os.path.dirname(path)
+        return self.below(parent) is None and exists(self.upper(parent))
 
     def upper(self, path: str) -> str:
         """Where what the script writes at ``path`` is kept."""
@@ -316,7 +324,7 @@ class Overlay:
             return file
         self._sync()
         path = self.view(file, not exclusive)
-        if not self.guarded(path) and not exists(self.upper(path)):
+        if not self.ours(path):
             return path if self._virtual is not None else file
         return self.for_writing(path, file, keep, exclusive)
 
