@@ -10,6 +10,7 @@ either. What Python writes past all this is seen by :mod:`.net`, and put right b
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 from perfdoc.inject.guard import changes, listings, native_files, net, opening, questions, subprocesses, torch_files
 from perfdoc.inject.guard.overlay import Overlay
+from perfdoc.inject.import_hooks import when_imported
 from perfdoc.inject.recorder import Recorder
 
 OWN = ("perfdoc", "perfdoc_probes")
@@ -38,9 +40,9 @@ def install(recorder: Recorder, protect: Sequence[str]) -> Overlay:
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] not in OWN and name not in LOW and isinstance(module, ModuleType):
             _replace_in(module, by_id)
-            if name in WITH_CLASSES:
-                for cls in [value for value in vars(module).values() if isinstance(value, type)]:
-                    _replace_in_class(cls, by_id)
+    by_id |= {id(new): (new, new) for new in replaced.values()}
+    for name in WITH_CLASSES:  # some keep ours, if they are imported from now on: as methods, which they are not
+        when_imported(name, functools.partial(_replace_in_classes, by_id))
     for supported in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks, os.supports_effective_ids):
         supported |= {new for original, new in replaced.items() if original in supported}
     torch_files.install(overlay)
@@ -55,6 +57,11 @@ def _replace_in(module: ModuleType, by_id: dict[int, tuple[Any, Any]]) -> None:
         found = by_id.get(id(value))
         if found is not None and found[0] is value:
             setattr(module, name, found[1])
+
+
+def _replace_in_classes(by_id: dict[int, tuple[Any, Any]], module: ModuleType) -> None:
+    for cls in [value for value in vars(module).values() if isinstance(value, type)]:
+        _replace_in_class(cls, by_id)
 
 
 def _replace_in_class(cls: type, by_id: dict[int, tuple[Any, Any]]) -> None:

@@ -98,26 +98,40 @@ def _wrap_tokenizers(overlay: Overlay, module: ModuleType) -> None:
 
 
 def _wrap_sqlite(overlay: Overlay, module: ModuleType) -> None:
-    """A database is copied with its journals before it is opened; one in memory, or named by a URI, is left alone."""
+    """A database is copied with its journals before it is opened; one in memory is left alone."""
     connect = module.__dict__["connect"]
 
     @functools.wraps(connect)
     def connected(database: Any, *args: Any, **kwargs: Any) -> Any:
         named = isinstance(database, str | bytes | os.PathLike) and os.fsdecode(database) not in ("", ":memory:")
-        if not named or kwargs.get("uri"):
+        if not named:
             return connect(database, *args, **kwargs)
-        place = overlay.writing(database, True)
-        if place is not database:
-            view = overlay.view(database)
-            for more in ("-journal", "-wal"):
-                if overlay.below(view + more) and not exists(overlay.upper(view + more)):
-                    overlay.copy_up(view + more)
-        return connect(place, *args, **kwargs)
+        if not kwargs.get("uri") or not os.fsdecode(database).startswith("file:"):
+            return connect(_database(overlay, database), *args, **kwargs)
+        from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+        parts = urlsplit(os.fsdecode(database))
+        if not parts.path or "mode=memory" in parts.query or "immutable=1" in parts.query:
+            return connect(database, *args, **kwargs)
+        file = unquote(parts.path)
+        place = overlay.place(file) if "mode=ro" in parts.query else _database(overlay, file)
+        return connect(urlunsplit(("file", "", quote(os.fsdecode(place)), parts.query, "")), *args, **kwargs)
 
     module.__dict__["connect"] = connected
     dbapi = getattr(module, "dbapi2", None)
     if dbapi is not None:
         dbapi.connect = connected
+
+
+def _database(overlay: Overlay, file: Any) -> Any:
+    """Where to open a database for writing."""
+    place = overlay.writing(file, True)
+    if place is not file:
+        view = overlay.view(file)
+        for more in ("-journal", "-wal"):
+            if overlay.below(view + more) and not exists(overlay.upper(view + more)):
+                overlay.copy_up(view + more)
+    return place
 
 
 def _wrap_dbm(overlay: Overlay, module: ModuleType) -> None:

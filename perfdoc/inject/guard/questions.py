@@ -38,9 +38,9 @@ def _asking(overlay: Overlay, original: Callable[..., Any], follow: bool) -> Cal
         if kwargs.get("dir_fd") is not None:
             seen = at(overlay, path, kwargs["dir_fd"])
         place = overlay.place(seen, follow and kwargs.get("follow_symlinks", True))
-        if place is seen:
+        if place is path:
             return original(path, *args, **kwargs)
-        kwargs.pop("dir_fd", None)
+        kwargs.pop("dir_fd", None)  # the folder that is open may be one of two that are seen as one
         found = original(place, *args, **kwargs)
         return os.fsencode(found) if isinstance(path, bytes) and isinstance(found, str) else found
 
