@@ -113,6 +113,10 @@ class Evidence:
         """Paired log speed-ups of an arm: of all phases but confirming, or of confirming alone."""
         return pairing.arm_values(self._pairs, arm, confirm)
 
+    def overlap(self, arm: str, confirm: bool = False) -> stats.Overlap:
+        """What these pairs have in common, as they share control blocks."""
+        return pairing.overlap(self._pairs, arm, confirm)
+
     @cached_property
     def _pairs(self) -> pairing.Pairs:
         return pairing.log_speedups(self.capture.blocks)
@@ -120,7 +124,7 @@ class Evidence:
     def interval(self, arm: str, confirm: bool = False) -> stats.Interval | None:
         """The arm's 95% interval in log units; None below two pairs."""
         values = self.values(arm, confirm)
-        return stats.interval(values, self.noise) if len(values) >= 2 else None
+        return stats.interval(values, self.noise, overlap=self.overlap(arm, confirm)) if len(values) >= 2 else None
 
     def effect(self, arm: str, confirm: bool = False) -> Effect | None:
         """The arm's speed-up with its 95% interval; None below two pairs."""
@@ -154,7 +158,7 @@ class Evidence:
         values = self.values(AA_ARM)
         if len(values) < stats.LOOKS[0]:
             return None
-        found = stats.interval(values, self.noise)
+        found = stats.interval(values, self.noise, overlap=self.overlap(AA_ARM))
         return math.expm1(max(abs(found.low), abs(found.high)))
 
     @cached_property
@@ -178,7 +182,7 @@ class Evidence:
                 f"the A/A arm (the control against itself) has only {len(values)} pairs, "
                 f"{stats.LOOKS[0]} are needed before anything is believed. {self.budget_for(stats.LOOKS[0] - len(values), 1)}"
             ).rstrip(". ")
-        judged = stats.judge(values, self.asked_effect, 1, self.noise)
+        judged = stats.judge(values, self.asked_effect, 1, self.noise, self.overlap(AA_ARM))
         if judged in ("helps", "hurts"):
             speedup = math.exp(stats.trimmed_mean(values))
             return f"the control against itself came out {speedup:.3f}x: something drifts with the order of the blocks"
@@ -263,12 +267,14 @@ class Evidence:
         if self.withheld:
             return "withheld"
         settled = self.capture.experiment.get("verdicts", {}).get(arm)
-        found = stats.keep(settled, self.values(arm), self.smallest_effect, max(1, len(self.arms)), self.noise)
+        arms = max(1, len(self.arms))
+        found = stats.keep(settled, self.values(arm), self.smallest_effect, arms, self.noise, self.overlap(arm))
         return "undecided" if found == "no difference" and self.is_coarse else found
 
     def blocks_to_settle(self, arm: str) -> int | None:
         """About how many more blocks would settle an undecided arm."""
-        return stats.pairs_to_settle(self.values(arm), self.smallest_effect, max(1, len(self.arms)), self.noise)
+        arms = max(1, len(self.arms))
+        return stats.pairs_to_settle(self.values(arm), self.smallest_effect, arms, self.noise, self.overlap(arm))
 
     def arms_of(self, *slugs: str) -> list[str]:
         """Arms that change only treatments among ``slugs``, and the first of them always."""
