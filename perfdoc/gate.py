@@ -96,21 +96,18 @@ def decide(ratio: Ratio, max_slowdown: float) -> Decision:
 def step_check(ratio: Ratio, max_slowdown: float) -> Check:
     """The step's time."""
     decision = decide(ratio, max_slowdown)
-    change = ratio_interval(ratio)
     allowed = f"at most {max_slowdown:+.1%} is allowed"
-    said = {
-        "fine": f"a step takes {change} of the base's time: {allowed}",
-        "regression": f"a step takes {change} of the base's time: {allowed}",
-        "undecided": f"a step takes {change} of the base's time, and {allowed}: more --budget would tell",
-    }[decision]
+    said = f"{takes(ratio)}, and {allowed}" + (": more --budget would tell" if decision == "undecided" else "")
     pairs = f"{ratio.starts} {'pair' if ratio.starts == 1 else 'pairs'} of processes"
     return Check("step time", decision, f"{said} ({pairs}, {ratio.rounds} rounds of blocks)")
 
 
-def ratio_interval(ratio: Ratio) -> str:
-    """``107.2% [104.1%, 110.3%]``."""
+def takes(ratio: Ratio, step: str = "a step", of: str = "the base's") -> str:
+    """``a step takes 107.2% [104.1%, 110.3%] of the base's time``, where that is known."""
     low, high = ratio.bounds()
-    return f"{ratio.ratio:.1%} [{low:.1%}, {high:.1%}]"
+    if not ratio.known:
+        return f"how long {step} takes beside {of} time is not known yet"
+    return f"{step} takes {ratio.ratio:.1%} [{low:.1%}, {high:.1%}] of {of} time"
 
 
 def count_checks(base: Mapping[str, Any], head: Mapping[str, Any]) -> list[Check]:
@@ -285,7 +282,7 @@ def capture_check(ratio: Ratio, known: Spread, max_slowdown: float) -> Check:
     limit = 1 + max_slowdown
     decision: Decision = "regression" if low > limit else "fine" if high <= limit else "undecided"
     half = math.expm1(stats.t_critical(ERROR, known.df) * known.error)
-    said = (f"a step takes {ratio_interval(ratio)} of the base's time, and at most {max_slowdown:+.1%} is allowed (one process "
+    said = (f"{takes(ratio)}, and at most {max_slowdown:+.1%} is allowed (one process "
             f"a side, at two times: the interval allows for {half:.0%} between runs of one script, as in {known.said} and for "
             "how far either run wandered)")
     if decision == "undecided":

@@ -17,7 +17,7 @@ from perfdoc import blocks as pairing
 from perfdoc import parity, stats
 from perfdoc.blocks import AA_ARM, CONFIRM_PHASE, CONTROL_ARM, SEARCH_PHASE
 from perfdoc.capture import Capture
-from perfdoc.finding import Effect, Effort, Finding, Verdict
+from perfdoc.finding import WIDEST, Effect, Effort, Finding, Verdict, counted
 from perfdoc.measurement import Measurement
 from perfdoc.prediction import NORMAL, UNSEEN, predicted, spread
 from perfdoc.treatment import config_from_id, config_id
@@ -144,8 +144,8 @@ class Evidence:
         alone = self.interval(arm)
         if alone is not None and (alone.high - alone.low) / 2 <= half:
             return None
-        low, high = math.exp(center - half), math.exp(center + half)
-        return Effect(math.exp(center), low, high, found["blocks"], "estimated from stacks")
+        speedup, low, high = (stats.ratio_of(log) for log in (center, center - half, center + half))
+        return Effect(speedup, low, high, found["blocks"], "estimated from stacks")
 
     @cached_property
     def asked_effect(self) -> float:
@@ -159,7 +159,7 @@ class Evidence:
         if len(values) < stats.LOOKS[0]:
             return None
         found = stats.interval(values, self.noise, overlap=self.overlap(AA_ARM))
-        return math.expm1(max(abs(found.low), abs(found.high)))
+        return stats.ratio_of(max(abs(found.low), abs(found.high))) - 1
 
     @cached_property
     def smallest_effect(self) -> float:
@@ -188,10 +188,9 @@ class Evidence:
             return f"the control against itself came out {speedup:.3f}x: something drifts with the order of the blocks"
         assert self.resolution is not None
         if self.resolution > WORST_RESOLUTION:
-            return (
-                f"the control against itself is only known to ±{self.resolution:.0%}: "
-                "the machine is too busy or the budget too small"
-            )
+            known = self.resolution < WIDEST
+            how = f"only known to ±{self.resolution:.0%}" if known else f"not known yet ({len(values)} pairs)"
+            return f"the control against itself is {how}: the machine is too busy or the budget too small"
         return ""
 
     @cached_property
@@ -331,8 +330,7 @@ class Evidence:
     def seconds_saved(self, arm: str) -> float:
         """Seconds a step that the arm saves at least: the lower end of its interval (negative: it may cost)."""
         found = self.interval(arm)
-        return self.step_seconds * (1 - math.exp(-found.low)) if found else 0.0
-
+        return self.step_seconds * (1 - stats.ratio_of(-found.low)) if found else 0.0
 
     def one_time_seconds(self, arm: str) -> float | None:
         """Seconds that the first switch to ``arm`` took beyond what its steps take later; None where it was never made."""
@@ -413,7 +411,7 @@ class TreatmentRule(Rule):
     def title(self, seen: Evidence, arm: str) -> str:
         """One sentence about the arm with its figures."""
         effect = seen.effect(arm)
-        if self.in_samples and effect is not None and seen.verdict(arm) in ("helps", "hurts", "no difference"):
+        if self.in_samples and effect is not None and effect.known and seen.verdict(arm) in ("helps", "hurts", "no difference"):
             return f"{seen.change(arm)} processes {effect.speedup:.2f}x as many samples a second"
         return describe(seen, arm)
 
@@ -434,7 +432,7 @@ class TreatmentRule(Rule):
         if record is not None:
             evidence.append(f"numbers: {parity.judge(record)} ({parity.explain(record)})")
         evidence += [
-            f"{seen.change(arm)}: {effect.speedup:.2f}x [{effect.low:.2f}, {effect.high:.2f}]"
+            f"{seen.change(arm)}: {effect.words}"
             for arm in arms if arm != best and (effect := seen.effect(arm))
         ]
         if offer["reason"]:
@@ -465,7 +463,7 @@ def one_time_cost(seen: Evidence, arm: str) -> list[str]:
     if cost is None or cost < WORTH_A_WORD * seen.step_seconds:
         return []
     found = seen.interval(arm)
-    saved = seen.step_seconds * (1 - math.exp(-found.center)) if found else 0.0
+    saved = seen.step_seconds * (1 - stats.ratio_of(-found.center)) if found else 0.0
     if seen.verdict(arm) != "helps" or saved <= 0:
         return [f"the first switch took {cost:.2g} s"]
     return [f"the first switch took {cost:.2g} s, repaid after {math.ceil(cost / saved)} steps"]
@@ -479,6 +477,9 @@ def describe(seen: Evidence, arm: str) -> str:
         return f"{change}: fails in this loop ({failed})"
     if effect is None:
         return f"{change}: {estimated(seen, arm) or 'the budget did not reach it'}"
+    if not effect.known:
+        sign = {"helps": " makes the step faster, by how much is", "hurts": " makes the step slower: do not. By how much is"}
+        return f"{change}{sign.get(verdict, ':')} {effect.words}"
     if verdict == "helps":
         return f"{change} makes the step {effect.speedup:.2f}x faster"
     if verdict == "hurts":
@@ -496,8 +497,8 @@ def estimated(seen: Evidence, arm: str) -> str:
     beside = "beside the plan" if seen.capture.experiment.get("plan") else "on its own"
     if config_from_id(arm).items() <= seen.capture.experiment.get("plan", {}).items():
         beside = "in the plan"
-    return (f"{beside} {found.speedup:.2f}x [{found.low:.2f}, {found.high:.2f}], estimated from {found.pairs} "
-            f"block{'s' if found.pairs > 1 else ''} that had it, most of them with other changes")
+    return (f"{beside} {found.words}, estimated from {counted(found.pairs, 'block')} that had it, most of them with other "
+            "changes")
 
 
 def discover_rules() -> list[Rule]:

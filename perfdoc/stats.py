@@ -43,6 +43,16 @@ results (with stopping at any look) is measured in ``benchmarks/false_alarms.py`
 """
 
 
+LARGEST_LOG = 30.0
+"""Logs of ratios beyond it, either way, are taken for it: a ratio of 1e13 says no less than a larger one, and is a number that
+JSON can hold and that can be divided by."""
+
+
+def ratio_of(log: float) -> float:
+    """The ratio of a log ratio: finite, and never zero."""
+    return math.exp(min(LARGEST_LOG, max(-LARGEST_LOG, log)))
+
+
 class Interval(NamedTuple):
     """An estimate with its interval, in log speed-up units, from ``pairs`` paired values."""
 
@@ -54,7 +64,7 @@ class Interval(NamedTuple):
     @property
     def speedup(self) -> tuple[float, float, float]:
         """The estimate, the low end and the high end as ratios (1.07 = 1.07x faster)."""
-        return math.exp(self.center), math.exp(self.low), math.exp(self.high)
+        return ratio_of(self.center), ratio_of(self.low), ratio_of(self.high)
 
 
 class Overlap(NamedTuple):

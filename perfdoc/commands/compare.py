@@ -21,7 +21,7 @@ def command(first: Path, second: Path, as_json: bool) -> None:
     from perfdoc.commands.report import find, load
     from perfdoc.diagnose import diagnose
     from perfdoc.errors import PerfdocError
-    from perfdoc.gate import of_captures, ratio_interval
+    from perfdoc.gate import of_captures, takes
 
     captures = [load(find(run)) for run in (first, second)]
     diagnoses = [diagnose(capture) for capture in captures]
@@ -48,7 +48,8 @@ def command(first: Path, second: Path, as_json: bool) -> None:
     ]
     click.echo(tabulate(rows, headers=["step", *(capture.run["id"] for capture in captures)]))
     if ratio is not None:
-        click.echo(f"\nA step of the second takes {ratio_interval(ratio)} of the first's time. They ran at different times: "
+        said = takes(ratio, "a step of the second", "the first's")
+        click.echo(f"\n{said[0].upper()}{said[1:]}. They ran at different times: "
                    "the interval allows for what runs of one script differ by. `perfdoc gate` compares revisions in turns.")
     else:
         click.echo(f"\nTheir steps are not compared: {why}.")
