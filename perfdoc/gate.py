@@ -16,7 +16,7 @@ from perfdoc.alternation import FEWEST_STARTS, PRIOR_DF, START_SPREAD, Ratio
 from perfdoc.capture import Capture
 from perfdoc.errors import PerfdocError
 from perfdoc.measurement import Measurement
-from perfdoc.prediction import CORE_SPREAD, RUN_SPREAD
+from perfdoc.prediction import CORE_SPREAD, RUN_SPREAD, other_machine, widening
 from perfdoc.rules.busy_machine import BUSY_SHARE
 
 Decision = Literal["fine", "regression", "undecided"]
@@ -239,13 +239,18 @@ def runs_spread(capture: Capture) -> Spread:
     sides have in common, which a step's own time has too, so ``RUN_SPREAD`` counts for each of the two runs here.
     ``CORE_SPREAD`` counts once: where it was seen, one thread took the same time in both runs, so it is all of the step that
     computes with several, from one run to the other. ``START_SPREAD`` is of one process of either side, as in ``gate --base``.
+    Where the machine is of another kind than those, ``RUN_SPREAD`` counts ``OTHER_MACHINE`` times.
     """
     assert capture.loop is not None
-    parts = [(2 * RUN_SPREAD**2, RUN_DF), (START_SPREAD**2, PRIOR_DF)]
+    times = widening(capture.loop, capture.machine)
+    parts = [(2 * (times * RUN_SPREAD) ** 2, RUN_DF), (START_SPREAD**2, PRIOR_DF)]
     said = "other changes that were measured twice"
     if capture.loop["device"] == "cpu" and capture.loop["threads"] > 1:
         parts.append((CORE_SPREAD**2, CORE_DF))
-        said += ", on several cores,"
+        said += ", on several cores"
+    if times > 1:
+        said += f", and for more than there, since here is {other_machine(capture.loop, capture.machine)}"
+    said += ","
     return Spread(math.sqrt(sum(v for v, _ in parts)), together(parts), said)
 
 

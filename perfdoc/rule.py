@@ -19,7 +19,7 @@ from perfdoc.blocks import AA_ARM, CONFIRM_PHASE, CONTROL_ARM, SEARCH_PHASE
 from perfdoc.capture import Capture
 from perfdoc.finding import WIDEST, Effect, Effort, Finding, Verdict, counted
 from perfdoc.measurement import Measurement
-from perfdoc.prediction import NORMAL, UNSEEN, predicted, spread
+from perfdoc.prediction import NORMAL, UNSEEN, other_machine, predicted, spread, widening
 from perfdoc.treatment import config_from_id, config_id
 
 SECTIONS = ("What it measures", "Why it costs time", "Example", "Use instead", "When this is wrong")
@@ -236,7 +236,13 @@ class Evidence:
 
     def expected(self, arm: str, measured: Effect) -> Effect:
         """What a script changed as in ``arm``, which was measured so, should come to: for another process at another time."""
-        return predicted(measured, self.fault_share, self.unseen_faults(arm), spread(config_from_id(arm)))
+        widened = widening(self.capture.loop, self.capture.machine) if self.capture.loop else 1.0
+        return predicted(measured, self.fault_share, self.unseen_faults(arm), spread(config_from_id(arm), widened))
+
+    @property
+    def other_machine(self) -> str:
+        """In what this machine differs from those that the spread between runs is known from; empty where it does not."""
+        return other_machine(self.capture.loop, self.capture.machine) if self.capture.loop else ""
 
     def control_pace(self) -> float | None:
         """Median seconds a step of the control while the plan was confirmed, or else of the scan; None without steps."""

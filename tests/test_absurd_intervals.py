@@ -21,8 +21,9 @@ from perfdoc.prediction import predicted
 from perfdoc.report import decoder_table, figures, html, loader_table, patch_section, terminal
 
 SHOWN = re.compile(r"\[(-?[\d.]+(?:e[+-]?\d+)?)%?, (-?[\d.]+(?:e[+-]?\d+)?)%?\]")
+SECONDS = {"gradients": (1.0, 9.0, 0.2), "no_grad": (9.0, 0.1, 3.0), "inference_mode": (0.1, 7.0, 9.0)}
 RATES = [Measurement("validation.seconds", "s", values, {"mode": mode, "script": "gradients", "site": "train.py:40"})
-         for mode, values in (("gradients", (1.0, 9.0, 0.2)), ("no_grad", (9.0, 0.1, 3.0)), ("inference_mode", (0.1, 7.0, 9.0)))]
+         for mode, values in SECONDS.items()]
 
 
 def absurd(text):
@@ -65,9 +66,9 @@ def test_figures_are_finite_whatever_the_blocks_were(center):
 @pytest.mark.parametrize("rounds", [2, 3, 4, 6])
 @pytest.mark.parametrize("noise", [0.8, 3.0, 30.0])
 def test_no_report_shows_an_absurd_interval(rounds, noise):
-    """A scan with few blocks on a machine that does what it wants: terminal, page and JSON of it, plan and findings included."""
-    arms = {"dataloader_workers=2": 4.0, "autocast=bf16": 1.2, "compute_ceiling=on": 2.0, "activation_checkpointing=blocks": 0.9,
-            "batch_size=2": 1.5, "channels_last=on+autocast=bf16": 1.3}
+    """A scan with few blocks on a machine that does what it wants: terminal, page and JSON, plan and findings included."""
+    arms = {"dataloader_workers=2": 4.0, "autocast=bf16": 1.2, "compute_ceiling=on": 2.0, "batch_size=2": 1.5,
+            "activation_checkpointing=blocks": 0.9, "channels_last=on+autocast=bf16": 1.3}
     capture = make(arms, rounds=rounds, noise=noise, measurements=RATES, plan={"autocast": "bf16"})
     capture.blocks += [{**b, "phase": "confirm", "i": b["i"] + 1000} for b in capture.blocks if b["arm"] in ("control",)][:4]
     capture.blocks += [{**b, "phase": "confirm", "i": b["i"] + 1001} for b in capture.blocks if b["arm"] == "autocast=bf16"][:3]

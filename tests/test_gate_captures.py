@@ -99,10 +99,24 @@ def test_ten_percent_between_two_runs_is_undecided():
 
 def test_several_cores_are_less_certain():
     """A step that computes on more than one core differs more from run to run; on a GPU it does not compute on them."""
-    spreads = [gate.runs_spread(capture([0.0] * 8, **how)).error
-               for how in ({"threads": 1}, {"threads": 2}, {"threads": 2, "device": "cuda"})]
-    assert spreads[1] > 1.5 * spreads[0]
-    assert spreads[2] == spreads[0]
+    one, several, gpu, gpu_too = (
+        gate.runs_spread(capture([0.0] * 8, threads=threads, device=device)).error
+        for device in ("cpu", "cuda") for threads in (1, 2))
+    assert several > 1.5 * one
+    assert gpu == gpu_too
+
+
+@pytest.mark.parametrize(("device", "cores"), [("cuda", 2.0), ("cpu", 16.0)])
+def test_on_another_kind_of_machine_runs_are_taken_to_lie_further_apart(device, cores):
+    """The spread between runs is known from two cores without a GPU: elsewhere more is allowed for, and the line says so."""
+    captures = [capture([math.log(slower) + 0.01 * (-1) ** n for n in range(20)], device=device) for slower in (1.0, 1.5)]
+    for found in captures:
+        found.loop["cores"] = found.machine["cores"] = cores
+    ratio, known = gate.of_captures(*captures)
+    assert known.error > 1.9 * gate.runs_spread(capture([0.0] * 8)).error
+    check = gate.capture_check(ratio, known, 0.05)
+    assert check.decision == "regression"
+    assert "for more than there" in check.said
 
 
 def test_a_run_that_wanders_is_known_less_well():

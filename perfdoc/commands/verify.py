@@ -108,6 +108,7 @@ def command(run: Path | None, changes: str | None, variables: tuple[str, ...], b
             "speedup": realised[0], "low": realised[1], "high": realised[2], "starts": ratio.starts, "rounds": ratio.rounds,
             "known": ratio.known,
         },
+        "other_machine": diagnosis.seen.other_machine,
         "error": said.speedup / realised[0] - 1 if said else None,
         "inside": said.low <= realised[0] <= said.high if said else None,
         "seconds_a_step": {side.name: side.paces for side in sides},
@@ -225,6 +226,9 @@ def _words(result: dict[str, Any], kept: Path) -> str:
     if said:
         own, other = (_effect(found) for found in (measured, said))
         lines.append(f"predicted  {other} for another run; in the scan's own it was {own}")
+        if result["other_machine"]:
+            lines.append(f"           wider, as how far runs lie apart is known from two cores without a GPU: here is "
+                         f"{result['other_machine']}")
     elif result["left_out"]:
         lines.append("predicted  nothing: this much of the plan was not measured on its own")
     pairs = f"{real['starts']} {'pair' if real['starts'] == 1 else 'pairs'} of processes"

@@ -295,9 +295,13 @@ def expected_sentence(diagnosis: Diagnosis) -> str:
     expected = diagnosis.plan.expected if diagnosis.plan else None
     if expected is None:
         return ""
+    other = diagnosis.seen.other_machine
+    wider = (f" (how far runs lie apart is known from two cores without a GPU; here is {other}, so this is wider)"
+             if other else "")
     if not expected.known:
-        return f"what the changed script, another process at another time, should come to is {expected.words}"
-    return f"the changed script, another process at another time, should come to {expected.low:.2f}x to {expected.high:.2f}x"
+        return f"what the changed script, another process at another time, should come to is {expected.words}{wider}"
+    return (f"the changed script, another process at another time, should come to {expected.low:.2f}x to {expected.high:.2f}x"
+            f"{wider}")
 
 
 def epoch_sentence(diagnosis: Diagnosis) -> str:
