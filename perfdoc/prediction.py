@@ -23,11 +23,11 @@ workers take the threads' place (seven plans) nothing of it was seen."""
 KNOWN_CORES = 2
 """Cores of all machines that both spreads come from; none had a GPU."""
 OTHER_MACHINE = 2.0
-"""Times by which ``RUN_SPREAD`` is taken to be larger on a machine of another kind. Nothing was measured there. Many cores share
-caches, memory and clock with more neighbours, and a GPU's step depends on a host that is slower or faster by turns. Among the
-two-core machines alone the median error of the same six scripts went from 1.3% (a quiet one) to 8.9%, in eight runs that have
-3.8% in the middle: a machine may show twice of what the others do. So the interval is that of twice the spread: too wide rather
-than wrong. ``CORE_SPREAD`` stays: it is of one core of two, and one of sixteen brings less."""
+"""Times by which ``RUN_SPREAD`` is taken to be larger on a machine of another kind. Nothing was measured there. Many cores
+share caches, memory and clock with more neighbours, and a GPU's step depends on a host that is slower or faster by turns.
+Among the two-core machines alone the median error of the same six scripts went from 1.3% (a quiet one) to 8.9%, in eight runs
+that have 3.8% in the middle: a machine may show twice of what the others do. So the interval is that of twice the spread: too
+wide rather than wrong. ``CORE_SPREAD`` stays: it is of one core of two, and one of sixteen brings less."""
 NORMAL = 1.96
 """Two-sided 95% point of the normal distribution."""
 UNSEEN = 0.25

@@ -6,7 +6,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from perfdoc import sample_answer, stats
+from perfdoc import parity, sample_answer, stats
 from perfdoc.blocks import CONTROL_ARM
 from perfdoc.capture import PHASES
 from perfdoc.diagnose import Diagnosis
@@ -287,7 +287,14 @@ NUMBERS = {
 def numbers_sentence(diagnosis: Diagnosis) -> str:
     """What the plan does to the training's numbers; empty where it does not touch them."""
     plan = diagnosis.plan
-    return NUMBERS.get(plan.numerics, "") if plan is not None else ""
+    if plan is None or plan.numerics not in NUMBERS:
+        return ""
+    records = [diagnosis.seen.parity_record(part) for part in plan.arm.split("+")]
+    weak = dict.fromkeys(said for record in records if record is not None and (said := parity.weakness(record)))
+    said = NUMBERS[plan.numerics]
+    if plan.numerics == "rounding" and weak:
+        said = "the numbers of the first step differ by rounding only"
+    return "; ".join([said, *weak])
 
 
 def expected_sentence(diagnosis: Diagnosis) -> str:
