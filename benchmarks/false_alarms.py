@@ -1,10 +1,11 @@
 """How often does a scan claim what is not there, find what is, and does its interval hold the truth?
 
-    python benchmarks/false_alarms.py                 simulated experiments only (about two minutes)
+    python benchmarks/false_alarms.py                 simulated experiments only (about six minutes)
     python benchmarks/false_alarms.py --real 20       and real scans of treatments that do nothing, beside a busy process
 
 The simulated experiments run the very code that runs in a user's loop; only the blocks are made up: log-normal noise, a
-drifting level, and stalls (a share of blocks 10-80% slower).
+drifting level, and stalls (a share of blocks 10-80% slower). Besides whole experiments two parts are looked at alone: the
+interval of the confirm phase, whose pairs share control blocks, under several kinds of noise, and single stalled steps.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import json
 import math
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -92,8 +95,9 @@ def simulated(repeats: int) -> None:
                     values = experiment.ledger.values(f"x={name}")
                     if len(values) < stats.LOOKS[0]:
                         continue
-                    judged = stats.keep(experiment.ledger.verdicts.get(f"x={name}"), values, 0.02, 4, control)
-                    shown = stats.interval(values, control)
+                    ledger = experiment.ledger
+                    judged = stats.keep(ledger.verdicts.get(f"x={name}"), values, 0.02, 4, control, ledger.overlap(f"x={name}"))
+                    shown = stats.interval(values, control, overlap=ledger.overlap(f"x={name}"))
                     total += 1
                     held += shown.low <= true <= shown.high
                     counts[f"{'real' if name == 'real' else 'null'} {judged}"] += 1
@@ -108,6 +112,81 @@ def simulated(repeats: int) -> None:
             ))
     print(tabulate(rows, headers=["noise of a block", "true effect", "experiments", "claimed where nothing is",
                                   "found", "95% interval holds the truth", "nulls settled"]))
+
+
+NOISES = ("white", "drift", "stalls", "AR(1) 0.5", "AR(1) 0.9", "AR(1) -0.3")
+PHASES = {"c p c p c": ["p=1", "control"], "c p q c q p c": ["p=1", "q=1", "control"]}
+LEVEL = 0.03
+"""Standard deviation of the noise of a block, in log units."""
+
+
+def noises(kind: str, rng: random.Random) -> Iterator[float]:
+    """Log seconds of one block after the other."""
+    level = last = 0.0
+    while True:
+        new = rng.gauss(0, LEVEL)
+        if kind == "drift":  # a machine that wanders and grows slower
+            level += rng.gauss(0, LEVEL / 2) + 0.002
+        elif kind == "stalls":
+            level = rng.uniform(0.1, 0.6) if rng.random() < 0.1 else 0.0
+        elif kind.startswith("AR(1)"):
+            new += float(kind.split()[1]) * last
+            last = new
+        yield level + new
+
+
+def phase(order: list[str], rounds: int, kind: str, rng: random.Random) -> list[dict[str, object]]:
+    """Blocks of a confirm phase: after a control, so many rounds of arms (in random order) and a control."""
+    arms = ["control"]
+    for _ in range(rounds):
+        arms += [*rng.sample(order[:-1], len(order) - 1), order[-1]]
+    return [{"lap": 0, "i": i, "arm": arm, "phase": pairing.CONFIRM_PHASE, "count": 2, "steps": [],
+             "seconds": 0.2 * math.exp(value - (0.1 if arm == "p=1" else 0.0))}
+            for i, (arm, value) in enumerate(zip(arms, noises(kind, rng), strict=False))]
+
+
+def confirmed(repeats: int) -> None:
+    """Whether the interval of the confirm phase holds the truth, with and without knowing that pairs share controls."""
+    rows = []
+    for words, order in PHASES.items():
+        for kind in NOISES:
+            for pairs in (4, 8, 16, 32):
+                rng = random.Random(pairs)
+                held: Counter[str] = Counter()
+                for _ in range(repeats):
+                    blocks = phase(order, pairs, kind, rng)
+                    found, noise = pairing.log_speedups(blocks), pairing.control_noise(blocks)
+                    values = pairing.arm_values(found, "p=1", confirm=True)
+                    shared = pairing.overlap(found, "p=1", confirm=True)
+                    for name, overlap, error in (
+                        ("shown", shared, 0.05), ("plain", shared, 0.05 * stats.DISPLAY_LOOKS),
+                        ("as if alone", stats.NO_OVERLAP, 0.05 * stats.DISPLAY_LOOKS),
+                    ):
+                        shown = stats.interval(values, noise, error, overlap)
+                        held[name] += shown.low <= 0.1 <= shown.high
+                shares = (f"{held[name] / repeats:.1%}" for name in ("shown", "plain", "as if alone"))
+                rows.append((words, kind, pairs, *shares))
+    print(tabulate(rows, headers=["confirm phase", "noise", "pairs", "95% interval as shown holds the truth",
+                                  "not widened for peeking", "nor for shared controls"]))
+
+
+def stalled(repeats: int) -> None:
+    """The mean log speed-up of an arm without effect, where single steps of both sides stall: it has to be none."""
+    rows = []
+    for share, times in ((0.01, 3.0), (0.01, 10.0), (0.03, 3.0), (0.03, 10.0)):
+        for count, pairs in ((2, 1), (2, 3), (2, 8), (3, 2), (4, 1), (4, 4), (8, 1), (8, 4)):
+            rng, means = random.Random(1), []
+            for _ in range(repeats):
+                blocks = []
+                for i, arm in enumerate([*["control"] * 5, *["x=1", "control"] * pairs]):
+                    steps = [math.exp(rng.gauss(0, LEVEL)) * (times if rng.random() < share else 1.0) for _ in range(count)]
+                    blocks.append({"lap": 0, "i": i, "arm": arm, "phase": "screen", "count": count, "seconds": sum(steps),
+                                   "steps": steps})
+                means.append(statistics.fmean(pairing.arm_values(pairing.log_speedups(blocks), "x=1")))
+            error = statistics.stdev(means) / math.sqrt(repeats)
+            rows.append((f"{share:.0%} of the steps take {times:g} times as long", count, pairs,
+                         f"{statistics.fmean(means):+.2%} +- {error:.2%}"))
+    print(tabulate(rows, headers=["stalls", "steps a block", "pairs", "mean of the log speed-up"]))
 
 
 SCRIPT = """
@@ -155,12 +234,12 @@ def real(count: int, budget: float) -> None:
                     values = seen.values(arm)
                     if len(values) < stats.LOOKS[0]:
                         continue
-                    shown = stats.interval(values, seen.noise)
+                    shown = stats.interval(values, seen.noise, overlap=seen.overlap(arm))
                     total += 1
                     held += shown.low <= 0 <= shown.high
                     # The raw judgement, not softened by the A/A arm's resolution.
                     settled = seen.capture.experiment["verdicts"].get(arm)
-                    verdict = stats.keep(settled, values, 0.02, len(seen.arms), seen.noise)
+                    verdict = stats.keep(settled, values, 0.02, len(seen.arms), seen.noise, seen.overlap(arm))
                     judged[verdict] += 1
                     if verdict in ("helps", "hurts"):
                         claimed.append(f"scan {number} {arm}: {verdict} {math.exp(shown.center):.3f}x, {len(values)} pairs")
@@ -181,5 +260,7 @@ if __name__ == "__main__":
     parser.add_argument("--budget", type=float, default=20.0)
     args = parser.parse_args()
     simulated(args.repeats)
+    confirmed(2 * args.repeats)
+    stalled(10 * args.repeats)
     if args.real:
         real(args.real, args.budget)

@@ -30,6 +30,7 @@ import psutil
 
 from perfdoc import stats
 from perfdoc.errors import PerfdocError
+from perfdoc.finding import says_nothing
 from perfdoc.launcher import Watch, environment, processes_of_run, remove_shared_memory
 from perfdoc.leftovers import tidy
 from perfdoc.parent_death import die_with_parent
@@ -107,17 +108,23 @@ class Ratio:
     def bounds(self, error: float = 0.05) -> tuple[float, float]:
         """Interval of the ratio (not of its log), two-sided."""
         half = stats.t_critical(error, self.df) * self.error
-        return math.exp(self.center - half), math.exp(self.center + half)
+        return stats.ratio_of(self.center - half), stats.ratio_of(self.center + half)
 
     @property
     def ratio(self) -> float:
         """The estimate."""
-        return math.exp(self.center)
+        return stats.ratio_of(self.center)
+
+    @property
+    def known(self) -> bool:
+        """Whether the interval is narrow enough to say something."""
+        return not says_nothing(*self.bounds())
 
     def to_json(self) -> dict[str, Any]:
-        """The ratio as ``--json`` prints it."""
+        """The ratio as ``--json`` prints it: raw figures, and whether they say anything."""
         low, high = self.bounds()
-        return {"ratio": self.ratio, "low": low, "high": high, "starts": self.starts, "rounds": self.rounds}
+        return {"ratio": self.ratio, "low": low, "high": high, "starts": self.starts, "rounds": self.rounds,
+                "known": self.known}
 
 
 def load_taken_out(rounds: Sequence[Sequence[tuple[float, float]]]) -> list[list[float]]:

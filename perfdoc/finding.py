@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +12,24 @@ Verdict = Literal["helps", "hurts", "no difference", "undecided", "untestable he
 Effort = Literal["one line", "a few lines", "a change of design"]
 
 EFFORT_ORDER: dict[str, int] = {"one line": 0, "a few lines": 1, "a change of design": 2}
+
+
+WIDEST = 4.0
+"""Ratio of an interval's ends from which it says nothing where it holds 1: from half as fast to twice as fast, anything."""
+ABSURD = 16.0
+"""The same where it does not hold 1. ``20x [8, 45]`` tells a lot; what may be 1.2 or 5000 is known by its sign alone."""
+
+
+def says_nothing(low: float, high: float) -> bool:
+    """Whether the interval of a ratio is too wide to be shown as figures."""
+    if not (math.isfinite(high) and low > 0):
+        return True
+    return high / low > (WIDEST if low <= 1 <= high else ABSURD)
+
+
+def counted(number: int, what: str) -> str:
+    """``1 pair``, ``2 pairs``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -23,9 +42,22 @@ class Effect:
     pairs: int
     how: How = "measured in your loop"
 
+    @property
+    def known(self) -> bool:
+        """Whether the interval is narrow enough to say something."""
+        return not says_nothing(self.low, self.high)
+
+    @property
+    def words(self) -> str:
+        """``1.45x [1.38, 1.52]``, or ``not known yet (3 pairs)``."""
+        if not self.known:
+            return f"not known yet ({counted(self.pairs, 'block' if self.how == 'estimated from stacks' else 'pair')})"
+        return f"{self.speedup:.2f}x [{self.low:.2f}, {self.high:.2f}]"
+
     def to_json(self) -> dict[str, Any]:
-        """The effect as ``--json`` prints it."""
-        return {"speedup": self.speedup, "low": self.low, "high": self.high, "pairs": self.pairs, "how": self.how}
+        """The effect as ``--json`` prints it: raw figures, and whether they say anything."""
+        return {"speedup": self.speedup, "low": self.low, "high": self.high, "pairs": self.pairs, "how": self.how,
+                "known": self.known}
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import psutil
 
 import perfdoc
 from perfdoc import capture as captures
-from perfdoc import endings, launches, page_faults, signals
+from perfdoc import endings, host, launches, page_faults, signals
 from perfdoc.errors import PerfdocError
 from perfdoc.gpus import Gpus
 from perfdoc.heartbeat import Heartbeat
@@ -525,11 +525,12 @@ class Machine:
 
     @staticmethod
     def describe() -> dict[str, Any]:
-        """The machine in words and figures; memory in bytes."""
+        """The machine in words and figures, and which one it is; memory in bytes."""
         model = ""
         with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:
             model = next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), "")
-        return {"system": sys.platform, "cpu": model, "cores": psutil.cpu_count(), "memory": psutil.virtual_memory().total}
+        return {"system": sys.platform, "cpu": model, "cores": psutil.cpu_count(), "memory": psutil.virtual_memory().total,
+                **host.identity()}
 
 
 def _shm() -> list[Measurement | Unavailable]:

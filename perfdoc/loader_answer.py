@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from perfdoc import stats
 from perfdoc.capture import Capture
+from perfdoc.finding import Effect
 from perfdoc.measurement import Measurement, Unavailable
 
 CLOSE = 0.03
@@ -341,7 +342,7 @@ class LoaderAnswer:
         if place not in rates or row.rate is None or max(len(visits) for visits in rates.values()) < 2:
             return None
         half = 1.96 * spread(rates, self._usual) / math.sqrt(len(row.visits))
-        return row.rate * math.exp(-half), row.rate * math.exp(half)
+        return row.rate * stats.ratio_of(-half), row.rate * stats.ratio_of(half)
 
     @property
     def enough(self) -> Row | None:
@@ -418,8 +419,8 @@ class LoaderAnswer:
             text += ", which that delivers."
         beside = self.beside(chosen)
         if beside is not None and beside.high < 0:
-            ratio, low, high = beside.speedup
-            text += f" Beside it, on the same cores, {chosen.words} would make it slower: {ratio:.2f}x [{low:.2f}, {high:.2f}]."
+            words = Effect(*beside.speedup, beside.pairs).words
+            text += f" Beside it, on the same cores, {chosen.words} would make it slower: {words}."
         return text
 
     def speed(self, row: Row) -> str:
@@ -440,6 +441,7 @@ class LoaderAnswer:
                 "meets_demand": self.meets(found) if self.demand else None, "why": found.why,
                 "seconds_beside_step": statistics.median(found.beside) if found.beside else None,
                 "speedup_beside_step": list(beside.speedup) if beside else None,
+                "speedup_beside_step_known": Effect(*beside.speedup, beside.pairs).known if beside else None,
             }
 
         chosen, enough = self.recommended, self.enough

@@ -17,9 +17,9 @@ from perfdoc import blocks as pairing
 from perfdoc import parity, stats
 from perfdoc.blocks import AA_ARM, CONFIRM_PHASE, CONTROL_ARM, SEARCH_PHASE
 from perfdoc.capture import Capture
-from perfdoc.finding import Effect, Effort, Finding, Verdict
+from perfdoc.finding import WIDEST, Effect, Effort, Finding, Verdict, counted
 from perfdoc.measurement import Measurement
-from perfdoc.prediction import NORMAL, UNSEEN, predicted, spread
+from perfdoc.prediction import NORMAL, UNSEEN, other_machine, predicted, spread, widening
 from perfdoc.treatment import config_from_id, config_id
 
 SECTIONS = ("What it measures", "Why it costs time", "Example", "Use instead", "When this is wrong")
@@ -113,6 +113,10 @@ class Evidence:
         """Paired log speed-ups of an arm: of all phases but confirming, or of confirming alone."""
         return pairing.arm_values(self._pairs, arm, confirm)
 
+    def overlap(self, arm: str, confirm: bool = False) -> stats.Overlap:
+        """What these pairs have in common, as they share control blocks."""
+        return pairing.overlap(self._pairs, arm, confirm)
+
     @cached_property
     def _pairs(self) -> pairing.Pairs:
         return pairing.log_speedups(self.capture.blocks)
@@ -120,7 +124,7 @@ class Evidence:
     def interval(self, arm: str, confirm: bool = False) -> stats.Interval | None:
         """The arm's 95% interval in log units; None below two pairs."""
         values = self.values(arm, confirm)
-        return stats.interval(values, self.noise) if len(values) >= 2 else None
+        return stats.interval(values, self.noise, overlap=self.overlap(arm, confirm)) if len(values) >= 2 else None
 
     def effect(self, arm: str, confirm: bool = False) -> Effect | None:
         """The arm's speed-up with its 95% interval; None below two pairs."""
@@ -140,8 +144,8 @@ class Evidence:
         alone = self.interval(arm)
         if alone is not None and (alone.high - alone.low) / 2 <= half:
             return None
-        low, high = math.exp(center - half), math.exp(center + half)
-        return Effect(math.exp(center), low, high, found["blocks"], "estimated from stacks")
+        speedup, low, high = (stats.ratio_of(log) for log in (center, center - half, center + half))
+        return Effect(speedup, low, high, found["blocks"], "estimated from stacks")
 
     @cached_property
     def asked_effect(self) -> float:
@@ -154,8 +158,8 @@ class Evidence:
         values = self.values(AA_ARM)
         if len(values) < stats.LOOKS[0]:
             return None
-        found = stats.interval(values, self.noise)
-        return math.expm1(max(abs(found.low), abs(found.high)))
+        found = stats.interval(values, self.noise, overlap=self.overlap(AA_ARM))
+        return stats.ratio_of(max(abs(found.low), abs(found.high))) - 1
 
     @cached_property
     def smallest_effect(self) -> float:
@@ -178,16 +182,15 @@ class Evidence:
                 f"the A/A arm (the control against itself) has only {len(values)} pairs, "
                 f"{stats.LOOKS[0]} are needed before anything is believed. {self.budget_for(stats.LOOKS[0] - len(values), 1)}"
             ).rstrip(". ")
-        judged = stats.judge(values, self.asked_effect, 1, self.noise)
+        judged = stats.judge(values, self.asked_effect, 1, self.noise, self.overlap(AA_ARM))
         if judged in ("helps", "hurts"):
             speedup = math.exp(stats.trimmed_mean(values))
             return f"the control against itself came out {speedup:.3f}x: something drifts with the order of the blocks"
         assert self.resolution is not None
         if self.resolution > WORST_RESOLUTION:
-            return (
-                f"the control against itself is only known to ±{self.resolution:.0%}: "
-                "the machine is too busy or the budget too small"
-            )
+            known = self.resolution < WIDEST
+            how = f"only known to ±{self.resolution:.0%}" if known else f"not known yet ({len(values)} pairs)"
+            return f"the control against itself is {how}: the machine is too busy or the budget too small"
         return ""
 
     @cached_property
@@ -233,7 +236,13 @@ class Evidence:
 
     def expected(self, arm: str, measured: Effect) -> Effect:
         """What a script changed as in ``arm``, which was measured so, should come to: for another process at another time."""
-        return predicted(measured, self.fault_share, self.unseen_faults(arm), spread(config_from_id(arm)))
+        widened = widening(self.capture.loop, self.capture.machine) if self.capture.loop else 1.0
+        return predicted(measured, self.fault_share, self.unseen_faults(arm), spread(config_from_id(arm), widened))
+
+    @property
+    def other_machine(self) -> str:
+        """In what this machine differs from those that the spread between runs is known from; empty where it does not."""
+        return other_machine(self.capture.loop, self.capture.machine) if self.capture.loop else ""
 
     def control_pace(self) -> float | None:
         """Median seconds a step of the control while the plan was confirmed, or else of the scan; None without steps."""
@@ -263,12 +272,14 @@ class Evidence:
         if self.withheld:
             return "withheld"
         settled = self.capture.experiment.get("verdicts", {}).get(arm)
-        found = stats.keep(settled, self.values(arm), self.smallest_effect, max(1, len(self.arms)), self.noise)
+        arms = max(1, len(self.arms))
+        found = stats.keep(settled, self.values(arm), self.smallest_effect, arms, self.noise, self.overlap(arm))
         return "undecided" if found == "no difference" and self.is_coarse else found
 
     def blocks_to_settle(self, arm: str) -> int | None:
         """About how many more blocks would settle an undecided arm."""
-        return stats.pairs_to_settle(self.values(arm), self.smallest_effect, max(1, len(self.arms)), self.noise)
+        arms = max(1, len(self.arms))
+        return stats.pairs_to_settle(self.values(arm), self.smallest_effect, arms, self.noise, self.overlap(arm))
 
     def arms_of(self, *slugs: str) -> list[str]:
         """Arms that change only treatments among ``slugs``, and the first of them always."""
@@ -325,8 +336,7 @@ class Evidence:
     def seconds_saved(self, arm: str) -> float:
         """Seconds a step that the arm saves at least: the lower end of its interval (negative: it may cost)."""
         found = self.interval(arm)
-        return self.step_seconds * (1 - math.exp(-found.low)) if found else 0.0
-
+        return self.step_seconds * (1 - stats.ratio_of(-found.low)) if found else 0.0
 
     def one_time_seconds(self, arm: str) -> float | None:
         """Seconds that the first switch to ``arm`` took beyond what its steps take later; None where it was never made."""
@@ -407,7 +417,7 @@ class TreatmentRule(Rule):
     def title(self, seen: Evidence, arm: str) -> str:
         """One sentence about the arm with its figures."""
         effect = seen.effect(arm)
-        if self.in_samples and effect is not None and seen.verdict(arm) in ("helps", "hurts", "no difference"):
+        if self.in_samples and effect is not None and effect.known and seen.verdict(arm) in ("helps", "hurts", "no difference"):
             return f"{seen.change(arm)} processes {effect.speedup:.2f}x as many samples a second"
         return describe(seen, arm)
 
@@ -428,7 +438,7 @@ class TreatmentRule(Rule):
         if record is not None:
             evidence.append(f"numbers: {parity.judge(record)} ({parity.explain(record)})")
         evidence += [
-            f"{seen.change(arm)}: {effect.speedup:.2f}x [{effect.low:.2f}, {effect.high:.2f}]"
+            f"{seen.change(arm)}: {effect.words}"
             for arm in arms if arm != best and (effect := seen.effect(arm))
         ]
         if offer["reason"]:
@@ -459,7 +469,7 @@ def one_time_cost(seen: Evidence, arm: str) -> list[str]:
     if cost is None or cost < WORTH_A_WORD * seen.step_seconds:
         return []
     found = seen.interval(arm)
-    saved = seen.step_seconds * (1 - math.exp(-found.center)) if found else 0.0
+    saved = seen.step_seconds * (1 - stats.ratio_of(-found.center)) if found else 0.0
     if seen.verdict(arm) != "helps" or saved <= 0:
         return [f"the first switch took {cost:.2g} s"]
     return [f"the first switch took {cost:.2g} s, repaid after {math.ceil(cost / saved)} steps"]
@@ -473,6 +483,9 @@ def describe(seen: Evidence, arm: str) -> str:
         return f"{change}: fails in this loop ({failed})"
     if effect is None:
         return f"{change}: {estimated(seen, arm) or 'the budget did not reach it'}"
+    if not effect.known:
+        sign = {"helps": " makes the step faster, by how much is", "hurts": " makes the step slower: do not. By how much is"}
+        return f"{change}{sign.get(verdict, ':')} {effect.words}"
     if verdict == "helps":
         return f"{change} makes the step {effect.speedup:.2f}x faster"
     if verdict == "hurts":
@@ -490,8 +503,8 @@ def estimated(seen: Evidence, arm: str) -> str:
     beside = "beside the plan" if seen.capture.experiment.get("plan") else "on its own"
     if config_from_id(arm).items() <= seen.capture.experiment.get("plan", {}).items():
         beside = "in the plan"
-    return (f"{beside} {found.speedup:.2f}x [{found.low:.2f}, {found.high:.2f}], estimated from {found.pairs} "
-            f"block{'s' if found.pairs > 1 else ''} that had it, most of them with other changes")
+    return (f"{beside} {found.words}, estimated from {counted(found.pairs, 'block')} that had it, most of them with other "
+            "changes")
 
 
 def discover_rules() -> list[Rule]:

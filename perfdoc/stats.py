@@ -43,6 +43,16 @@ results (with stopping at any look) is measured in ``benchmarks/false_alarms.py`
 """
 
 
+LARGEST_LOG = 30.0
+"""Logs of ratios beyond it, either way, are taken for it: a ratio of 1e13 says no less than a larger one, and is a number that
+JSON can hold and that can be divided by."""
+
+
+def ratio_of(log: float) -> float:
+    """The ratio of a log ratio: finite, and never zero."""
+    return math.exp(min(LARGEST_LOG, max(-LARGEST_LOG, log)))
+
+
 class Interval(NamedTuple):
     """An estimate with its interval, in log speed-up units, from ``pairs`` paired values."""
 
@@ -54,7 +64,31 @@ class Interval(NamedTuple):
     @property
     def speedup(self) -> tuple[float, float, float]:
         """The estimate, the low end and the high end as ratios (1.07 = 1.07x faster)."""
-        return math.exp(self.center), math.exp(self.low), math.exp(self.high)
+        return ratio_of(self.center), ratio_of(self.low), ratio_of(self.high)
+
+
+class Overlap(NamedTuple):
+    """What the pairs of an arm have in common because they share control blocks, in units of one block's variance.
+
+    It follows from the design alone (:func:`perfdoc.blocks.overlap`), for blocks of independent noise of one variance. In
+    c p c p c each pair is compared with the mean of two controls, so it has 1.5 variances, and neighbours share a quarter of
+    one. Eight such pairs have a mean whose variance is 1.94 / 8, while their scatter shows only 1.44: the interval would be
+    14% too narrow.
+    """
+
+    single: float = 1.5
+    """Variance of one pair, on average over the pairs."""
+    common: float = 0.0
+    """Covariance of two different pairs, on average over all pairs of pairs. Never negative: weights of controls are not."""
+
+    def inflation(self, pairs: int) -> float:
+        """By how much the variance of the mean of so many pairs is larger than their scatter says."""
+        return (self.single + (pairs - 1) * self.common) / (self.single - self.common)
+
+
+NO_OVERLAP = Overlap()
+CONTROL_PAIR = 1.5
+"""Variance of one control block against the mean of its two neighbours (:func:`control_noise`), in those of one block."""
 
 
 def _beta_fraction(a: float, b: float, x: float) -> float:
@@ -113,8 +147,25 @@ def trimmed_mean(values: Sequence[float]) -> float:
     return statistics.fmean(ordered[cut : len(ordered) - cut])
 
 
-def _location(values: Sequence[float], prior_variance: float | None) -> tuple[float, float, float]:
-    """Trimmed mean, its standard error (Yuen, from the winsorised variance) and degrees of freedom."""
+class _Location(NamedTuple):
+    """A trimmed mean with what is known of its error."""
+
+    center: float
+    error: float
+    """Standard error."""
+    df: float
+    inflation: float
+    """Of the variance, by pairs that share controls; it is in ``error`` already."""
+
+
+def _location(values: Sequence[float], prior_variance: float | None, overlap: Overlap) -> _Location:
+    """Trimmed mean, its standard error (Yuen, from the winsorised variance) and degrees of freedom.
+
+    The scatter of pairs that share controls does not show the part of their noise that they have in common. It is added by the
+    design: in proportion to the scatter (right where arm and control are as noisy), or from the noise of the control itself
+    (right where the arm is the quieter of the two), whichever is more. A trimmed mean of mildly correlated values gains as
+    much variance by their correlation as a mean does.
+    """
     n = len(values)
     ordered = sorted(values)
     cut = int(TRIM * n)
@@ -125,7 +176,10 @@ def _location(values: Sequence[float], prior_variance: float | None) -> tuple[fl
     if prior_variance is not None:
         variance = (PRIOR_DF * prior_variance + df * variance) / (PRIOR_DF + df)
         df += PRIOR_DF
-    return statistics.fmean(ordered[cut : n - cut]), math.sqrt(variance / kept), df
+    inflation = overlap.inflation(n)
+    if prior_variance is not None and variance > 0:
+        inflation = max(inflation, 1 + kept * overlap.common * prior_variance / (CONTROL_PAIR * variance))
+    return _Location(statistics.fmean(ordered[cut : n - cut]), math.sqrt(inflation * variance / kept), df, inflation)
 
 
 def median_error(values: Sequence[float]) -> float:
@@ -162,20 +216,22 @@ def bootstrap_bounds(
     return means[cut], means[resamples - 1 - cut]
 
 
-def interval(values: Sequence[float], prior_variance: float | None = None, error: float = 0.05) -> Interval:
+def interval(values: Sequence[float], prior_variance: float | None = None, error: float = 0.05,
+             overlap: Overlap = NO_OVERLAP) -> Interval:
     """The interval shown to people: 95%, valid although the experiment peeks and stops when it is sure.
 
     It is the wider, at each end, of the percentile bootstrap over pairs and the trimmed-mean t interval: with the few
-    pairs of a scan the bootstrap alone is too narrow. Raises ValueError below two pairs.
+    pairs of a scan the bootstrap alone is too narrow. ``overlap``: what the pairs have in common; it widens both. Raises
+    ValueError below two pairs.
     """
     if len(values) < 2:
         raise ValueError("an interval needs at least two pairs")
-    center, standard_error, df = _location(values, prior_variance)
+    center, standard_error, df, inflation = _location(values, prior_variance, overlap)
     each = error / DISPLAY_LOOKS
     half = t_critical(each, df) * standard_error
     low, high = center - half, center + half
     if len(values) >= 5:
-        boot_low, boot_high = bootstrap_bounds(values, each)
+        boot_low, boot_high = (center + math.sqrt(inflation) * (end - center) for end in bootstrap_bounds(values, each))
         low, high = min(low, boot_low), max(high, boot_high)
     return Interval(center, low, high, len(values))
 
@@ -185,6 +241,7 @@ def judge(
     smallest_effect: float,
     comparisons: int,
     prior_variance: float | None = None,
+    overlap: Overlap = NO_OVERLAP,
 ) -> Judgement:
     """What ``values`` say about one arm, as a verdict that stays valid under peeking and many arms.
 
@@ -195,22 +252,23 @@ def judge(
     if len(values) < LOOKS[0]:
         return "undecided"
     bound = math.log1p(smallest_effect)
-    center, standard_error, df = _location(values, prior_variance)
+    center, standard_error, df, _ = _location(values, prior_variance, overlap)
     strict = t_critical(DECISION_ERROR / (len(LOOKS) * max(1, comparisons)), df) * standard_error
     if abs(center) >= bound and abs(center) > strict:
-        shown = interval(values, prior_variance)
+        shown = interval(values, prior_variance, overlap=overlap)
         if shown.low > 0 or shown.high < 0:
             return "helps" if center > 0 else "hurts"
     half = t_critical(0.05 / DISPLAY_LOOKS, df) * standard_error
     if abs(center) + half < bound:  # the bootstrap is only asked where the t interval, never wider, is inside
-        shown = interval(values, prior_variance)
+        shown = interval(values, prior_variance, overlap=overlap)
         if shown.low > -bound and shown.high < bound:
             return "no difference"
     return "undecided"
 
 
 def keep(
-    settled: str | None, values: Sequence[float], smallest_effect: float, comparisons: int, prior_variance: float | None
+    settled: str | None, values: Sequence[float], smallest_effect: float, comparisons: int, prior_variance: float | None,
+    overlap: Overlap = NO_OVERLAP,
 ) -> Judgement:
     """The verdict to report on an arm that the experiment settled as ``settled`` (None: it did not).
 
@@ -218,16 +276,17 @@ def keep(
     they contradict it: the shown interval must still say the same, for the effect that is asked for now.
     """
     if settled in ("helps", "hurts") and len(values) >= 2:
-        shown = interval(values, prior_variance)
+        shown = interval(values, prior_variance, overlap=overlap)
         clear = shown.low > 0 if settled == "helps" else shown.high < 0
         if clear and abs(shown.center) >= math.log1p(smallest_effect):
             return "helps" if settled == "helps" else "hurts"
         return "undecided"
-    return judge(values, smallest_effect, comparisons, prior_variance)
+    return judge(values, smallest_effect, comparisons, prior_variance, overlap)
 
 
 def pairs_to_settle(
-    values: Sequence[float], smallest_effect: float, comparisons: int, prior_variance: float | None = None
+    values: Sequence[float], smallest_effect: float, comparisons: int, prior_variance: float | None = None,
+    overlap: Overlap = NO_OVERLAP,
 ) -> int | None:
     """About how many more pairs would settle an undecided arm, if its estimate and noise stay as they are.
 
@@ -237,7 +296,7 @@ def pairs_to_settle(
     if n < 2:
         return LOOKS[0] - n
     bound = math.log1p(smallest_effect)
-    center, standard_error, _ = _location(values, prior_variance)
+    center, standard_error, _, _ = _location(values, prior_variance, overlap)
     spread = standard_error * math.sqrt(n)
 
     def settled(total: int) -> bool:

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from perfdoc.parity import deviation, explain, judge, spread
+from perfdoc.parity import deviation, explain, judge, seed_free_cosine, spread
 
 
 def trajectory(seed=0, steps=20, shift=0.0, factor=1.0):
@@ -80,3 +80,66 @@ def test_one_step_is_judged_by_itself():
     """Where steps are slow only the first is compared: loss and gradients decide."""
     assert judge(record([2.001], [2.0], [2.0], [], error=0.02, cosine=0.999)) == "rounding"
     assert judge(record([2.6], [2.0], [2.0], [], error=0.02, cosine=0.999)) == "changes training"
+
+
+# -- steps that draw random numbers
+
+
+def drawn(losses=None, free=0.99, free_error=0.02, arm=(2.0, 2.1, 1.9, 2.05), cosine=0.3, **more):
+    """A record of a treatment in a network with dropout: by the raw cosine alone it trains otherwise."""
+    seeds = [trajectory(), trajectory(1), trajectory(2)]
+    found = record(trajectory(3) if losses is None else losses, seeds[0], others=seeds[1:], error=1.1, cosine=cosine)
+    return found | {"seed_losses": [2.0, 2.15, 1.95, 2.0], "seed_error": 1.2, "arm_losses": list(arm), "seed_free_cosine": free,
+                    "seed_free_error": free_error, **more}
+
+
+def test_other_masks_are_no_other_training():
+    """Gradients as far off as other seeds of the control are, with the same mean: rounding, and the line says what seeds do."""
+    assert judge(record(trajectory(3), error=1.1, cosine=0.3)) == "changes training"
+    assert judge(drawn()) == "rounding"
+    assert "other seeds alone" in explain(drawn())
+
+
+@pytest.mark.parametrize("change", [
+    {"free": 0.4}, {"arm": (4.0, 4.1, 3.9, 4.0)}, {"arm": (2.0, None, 2.0, 2.0)}, {"losses": trajectory(3, shift=2.0)}],
+    ids=["other mean gradients", "another mean loss", "not a number under one seed", "trajectory drifts away"])
+def test_what_seeds_do_not_explain_changes_the_training(change):
+    """A wrong operator in a network with dropout is still seen: in the mean over seeds, or over the steps."""
+    assert judge(drawn(**change)) == "changes training"
+
+
+@pytest.mark.parametrize("change", [
+    {"free": 0.8, "free_error": 0.3}, {"free": None, "free_error": None}, {"free": 0.88, "free_error": 0.03}, {"arm": ()}],
+    ids=["unsure", "means drown", "on the border", "no time"])
+def test_where_seeds_do_as_much_there_is_no_power(change):
+    """Noise of the seeds that hides a real change: not checked, and the line says no power."""
+    assert judge(drawn(**change)) == "not checked"
+    assert "no power" in explain(drawn(**change))
+
+
+def test_without_a_learning_rate_the_steps_tell_nothing():
+    """Weights that do not move: the first step counts, the trajectory does not, and that is said."""
+    still = record(trajectory(shift=0.5), error=0.02) | {"moved": 1e-9}
+    still["losses"][0] = still["control"][0] * 1.001
+    assert judge(still) == "rounding"
+    assert "no power beyond the first step" in explain(still)
+    assert judge(still | {"gradient_cosine": 0.2}) == "changes training"
+    assert judge(still | {"moved": 1e-2}) == "changes training"
+
+
+def test_the_cosine_without_what_seeds_do():
+    """Means that agree under noise three times as large, and means at a right angle, from products of 4 seeds in 4000 entries."""
+    rng = random.Random(2)
+
+    def sets(mean):
+        return [[m + rng.gauss(0, 3) for m in mean] for _ in range(4)]
+
+    def products(rows, columns):
+        return [[sum(a * b for a, b in zip(row, column, strict=True)) for column in columns] for row in rows]
+
+    mean = [rng.gauss(0, 1) for _ in range(4000)]
+    control, same, other = sets(mean), sets(mean), sets([rng.gauss(0, 1) for _ in range(4000)])
+    for arm, truth in ((same, 1.0), (other, 0.0)):
+        cosine, error = seed_free_cosine(products(control, control), products(arm, arm), products(arm, control))
+        assert abs(cosine - truth) < 3 * error + 0.02
+        assert error < 0.15

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from perfdoc.inject.parity import Listener, ParityRuns, Snapshot, compare
+from perfdoc.parity import judge
 from perfdoc.treatment import CONTROL
 
 
@@ -131,3 +132,72 @@ def test_slow_steps_are_compared_once():
     assert (runs.steps, runs.others) == (1, 0)
     assert len(runs.arms) == 3
     assert len(ParityRuns(Session(1.0), [{"x": "on"}, {"y": "on"}, {"z": "on"}], seconds=6.0).arms) == 1
+
+
+class Wide(Session):
+    """A loop over a network with dropout, whose arms draw other masks, or compute another function."""
+
+    def __init__(self, rate=0.1, lr=1e-3):
+        super().__init__(0.001)
+        torch.manual_seed(3)
+        self.rate = rate
+        self.model = nn.ModuleList([nn.Linear(32, 128), nn.Linear(128, 128), nn.Linear(128, 8)])
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr)
+        self.models, self.optimizers = [self.model], [self.optimizer]
+        self.x, self.y = torch.randn(16, 32), torch.randint(0, 8, (16,))
+
+    def step(self, arm):
+        if "masks" in arm:
+            torch.rand(3)
+        x, act = self.x, torch.tanh if "tanh" in arm else torch.relu
+        for layer in self.model[:2]:
+            x = nn.functional.dropout(act(layer(x)), self.rate)
+        loss = nn.functional.cross_entropy(self.model[2](x), self.y)
+        self.optimizer.zero_grad()
+        if self.listener is not None:
+            self.listener.on_backward(loss)
+        loss.backward()
+        if "underflow" in arm:  # what fp16 without a scaled loss does to small gradients
+            for p in self.model.parameters():
+                p.grad[p.grad.abs() < p.grad.abs().quantile(0.97)] = 0
+        if self.listener is not None:
+            self.listener.on_optimizer(self.optimizer)
+        self.optimizer.step()
+
+
+def judged(session, *arms, seconds=0.4):
+    runs = ParityRuns(session, [{"x": arm} for arm in arms], seconds)
+    for config in runs.run():
+        session.step(config.get("x", ""))
+    return {record["arm"].removeprefix("x="): (judge(record), record) for record in runs.records}
+
+
+def test_other_masks_and_wrong_operators_are_told_apart_under_dropout():
+    """Other masks alone change nothing; another operator and lost gradients do, with other masks or with the same."""
+    found = judged(Wide(), "masks", "tanh", "tanh-masks", "underflow", "underflow-masks")
+    assert found["masks"][1]["gradient_cosine"] < 0.9
+    assert {arm: said for arm, (said, _) in found.items()} == {
+        "masks": "rounding", "tanh": "changes training", "tanh-masks": "changes training", "underflow": "changes training",
+        "underflow-masks": "changes training"}
+
+
+def test_without_random_numbers_no_seeds_are_compared():
+    """A step that draws nothing has one run under another seed, and records as before."""
+    (said, record), = judged(Wide(rate=0.0), "tanh").values()
+    assert said == "changes training"
+    assert "seed_losses" not in record
+
+
+def test_slow_steps_with_random_numbers_are_not_blamed():
+    """Where there is time for one step only, other masks are not called another training: it is not checked."""
+    (said, record), = judged(Wide(rate=0.5), "masks", seconds=0.01).values()
+    assert len(record["losses"]) == 1
+    assert said == "not checked"
+
+
+def test_a_learning_rate_of_zero_is_seen_by_the_weights():
+    """Weights of a warm-up's first step do not move, those of a usual learning rate do."""
+    (_, still), = judged(Wide(lr=0.0), "masks").values()
+    (_, moving), = judged(Wide(lr=1e-3), "masks").values()
+    assert still["moved"] == 0.0
+    assert moving["moved"] > 1e-3

@@ -7,9 +7,12 @@ import random
 import statistics
 
 import pytest
+from test_rules import make
 
+from perfdoc.diagnose import diagnose
 from perfdoc.finding import Effect
-from perfdoc.prediction import CORE_SPREAD, NORMAL, RUN_SPREAD, predicted, spread
+from perfdoc.prediction import CORE_SPREAD, NORMAL, OTHER_MACHINE, RUN_SPREAD, other_machine, predicted, spread, widening
+from perfdoc.report import html, terminal
 
 RUNS = 4000
 
@@ -64,6 +67,7 @@ def test_another_number_of_computing_threads_is_less_certain():
     assert spread({"cpu_threads": "1"}) == pytest.approx(math.hypot(RUN_SPREAD, CORE_SPREAD))
     assert spread({"cpu_threads": "1", "dataloader_workers": "2"}) == spread({"autocast": "bf16"}) == RUN_SPREAD
     measured = Effect(0.8, 0.79, 0.81, 9)
+    assert spread({"cpu_threads": "1"}, 2.0) == pytest.approx(math.hypot(2 * RUN_SPREAD, CORE_SPREAD))
     wide, narrow = predicted(measured, run_spread=spread({"cpu_threads": "1"})), predicted(measured)
     assert wide.speedup == narrow.speedup
     assert wide.low < 0.68 < 0.74 < narrow.low
@@ -77,3 +81,29 @@ def test_the_prediction_is_never_surer_than_the_measurement():
     assert said.low < measured.low
     assert said.high > measured.high
     assert math.log(said.high / 1.4) > math.log(1.4 / said.low)
+
+
+@pytest.mark.parametrize(("device", "usable", "cores", "other"), [
+    ("cpu", 2.0, 2, ""), ("cpu", 2.0, None, ""), ("cpu", 16.0, 16, "16 cores"), ("cpu", 1.0, 1, "1 core"),
+    ("cpu", 2.0, 64, "64 cores, of which 2 may be used"), ("cuda", 2.0, 2, "a GPU")])
+def test_the_spread_is_of_two_cores_without_a_gpu(device, usable, cores, other):
+    """Any other kind of machine is named, and there the interval is that of twice the spread; its estimate stays."""
+    loop, machine = {"device": device, "cores": usable}, {"cores": cores} if cores else {}
+    assert other_machine(loop, machine) == other
+    assert widening(loop, machine) == (OTHER_MACHINE if other else 1.0)
+
+
+@pytest.mark.parametrize("cores", [2.0, 8.0])
+def test_a_report_says_where_the_prediction_comes_from(cores):
+    """On eight cores terminal and page say that the spread was measured on two, and the interval is wider than there."""
+    capture = make({"autocast=bf16": 1.5}, plan={"autocast": "bf16"})
+    for block in [b for b in capture.blocks if b["arm"] == "autocast=bf16"]:
+        block["phase"] = "confirm"
+    capture.loop["cores"] = cores
+    capture.run["perfdoc"], capture.guard = "", {"redirected": []}
+    diagnosis = diagnose(capture)
+    said = diagnosis.plan.expected
+    width = math.log(said.high / said.low) / (2 * NORMAL)
+    assert width == pytest.approx(RUN_SPREAD if cores == 2 else OTHER_MACHINE * RUN_SPREAD, rel=0.2)
+    for text in (terminal.render(diagnosis, 400), html.render(diagnosis)):
+        assert ("here is 8 cores, so this is wider" in text) is (cores == 8)

@@ -113,7 +113,8 @@ def test_runs_and_their_comparison_on_the_command_line(tmp_path):
     found = json.loads(compared.out)
     assert found["ratio"]["ratio"] == pytest.approx(1.2, abs=0.01)
     assert found["ratio"]["low"] < 1.2 < found["ratio"]["high"]
-    same = perfdoc("gate", ".perfdoc/runs/20260101-000000-aaaa", ".perfdoc/runs/20260101-000000-aaaa", cwd=tmp_path)
+    same = perfdoc("gate", "--max-slowdown", "15", ".perfdoc/runs/20260101-000000-aaaa", ".perfdoc/runs/20260101-000000-aaaa",
+                   cwd=tmp_path)
     slower = perfdoc("gate", ".perfdoc/runs/20260101-000000-aaaa", ".perfdoc/runs/20260102-000000-bbbb", cwd=tmp_path)
     assert (same.code, slower.code) == (0, 1), (same.out, same.err, slower.out, slower.err)
 
@@ -127,7 +128,7 @@ def test_captures_of_other_machines_or_workloads_are_refused(group, name, value,
     """What cannot be compared is not: usage error, and what differs is named."""
     for file, changed in (("base.json", False), ("head.json", True)):
         document = json.loads(CAPTURE)
-        document["measurements"][0]["samples"] = [0.1, 0.101, 0.102]
+        document["measurements"][0]["samples"] = [0.1, 0.101, 0.102, 0.1]
         if changed:
             document[group][name] = value
         (tmp_path / file).write_text(json.dumps(document))
@@ -141,9 +142,9 @@ CAPTURE = json.dumps({
         {"id": "x", "command": ["python", "train.py"], "outcome": "complete", "reason": "", "seconds": 5.0, "budget": 60.0,
          "smallest_effect": 0.02, "seed": 0, "laps": 1, "exit_code": 0, "started": "2026-01-01T00:00:00+00:00", "perfdoc": "0",
          "directory": "."},
-        {"system": "linux", "cpu": "a CPU", "cores": 2, "memory": 8 * 2**30},
+        {"system": "linux", "cpu": "a CPU", "cores": 2, "memory": 8 * 2**30, "host": "one", "boot": ""},
         {"python": "3.11.7", "executable": "python", "torch": "2.14.1", "cuda": None},
-        {"rank": 0, "ranks": 1, "device": "cpu", "cores": 2.0, "threads": 2, "loaders": [], "models": ["Net"], "parameters": 10,
+        {"rank": 0, "ranks": 1, "device": "cpu", "cores": 2.0, "threads": 1, "loaders": [], "models": ["Net"], "parameters": 10,
          "optimizers": ["SGD"], "torch": "2.14.1",
          "step": {"batches": 0, "optimizer_calls": 1, "forwards": 1, "backwards": 1, "by_hand": False}},
     ).to_json(),

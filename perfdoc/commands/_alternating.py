@@ -22,7 +22,7 @@ class Line:
         so_far = ""
         if ratio is not None:
             low, high = ratio.bounds()
-            so_far = f" · so far {ratio.ratio:.3f} [{low:.3f}, {high:.3f}]"
+            so_far = f" · so far {ratio.ratio:.3f} [{low:.3f}, {high:.3f}]" if ratio.known else " · not known yet"
         time = f" · {left:.0f} s left" if left < 1e6 else ""
         sys.stderr.write(f"\r\x1b[K{what}{so_far}{time}"[:200])
         sys.stderr.flush()

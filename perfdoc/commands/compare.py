@@ -21,7 +21,7 @@ def command(first: Path, second: Path, as_json: bool) -> None:
     from perfdoc.commands.report import find, load
     from perfdoc.diagnose import diagnose
     from perfdoc.errors import PerfdocError
-    from perfdoc.gate import of_captures
+    from perfdoc.gate import of_captures, takes
 
     captures = [load(find(run)) for run in (first, second)]
     diagnoses = [diagnose(capture) for capture in captures]
@@ -35,7 +35,7 @@ def command(first: Path, second: Path, as_json: bool) -> None:
     }
     ratio, why = None, ""
     try:
-        ratio = of_captures(*captures)
+        ratio, _ = of_captures(*captures)
     except PerfdocError as error:
         why = str(error)
     if as_json:
@@ -48,10 +48,9 @@ def command(first: Path, second: Path, as_json: bool) -> None:
     ]
     click.echo(tabulate(rows, headers=["step", *(capture.run["id"] for capture in captures)]))
     if ratio is not None:
-        low, high = ratio.bounds()
-        click.echo(f"\nA step of the second takes {ratio.ratio:.1%} [{low:.1%}, {high:.1%}] of the first's time. They ran at "
-                   "different times: how the machine changed between them is not in the interval. `perfdoc gate` compares "
-                   "revisions in turns.")
+        said = takes(ratio, "a step of the second", "the first's")
+        click.echo(f"\n{said[0].upper()}{said[1:]}. They ran at different times: "
+                   "the interval allows for what runs of one script differ by. `perfdoc gate` compares revisions in turns.")
     else:
         click.echo(f"\nTheir steps are not compared: {why}.")
     if changed:

@@ -82,17 +82,13 @@ def command(base: str | None, head: str, max_slowdown: float, budget: float, wai
 def _captures(arguments: tuple[str, ...], allowed: float) -> tuple[Verdict, dict[str, Any]]:
     from perfdoc import capture as captures
     from perfdoc.errors import PerfdocError
-    from perfdoc.gate import Check, Verdict, decide, of_captures
+    from perfdoc.gate import Verdict, capture_check, of_captures
 
     if len(arguments) != 2 or not all(Path(a).exists() for a in arguments):
         raise PerfdocError("say what to compare: `perfdoc gate --base REV -- python train.py`, or two captures that exist: "
                            "`perfdoc gate base.json head.json`.")
-    ratio = of_captures(captures.read(Path(arguments[0])), captures.read(Path(arguments[1])))
-    low, high = ratio.bounds()
-    decision = decide(ratio, allowed)
-    said = (f"a step takes {ratio.ratio:.1%} [{low:.1%}, {high:.1%}] of the base's time: {allowed:+.1%} is allowed (two runs "
-            "at different times: how the machine changed between them is not in the interval)")
-    return Verdict((Check("step time", decision, said),)), {"ratio": ratio.to_json()}
+    ratio, known = of_captures(captures.read(Path(arguments[0])), captures.read(Path(arguments[1])))
+    return Verdict((capture_check(ratio, known, allowed),)), {"ratio": ratio.to_json()}
 
 
 def _revisions(base: str, head: str, arguments: tuple[str, ...], allowed: float, budget: float, wait: float,

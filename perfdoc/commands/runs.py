@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from perfdoc.store import Row
 
 
 @click.command()
@@ -26,8 +30,17 @@ def command(as_json: bool) -> None:
 
     lines = [
         (row.id, row.kind, row.state, f"{row.step_seconds * 1e3:.1f} ms" if row.step_seconds else "",
-         f"{row.speedup:.2f}x [{row.low:.2f}, {row.high:.2f}]" if row.speedup else "", row.plan or "",
+         _effect(row), row.plan or "",
          command_line(row.words)[:60])
         for row in rows
     ]
     click.echo(tabulate(lines, headers=["run", "what", "state", "step", "plan's effect", "plan", "command"]))
+
+
+def _effect(row: Row) -> str:
+    """The plan's speed-up with its interval; empty where there is none."""
+    from perfdoc.finding import says_nothing
+
+    if row.speedup is None or row.low is None or row.high is None:
+        return ""
+    return "not known yet" if says_nothing(row.low, row.high) else f"{row.speedup:.2f}x [{row.low:.2f}, {row.high:.2f}]"

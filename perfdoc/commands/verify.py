@@ -106,7 +106,9 @@ def command(run: Path | None, changes: str | None, variables: tuple[str, ...], b
         "predicted": said.to_json() if said else None,
         "realised": {
             "speedup": realised[0], "low": realised[1], "high": realised[2], "starts": ratio.starts, "rounds": ratio.rounds,
+            "known": ratio.known,
         },
+        "other_machine": diagnosis.seen.other_machine,
         "error": said.speedup / realised[0] - 1 if said else None,
         "inside": said.low <= realised[0] <= said.high if said else None,
         "seconds_a_step": {side.name: side.paces for side in sides},
@@ -206,22 +208,32 @@ def _page_faults(counts: Mapping[str, float], cost: float | None, step: float, a
     return f"{said}: memory that goes back to the system and is given anew. What keeps it can be tried: {VERIFY}"
 
 
+def _effect(found: Mapping[str, Any]) -> str:
+    """An effect's JSON as people read it."""
+    from perfdoc.finding import Effect
+
+    return Effect(*(found[name] for name in ("speedup", "low", "high", "pairs", "how"))).words
+
+
 def _words(result: dict[str, Any], kept: Path) -> str:
+    from perfdoc.report.figures import realised
+
     lines = [f"patch      {', '.join(result['edited'])}"] if result["edited"] else []
     lines += [f"variable   {name}={value}" for name, value in result["variables"].items()]
     if result["left_out"]:
         lines.append(f"left out   {', '.join(result['left_out'])}: no safe edit is known, see the snippet")
     said, real, measured = result["predicted"], result["realised"], result["measured"]
     if said:
-        own = f"{measured['speedup']:.2f}x [{measured['low']:.2f}, {measured['high']:.2f}]"
-        lines.append(f"predicted  {said['speedup']:.2f}x [{said['low']:.2f}, {said['high']:.2f}] for another run; "
-                     f"in the scan's own it was {own}")
+        own, other = (_effect(found) for found in (measured, said))
+        lines.append(f"predicted  {other} for another run; in the scan's own it was {own}")
+        if result["other_machine"]:
+            lines.append(f"           wider, as how far runs lie apart is known from two cores without a GPU: here is "
+                         f"{result['other_machine']}")
     elif result["left_out"]:
         lines.append("predicted  nothing: this much of the plan was not measured on its own")
     pairs = f"{real['starts']} {'pair' if real['starts'] == 1 else 'pairs'} of processes"
-    lines.append(f"realised   {real['speedup']:.2f}x [{real['low']:.2f}, {real['high']:.2f}] "
-                 f"({pairs}, {real['rounds']} rounds of blocks)")
-    if said:
+    lines.append(f"realised   {realised(real)} ({pairs}, {real['rounds']} rounds of blocks)")
+    if said and said["known"] and real["known"]:
         where = "inside" if result["inside"] else "outside"
         lines.append(f"error      {result['error']:+.1%}, realised value {where} the predicted interval")
     lines.append(f"original   {_pace(**result['original_step'])}")

@@ -356,7 +356,7 @@ class Experiment:
             return
         best = max(late, key=lambda arm: known.promising(config_id(arm)))
         if not self.plan:
-            if stats.interval(known.values(config_id(best)), known.noise).low > 0:
+            if known.interval(config_id(best)).low > 0:
                 self.plan = best
             return
         stack = {**self.plan, **best}
@@ -394,7 +394,7 @@ class Experiment:
             yield from self._round({base_id: base, **live}, SEARCH_PHASE, floor)
             # Blocks of this round with the control block before it, so that every arm finds its neighbours.
             now = pairing.log_speedups(known.blocks[max(0, start - 1):])
-            here = {arm: pairs[-1][1] for (arm, _), pairs in now.items()}
+            here = {arm: pairs[-1].value for (arm, _), pairs in now.items()}
             for arm in live:
                 if arm in here and base_id in here:
                     gains[arm].append(here[arm] - here[base_id])
@@ -454,7 +454,8 @@ class Experiment:
         def wanting(arm: str) -> float:
             if arm == AA_ARM:
                 return -1.0
-            more = stats.pairs_to_settle(known.values(arm), known.smallest_effect, known.comparisons, noise)
+            more = stats.pairs_to_settle(
+                known.values(arm), known.smallest_effect, known.comparisons, noise, known.overlap(arm))
             return math.inf if more is None else float(more)
 
         while self.remaining() > floor:

@@ -61,7 +61,7 @@ class Ledger:
         self.ceiling_ids = {config_id(arm) for arm in self.arms if ceilings & set(arm)}
         self.comparisons = max(1, len(self.arms) - len(self.ceiling_ids))
         """Arms for which verdicts are corrected."""
-        self._paired: dict[tuple[str, str], list[tuple[int, float]]] = {}
+        self._paired: pairing.Pairs = {}
         self._paired_at = -1
 
     # -- what comes in
@@ -100,7 +100,8 @@ class Ledger:
                 if pairs >= CEILING_PAIRS:
                     self.verdicts[arm] = "measured"
             elif pairs in stats.LOOKS or pairs > stats.LOOKS[-1]:
-                judged = stats.judge(self.values(arm), self.smallest_effect, self.comparisons, self.noise)
+                judged = stats.judge(
+                    self.values(arm), self.smallest_effect, self.comparisons, self.noise, self.overlap(arm))
                 if judged != "undecided":
                     self.verdicts[arm] = judged
                 elif pairs >= stats.LOOKS[-1]:
@@ -110,9 +111,20 @@ class Ledger:
 
     def values(self, arm: str, confirm: bool = False) -> list[float]:
         """Paired log speed-ups of ``arm`` so far."""
+        return pairing.arm_values(self._pairs(), arm, confirm)
+
+    def overlap(self, arm: str, confirm: bool = False) -> stats.Overlap:
+        """What these pairs have in common, as they share control blocks."""
+        return pairing.overlap(self._pairs(), arm, confirm)
+
+    def interval(self, arm: str, confirm: bool = False) -> stats.Interval:
+        """The 95% interval of the log speed-up of ``arm``; raises ValueError below two pairs."""
+        return stats.interval(self.values(arm, confirm), self.noise, overlap=self.overlap(arm, confirm))
+
+    def _pairs(self) -> pairing.Pairs:
         if self._paired_at != len(self.blocks):
             self._paired, self._paired_at = pairing.log_speedups(self.blocks), len(self.blocks)
-        return pairing.arm_values(self._paired, arm, confirm)
+        return self._paired
 
     @property
     def noise(self) -> float | None:
@@ -140,19 +152,17 @@ class Ledger:
 
     def aa_is_vague(self, half: float = VAGUE) -> bool:
         """Whether it is known to less than ``half`` (log units) on either side."""
-        values = self.values(AA_ARM)
-        if len(values) < stats.LOOKS[0]:
+        if self.needs_aa():
             return False
-        shown = stats.interval(values, self.noise)
+        shown = self.interval(AA_ARM)
         return max(abs(shown.low), abs(shown.high)) > half
 
     def is_vague(self, plan: Config) -> bool:
         """Whether what ``plan`` brings is not known well. Asked of its interval's width alone: its value decides nothing."""
         name = config_id(plan)
-        values = self.values(name, confirm=True)
-        if not plan or name in self.failed or not 2 <= len(values) < MOST_CONFIRM_PAIRS:
+        if not plan or name in self.failed or not 2 <= len(self.values(name, confirm=True)) < MOST_CONFIRM_PAIRS:
             return False
-        shown = stats.interval(values, self.noise)
+        shown = self.interval(name, confirm=True)
         return (shown.high - shown.low) / 2 > CONFIRMED
 
     def vaguely_decided(self) -> dict[str, Config]:
@@ -168,7 +178,7 @@ class Ledger:
             and config_id(arm) not in self.failed and len(self.values(config_id(arm))) < MOST_DECIDED_PAIRS
         ]
         for arm in sorted(decided, key=lambda arm: len(self.values(config_id(arm)))):
-            shown = stats.interval(self.values(config_id(arm)), self.noise)
+            shown = self.interval(config_id(arm))
             if (shown.high - shown.low) / 2 > DECIDED:
                 return {config_id(arm): arm}
         return {}

@@ -67,7 +67,7 @@ def _line(answer: DecoderAnswer, row: DecoderRow) -> list[str]:
     for where in WHERE:
         rate, effect = row.rate(where), answer.speedup(row, where)
         found.append(f"{rate:.4g}" if rate is not None else "")
-        found.append(f"{effect.speedup:.2f} [{effect.low:.2f}, {effect.high:.2f}]" if effect else "")
+        found.append(effect.words.replace("x [", " [") if effect else "")
     return [*found, row.pixels]
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from perfdoc.finding import Effect
+from collections.abc import Mapping
+from typing import Any
+
+from perfdoc.finding import Effect, counted, says_nothing
 
 
 def seconds(value: float) -> str:
@@ -18,10 +21,23 @@ def seconds(value: float) -> str:
 
 
 def speedup(effect: Effect | None) -> str:
-    """``1.45x [1.38, 1.52]``; a dash where nothing was measured."""
-    if effect is None:
-        return "–"
-    return f"{effect.speedup:.2f}x [{effect.low:.2f}, {effect.high:.2f}]"
+    """``1.45x [1.38, 1.52]``, ``not known yet (3 pairs)``; a dash where nothing was measured."""
+    return "–" if effect is None else effect.words
+
+
+def faster(effect: Effect | None) -> str:
+    """``1.45x [1.38, 1.52] faster``, in a sentence about what makes the step so."""
+    if effect is not None and not effect.known:
+        return f"faster, by how much is {effect.words}"
+    return f"{speedup(effect)} faster"
+
+
+def realised(figures: Mapping[str, Any]) -> str:
+    """The speed-up that ``perfdoc verify`` measured, from its JSON: like :func:`speedup`."""
+    starts = counted(figures["starts"], "pair")
+    if says_nothing(figures["low"], figures["high"]):
+        return f"not known yet ({starts} of processes)"
+    return f"{figures['speedup']:.2f}x [{figures['low']:.2f}, {figures['high']:.2f}]"
 
 
 def command_line(command: list[str]) -> str:

@@ -33,6 +33,7 @@ def render(diagnosis: Diagnosis, folder: Path | None = None) -> str:
     )
     env.filters["seconds"] = figures.seconds
     env.filters["speedup"] = figures.speedup
+    env.filters["realised"] = figures.realised
     capture = diagnosis.capture
     sample, decoders = sample_answer.read(capture.measurements), decoder_answer.read(capture.measurements)
     loader = loader_answer.read(capture.measurements, capture.experiment.get("failed", {}))
@@ -82,9 +83,10 @@ def forest(diagnosis: Diagnosis) -> dict[str, Any] | None:
     if not rows:
         return None
     # Wide intervals of unsettled arms must not squeeze the others: the axis follows estimates and settled intervals.
-    settled = [e for _, verdict, e, _ in rows if verdict not in ("undecided", "withheld")] or [e for _, _, e, _ in rows]
-    low = min([0.9, *(e.low for e in settled), *(e.speedup for _, _, e, _ in rows)]) * 0.97
-    high = max([1.15, *(e.high for e in settled), *(e.speedup for _, _, e, _ in rows)]) * 1.03
+    known = [(verdict, e) for _, verdict, e, _ in rows if e.known]
+    settled = [e for verdict, e in known if verdict not in ("undecided", "withheld")] or [e for _, e in known]
+    low = min([0.9, *(e.low for e in settled), *(e.speedup for _, e in known)]) * 0.97
+    high = max([1.15, *(e.high for e in settled), *(e.speedup for _, e in known)]) * 1.03
     span = math.log(high / low)
 
     def at(value: float) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 from tabulate import tabulate
 
+from perfdoc.finding import WIDEST, Effect, counted
 from perfdoc.loader_answer import LoaderAnswer, Row
 from perfdoc.report.figures import seconds
 
@@ -58,7 +59,7 @@ def _figures(answer: LoaderAnswer, row: Row) -> list[str]:
     mark = "*" if row is answer.recommended else ""
     own = row.rate * (size or 1.0)
     found = [
-        f"{mark}{row.rate:.3g}", f"{bounds[0]:.3g}-{bounds[1]:.3g}" if bounds else "", f"{own:.4g}" if size else "",
+        f"{mark}{row.rate:.3g}", _rates(bounds, len(row.visits)), f"{own:.4g}" if size else "",
         f"{share:.0%}" if share is not None else "", seconds(row.startup) if row.startup is not None else "",
         f"{row.cores:.1f}" if row.cores is not None else "", _size(row.memory) if row.workers else "",
         _size(row.shm) if row.workers else "",
@@ -68,6 +69,15 @@ def _figures(answer: LoaderAnswer, row: Row) -> list[str]:
     if any(other.beside for other in answer.rows):
         found.append(seconds(statistics.median(row.beside)) if row.beside else "")
     return found
+
+
+def _rates(bounds: tuple[float, float] | None, visits: int) -> str:
+    """The interval of a rate; its ends are compared with each other, as there is no rate that means no effect."""
+    if bounds is None:
+        return ""
+    if not 0 < bounds[1] <= WIDEST * bounds[0]:
+        return f"not known yet ({counted(visits, 'visit')})"
+    return f"{bounds[0]:.3g}-{bounds[1]:.3g}"
 
 
 def _size(value: float | None) -> str:
@@ -83,8 +93,8 @@ def _beside(answer: LoaderAnswer) -> str:
     for row in answer.rows:
         effect = answer.beside(row)
         if effect is not None:
-            ratio, low, high = effect.speedup
-            shown.append(f"{seconds(statistics.median(row.beside))} with {row.words} ({ratio:.2f}x [{low:.2f}, {high:.2f}])")
+            words = Effect(*effect.speedup, effect.pairs).words
+            shown.append(f"{seconds(statistics.median(row.beside))} with {row.words} ({words})")
     return f" Beside a stand-in that computes {seconds(1 / demand)} a batch, as your step does: {', '.join(shown)}."
 
 

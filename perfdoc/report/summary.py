@@ -6,13 +6,13 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from perfdoc import sample_answer, stats
+from perfdoc import parity, sample_answer, stats
 from perfdoc.blocks import CONTROL_ARM
 from perfdoc.capture import PHASES
 from perfdoc.diagnose import Diagnosis
 from perfdoc.finding import Effect, Finding
 from perfdoc.measurement import Measurement, Unavailable
-from perfdoc.report.figures import seconds, speedup
+from perfdoc.report.figures import faster, seconds, speedup
 from perfdoc.treatment import config_from_id
 
 PHASE_WORDS = {
@@ -124,7 +124,9 @@ def ceilings(diagnosis: Diagnosis) -> list[str]:
         spread = f" [{seconds(min(values))} to {seconds(max(values))}, {len(values)} rounds]" if len(values) > 1 else ""
         lines.append(f"loader alone: {seconds(stats.trimmed_mean(values))} a step{spread}")
     effect = seen.effect("compute_ceiling=on")
-    if effect is not None:
+    if effect is not None and not effect.known:
+        lines.append(f"model alone (one cached batch): {effect.words}")
+    elif effect is not None:
         lines.append(
             f"model alone (one cached batch): {seconds(seen.step_seconds / effect.speedup)} a step, so a loader that costs "
             f"nothing would give {speedup(effect)}"
@@ -174,7 +176,7 @@ def arms(diagnosis: Diagnosis) -> list[Arm]:
         if "batch_size" in config_from_id(arm):
             note = "; ".join(filter(None, ("in samples a second", note)))
         found.append(Arm(arm, seen.change(arm), verdict, seen.effect(arm), note))
-    return sorted(found, key=lambda a: -(a.effect.speedup if a.effect else 0.0))
+    return sorted(found, key=lambda a: -(a.effect.speedup if a.effect and a.effect.known else 0.0))
 
 
 def estimates(diagnosis: Diagnosis) -> list[tuple[Arm, Effect]]:
@@ -231,16 +233,16 @@ def headline(diagnosis: Diagnosis) -> str:
     if plan is not None and plan.effect is not None and not plan.note:
         return (
             f"{_listed(plan.changes)} make{'s' if len(plan.changes) == 1 else ''} your step "
-            f"{speedup(plan.effect)} faster, measured in your loop."
+            f"{faster(plan.effect)}, measured in your loop."
         )
     if plan is not None and plan.tried is not None:
         return (
-            f"{_listed(plan.changes)} made your step {speedup(plan.tried)} faster when it was tried in your loop; "
+            f"{_listed(plan.changes)} made your step {faster(plan.tried)} when it was tried in your loop; "
             "the budget did not reach its confirmation."
         )
     if plan is not None and plan.effect is not None and plan.effect.low > 1.0:
         return (
-            f"{_listed(plan.changes)} came out {speedup(plan.effect)} faster, which is no more than your own settings may "
+            f"{_listed(plan.changes)} came out {faster(plan.effect)}, which is no more than your own settings may "
             f"differ from themselves by here (±{seen.resolution:.1%}). Raise --budget before relying on it."
         )
     helping = [a for a in arms(diagnosis) if a.verdict == "helps"]
@@ -248,6 +250,9 @@ def headline(diagnosis: Diagnosis) -> str:
         return "One change helped when tried alone, but the combined plan could not be confirmed within the budget."
     if helping:
         trade = next((a for a in helping if not seen.planned(a.arm)), helping[0])
+        if trade.effect is not None and not trade.effect.known:
+            return (f"Nothing that leaves your training as it is makes the step faster; {trade.change} does, by how much is "
+                    f"{trade.effect.words}.")
         return (
             f"Nothing that leaves your training as it is makes the step faster; {trade.change} would give "
             f"{speedup(trade.effect)}{' as many samples a second' if 'batch_size' in config_from_id(trade.arm) else ''}."
@@ -288,7 +293,14 @@ NUMBERS = {
 def numbers_sentence(diagnosis: Diagnosis) -> str:
     """What the plan does to the training's numbers; empty where it does not touch them."""
     plan = diagnosis.plan
-    return NUMBERS.get(plan.numerics, "") if plan is not None else ""
+    if plan is None or plan.numerics not in NUMBERS:
+        return ""
+    records = [diagnosis.seen.parity_record(part) for part in plan.arm.split("+")]
+    weak = dict.fromkeys(said for record in records if record is not None and (said := parity.weakness(record)))
+    said = NUMBERS[plan.numerics]
+    if plan.numerics == "rounding" and weak:
+        said = "the numbers of the first step differ by rounding only"
+    return "; ".join([said, *weak])
 
 
 def expected_sentence(diagnosis: Diagnosis) -> str:
@@ -296,7 +308,13 @@ def expected_sentence(diagnosis: Diagnosis) -> str:
     expected = diagnosis.plan.expected if diagnosis.plan else None
     if expected is None:
         return ""
-    return f"the changed script, another process at another time, should come to {expected.low:.2f}x to {expected.high:.2f}x"
+    other = diagnosis.seen.other_machine
+    wider = (f" (how far runs lie apart is known from two cores without a GPU; here is {other}, so this is wider)"
+             if other else "")
+    if not expected.known:
+        return f"what the changed script, another process at another time, should come to is {expected.words}{wider}"
+    return (f"the changed script, another process at another time, should come to {expected.low:.2f}x to {expected.high:.2f}x"
+            f"{wider}")
 
 
 def epoch_sentence(diagnosis: Diagnosis) -> str:

@@ -64,7 +64,8 @@ class GradInValidation(Rule):
         if len(shown) < 2:
             return None
         best = shown["inference_mode"]
-        effect = Effect(*best.speedup, best.pairs, "measured in isolation")
+        effects = {mode: Effect(*found.speedup, found.pairs, "measured in isolation") for mode, found in shown.items()}
+        effect = effects["inference_mode"]
         verdict: Verdict = "undecided"
         if seen.withheld:
             verdict = "withheld"
@@ -72,12 +73,9 @@ class GradInValidation(Rule):
             verdict = "helps"
         elif max(abs(best.low), abs(best.high)) < seen.asked_effect:
             verdict = "no difference"
-        evidence = [
-            f"under {mode}: {math.exp(found.center):.2f}x [{math.exp(found.low):.2f}, {math.exp(found.high):.2f}], "
-            f"{found.pairs} pairs in isolation"
-            for mode, found in shown.items()
-        ]
-        title = f"validation runs with gradients: under inference_mode its forward pass is {effect.speedup:.2f}x as fast"
+        evidence = [f"under {mode}: {found.words}, {found.pairs} pairs in isolation" for mode, found in effects.items()]
+        how = f"is {effect.speedup:.2f}x as fast" if effect.known else f"may be faster, by how much is {effect.words}"
+        title = f"validation runs with gradients: under inference_mode its forward pass {how}"
         return Finding(
             self.code, self.slug, title, str(times["gradients"].conditions.get("site", "")), verdict,
             "with torch.inference_mode(): around validation", tuple(evidence), effect, self.effort,

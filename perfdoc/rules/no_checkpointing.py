@@ -54,7 +54,7 @@ class NoCheckpointing(TreatmentRule):
         """A trade: time against memory."""
         effect = seen.effect(arm)
         before, after = seen.measurement("memory.peak", arm="control"), seen.measurement("memory.peak", arm=arm)
-        if effect is None or before is None or after is None:
+        if effect is None or not effect.known or before is None or after is None:
             return super().title(seen, arm)
         what = "every second block" if arm.endswith("=half") else "the blocks"
         saved, activations = 1 - after.median / before.median, seen.measurement("memory.activations", arm="control")

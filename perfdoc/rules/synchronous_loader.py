@@ -55,7 +55,7 @@ class SynchronousLoader(Rule):
         if data and step:
             evidence.append(f"the step waits {data.mean * 1e3:.3g} ms of {step.mean * 1e3:.3g} ms for data")
         evidence += [
-            f"{seen.change(arm)}: {effect.speedup:.2f}x [{effect.low:.2f}, {effect.high:.2f}]"
+            f"{seen.change(arm)}: {effect.words}"
             for arm in arms if arm != best and (effect := seen.effect(arm))
         ]
         return self.finding(seen, best, describe(seen, best), seen.loader_site, seen.change(best), evidence)
