@@ -153,8 +153,8 @@ def _further_than_seeds(record: Mapping[str, Any]) -> bool:
         if len(runs) < 3:
             return False
         limit = max(limit, TRAJECTORY_T * math.sqrt(1 + 1 / len(runs)) * statistics.stdev(runs))
-        return abs(statistics.fmean(losses[half:]) - statistics.fmean(runs)) > limit
-    return deviation(losses, control) > limit
+        return bool(abs(statistics.fmean(losses[half:]) - statistics.fmean(runs)) > limit)
+    return bool(deviation(losses, control) > limit)
 
 
 def judge(record: Mapping[str, Any]) -> Numerics:
