@@ -30,8 +30,8 @@ order of additions do."""
 DRAWN = 0.5
 """Share of the smallest error that another seed makes, from which a treatment is taken to draw other random numbers."""
 SEEDS_T = 6.0
-"""Two-sided 0.1% point of Student's t for the losses of four seeds on either side; their tails are heavier than normal ones, and
-at 1% one in fifty simulated networks with dropout was said to train otherwise."""
+"""Two-sided 0.1% point of Student's t for the losses of four seeds on either side; their tails are heavier than normal ones,
+and at 1% one in fifty simulated networks with dropout was said to train otherwise."""
 TRAJECTORY_T = 9.9
 """Two-sided 1% point of Student's t for one run beside three others (2 degrees of freedom): a treatment that draws other
 numbers is one more run of other seeds, and every third of these lies further off than the two that there are."""
@@ -153,8 +153,8 @@ def _further_than_seeds(record: Mapping[str, Any]) -> bool:
         if len(runs) < 3:
             return False
         limit = max(limit, TRAJECTORY_T * math.sqrt(1 + 1 / len(runs)) * statistics.stdev(runs))
-        return abs(statistics.fmean(losses[half:]) - statistics.fmean(runs)) > limit
-    return deviation(losses, control) > limit
+        return bool(abs(statistics.fmean(losses[half:]) - statistics.fmean(runs)) > limit)
+    return bool(deviation(losses, control) > limit)
 
 
 def judge(record: Mapping[str, Any]) -> Numerics:

@@ -70,6 +70,15 @@ class Evidence:
         step = self.measurement("step.time")
         return step.median if step else 0.0
 
+    @property
+    def samples_a_step(self) -> float:
+        """Samples that are made for a step, one after the other: those of its batches, by each of the workers."""
+        loaders = self.capture.loop["loaders"] if self.capture.loop else []
+        if not loaders:
+            return 1.0
+        first = loaders[0]
+        return float((first["batch_size"] or 1) * max(1, first["batches_a_step"]) / max(1, first["num_workers"]))
+
     def offer(self, slug: str) -> Mapping[str, Any] | None:
         """What the treatment ``slug`` said it could do in this loop."""
         return next((offer for offer in self.capture.offers if offer["slug"] == slug), None)
@@ -347,6 +356,19 @@ class Evidence:
         usual = statistics.median(block["seconds"] / block["count"] for block in mine)
         warmup = first.get("warmup", ())
         return max(0.0, float(first.get("switch", 0.0) + math.fsum(warmup) - usual * len(warmup)))
+
+
+LEAST_SHARE = 0.02
+"""Share of a step below which a rule that was not measured in the loop is silent: the default smallest effect of interest.
+What could at best save less would count as no difference if it were tried, so nobody is to spend time on it."""
+
+
+def worth_a_word(seconds: float, seen: Evidence) -> bool:
+    """Whether so many seconds a step could be felt at all: more than the scan's smallest effect, or a fiftieth of the step.
+
+    Not where the step's duration is not known, and never for zero or less.
+    """
+    return seconds > 0 and seen.step_seconds > 0 and seconds >= max(LEAST_SHARE, seen.asked_effect) * seen.step_seconds
 
 
 IN_PLAN = "it is part of the plan, whose changes were measured together"

@@ -634,3 +634,47 @@ def test_a_throttled_gpu_is_said():
     rare = make(measurements=throttled(*[0.0] * 19, 1.0))
     rare.loop["device"] = "cuda"
     assert "PD701" not in findings(rare)
+
+
+# -- rules that have nothing useful to say
+
+
+def aligned(low, high):
+    """A layer that was padded in isolation; seconds of a step of 0.1 s that it saved."""
+    samples = tuple(low + (high - low) * n / 5 for n in range(6))
+    return Measurement("alignment.saved", "s", samples, {"layer": "head", "padded": 104, "shape": "512 x 101", "rows": 64})
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.0821, -0.0705), (-0.01, 0.02), (1e-6, 3e-6), (0.0005, 0.0012)],
+                         ids=["costs time", "either", "microseconds", "a hundredth"])
+def test_padding_that_saves_nothing_is_not_spoken_of(low, high):
+    """PD311 is silent where the padded layer is slower, where nobody knows, and where it would not be felt."""
+    assert "PD311" not in findings(make({"autocast=bf16": 1.0}, measurements=[aligned(low, high)]))
+    assert "PD311" in findings(make({"autocast=bf16": 1.0}, measurements=[aligned(0.02, 0.03)]))
+
+
+def sampled(seconds, transform):
+    """A sample of so many seconds, of which one transform takes the given part."""
+    part = {"part": "transform", "name": "Flip"}
+    return [Measurement("sample.time", "s", (seconds,) * 8), Measurement("sample.part", "s", (transform,) * 8, part)]
+
+
+def test_a_transform_of_microseconds_is_not_spoken_of():
+    """PD109 and PD113 are silent where all samples of a step together take less than a fiftieth of it."""
+    copied = {"site": "train.py:12"}
+    for seconds, said in ((3e-5, False), (5e-3, True)):
+        found = findings(make(measurements=[
+            *sampled(2 * seconds, seconds), Measurement("sample.copied", "s", (seconds,) * 8, copied)]))
+        assert ("PD113" in found, "PD109" in found) == (said, said), seconds
+
+
+def test_page_faults_of_some_blocks_are_not_the_allocators():
+    """PD316 is silent where almost half of the blocks have next to no page faults: no environment variable helps there."""
+    def said(quiet):
+        capture = make(measurements=[Measurement("machine.page_fault", "s", (2e-6,) * 8)])
+        for place, block in enumerate(capture.blocks):
+            block["faults"] = 0 if place % 9 < quiet else 100_000 * block["seconds"]
+        return "PD316" in findings(capture)
+
+    assert said(0)
+    assert not said(4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from perfdoc.finding import Finding
 from perfdoc.measurement import Measurement
-from perfdoc.rule import Evidence, Rule
+from perfdoc.rule import Evidence, Rule, worth_a_word
 
 LARGE = 0.1
 """Share of a sample's time from which the copy is spoken of."""
@@ -62,7 +62,7 @@ class CopiedArray(Rule):
         if sample is None or not found:
             return None
         worst = max(found, key=lambda m: m.mean)
-        if worst.mean < LARGE * sample.mean:
+        if worst.mean < LARGE * sample.mean or not worth_a_word(worst.mean * seen.samples_a_step, seen):
             return None
         share = worst.mean / sample.mean
         title = f"torch.tensor copies an array for every sample: {worst.mean * 1e6:.3g} µs, {share:.0%} of its time"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from perfdoc import sample_answer
 from perfdoc.finding import Finding
-from perfdoc.rule import Evidence, Rule
+from perfdoc.rule import Evidence, Rule, worth_a_word
 
 LARGE = 0.25
 """Share of a sample's time from which a transform is spoken of."""
@@ -66,7 +66,7 @@ class CpuAugmentation(Rule):
         if anatomy is None or data is None or step is None or data.mean < WAITING * step.mean:
             return None
         top = max((p for p in anatomy.parts if p.part == "transform"), key=lambda p: p.seconds, default=None)
-        if top is None or top.share < LARGE:
+        if top is None or top.share < LARGE or not worth_a_word(top.seconds * seen.samples_a_step, seen):
             return None
         title = f"{top.name} takes {top.seconds * 1e3:.3g} ms of every sample, {top.share:.0%} of its time"
         fix = "transform tensors (torchvision.transforms.v2), a whole batch at a time, on the GPU, or with DALI"

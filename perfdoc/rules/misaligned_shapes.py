@@ -7,7 +7,7 @@ import math
 from perfdoc import stats
 from perfdoc.finding import Finding, Verdict
 from perfdoc.measurement import Measurement
-from perfdoc.rule import Evidence, Rule
+from perfdoc.rule import Evidence, Rule, worth_a_word
 
 
 class MisalignedShapes(Rule):
@@ -48,12 +48,14 @@ class MisalignedShapes(Rule):
     effort = "a few lines"
 
     def check(self, seen: Evidence) -> Finding | None:
-        """A finding about the layer that saves most; it cannot help: the layer was not padded inside the step."""
+        """A finding about the layer that saves most, where that is felt; it cannot help: it was not padded in the step."""
         found = [m for m in seen.measurements("alignment.saved") if len(m.samples) >= 4]
         if not found or not seen.step_seconds:
             return None
         best = max(found, key=lambda m: stats.trimmed_mean(m.samples))
         low, high = stats.bootstrap_bounds(best.samples, 0.05)
+        if low <= 0 or not worth_a_word(stats.trimmed_mean(best.samples), seen):
+            return None  # padding costs time, saves nothing that is sure, or nothing that is felt
         least, most = low / seen.step_seconds, high / seen.step_seconds
         verdict: Verdict = "no difference" if most < seen.smallest_effect and least > -seen.smallest_effect else "undecided"
         name, padded = best.conditions["layer"], best.conditions["padded"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import statistics
 
 from perfdoc.finding import Finding
-from perfdoc.rule import Evidence, Rule
+from perfdoc.rule import Evidence, Rule, worth_a_word
 
 SHARE = 0.05
 """Share of a step from which page faults are told."""
+STEADY = 0.4
+"""Share of the blocks below which page faults may be missing."""
 KEEPING = ("MALLOC_TRIM_THRESHOLD_=1073741824", "MALLOC_MMAP_THRESHOLD_=33554432")
 """What makes glibc keep freed memory: the heap is not trimmed below 1 GiB, and nothing below 32 MiB, the most that it accepts,
 is a mapping of its own (mallopt(3))."""
@@ -58,7 +60,9 @@ class SlowAllocator(Rule):
         if cost is None or not seen.fault_rates:
             return None
         share = cost.median * statistics.median(seen.fault_rates)
-        if share < SHARE:
+        # Faults of about half of the blocks alone come and go; what the allocator gives back it asks for in each step.
+        steady = cost.median * sorted(seen.fault_rates)[int(STEADY * len(seen.fault_rates))]
+        if share < SHARE or not worth_a_word(steady * seen.step_seconds, seen):
             return None
         each = statistics.median(seen.fault_rates) * seen.step_seconds
         title = (f"{each:,.0f} page faults a step ({each * 4 / 1024:,.0f} MiB), about {share:.0%} of it: the allocator gives "

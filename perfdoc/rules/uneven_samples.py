@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from perfdoc import sample_answer
 from perfdoc.finding import Finding
-from perfdoc.rule import Evidence, Rule
+from perfdoc.rule import Evidence, Rule, worth_a_word
 
 
 class UnevenSamples(Rule):
@@ -57,6 +57,8 @@ class UnevenSamples(Rule):
         if anatomy is None or not anatomy.uneven:
             return None
         worst = anatomy.uneven[0]
+        if not worth_a_word(worst[2] - anatomy.median, seen):
+            return None
         title = f"sample {worst[0]} takes {worst[2] * 1e3:.3g} ms, {worst[2] / anatomy.median:.0f} times the median"
         names = tuple(f"{index}: {took * 1e3:.3g} ms {path}".rstrip() for index, path, took in anatomy.uneven)
         fix = "look at these samples (size, format); prepare them once; or ride over them: prefetch_factor, in_order=False"
