@@ -28,6 +28,7 @@ demo: wheel $(VENV)/torch
 	@echo "Open the report above in a browser: perfdoc-demo/.perfdoc/runs/<id>/report.html"
 
 test: wheel $(VENV)/torch
+	tests/system_packages.sh
 	$(BIN)/pip install --quiet --group test
 	$(BIN)/pytest -n 3 -m "not alone"
 	$(BIN)/pytest -m alone

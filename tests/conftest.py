@@ -24,6 +24,30 @@ ACTIVATED = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.envir
 SCRIPTS = Path(__file__).parent / "scripts"
 
 
+def needs(what: str, missing: str) -> None:
+    """Skip a test that needs ``what`` (``turbojpeg``, ``gcc``) where it is ``missing``, for the reason given.
+
+    A machine that is meant to have it names it in PERFDOC_TESTS_REQUIRE, as CI does: there the test fails.
+    """
+    if missing and what in os.environ.get("PERFDOC_TESTS_REQUIRE", "").split():
+        pytest.fail(f"{what} is required here, but {missing}")
+    if missing:
+        pytest.skip(f"needs {what}: {missing}")
+
+
+def ready_decoder(slug: str) -> Any:
+    """A picture decoder, ready to decode; the test is skipped where its library is not installed."""
+    from perfdoc.decoder import Decoder
+    from perfdoc.probe import decoder_packages, discover, packages
+
+    found = next(d for d in discover(Decoder, decoder_packages(packages())) if d.slug == slug)  # type: ignore[type-abstract]
+    try:
+        found.load(single_thread=False)
+    except (ImportError, OSError) as error:
+        needs(slug, str(error))
+    return found
+
+
 @dataclass
 class Scanned:
     """What came of one scan."""

@@ -8,6 +8,7 @@ import sys
 
 import numpy
 import pytest
+from conftest import ready_decoder
 from PIL import Image
 from test_patch import captured
 from torchvision.datasets import ImageFolder
@@ -102,6 +103,7 @@ def changed(folder, text, level, dataset):
 @pytest.mark.parametrize("level", CODE)
 def test_a_folder_of_pictures_is_the_same_with_every_decoder(level, pictures, tmp_path):
     """ImageFolder with its new loader gives the pictures that it gave before, of all kinds of files."""
+    ready_decoder(level)
     text = changed(tmp_path, FOLDER, level, "ImageFolder")
     before, after = ImageFolder(tmp_path / "pictures"), module_of(tmp_path, text, f"after_{level}")
     for place, (path, _) in enumerate(after.data.samples):
@@ -114,6 +116,7 @@ def test_a_folder_of_pictures_is_the_same_with_every_decoder(level, pictures, tm
 @pytest.mark.parametrize("level", CODE)
 def test_pictures_that_a_data_set_opens_itself(level, pictures, tmp_path):
     """`Image.open(path).convert("RGB")` becomes a call of the new function, which takes files too; other modes stay."""
+    ready_decoder(level)
     text = changed(tmp_path, OWN, level, "Data")
     assert "image = load_rgb(path)" in text
     assert 'Image.open(path).convert("L")' in text

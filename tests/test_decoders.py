@@ -9,6 +9,7 @@ import cv2
 import numpy
 import pytest
 import torchvision
+from conftest import ready_decoder
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,15 +23,7 @@ from perfdoc.probe import decoder_packages, discover, packages
 from perfdoc.report import decoder_table
 
 DECODERS = discover(Decoder, decoder_packages(packages()))
-
-
-def loaded(slug):
-    decoder = next(d for d in DECODERS if d.slug == slug)
-    try:
-        decoder.load(single_thread=False)
-    except (ImportError, OSError) as error:
-        pytest.skip(f"{slug} is not installed here: {error}")
-    return decoder
+loaded = ready_decoder
 
 
 def jpeg(size=(96, 64), seed=0, **options):

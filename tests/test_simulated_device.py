@@ -10,12 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import perfdoc
+from conftest import needs, perfdoc
 from simulated_cuda import build, why_not
 
 GAUNTLET = Path(__file__).parent / "gauntlets" / "cuda_syncs.py"
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+
+@pytest.fixture(scope="module", autouse=True)
+def buildable():
+    """Nothing here can be shown where the device cannot be built."""
+    needs("gcc", why_not())
 
 
 @pytest.fixture(scope="module")
