@@ -23,7 +23,7 @@ import psutil
 
 import perfdoc
 from perfdoc import capture as captures
-from perfdoc import endings, host, launches, page_faults, signals
+from perfdoc import endings, host, launches, page_faults, signals, variables
 from perfdoc.errors import PerfdocError
 from perfdoc.gpus import Gpus
 from perfdoc.heartbeat import Heartbeat
@@ -456,6 +456,7 @@ class Scan:
             **outcome,
         }
         capture = captures.from_events(events, run, self.machine.describe())
+        capture.environment["variables"] = variables.record(os.environ)
         capture.measurements += self.machine.measurements()
         if self.options.guard:
             capture.guard["moved"] = tidy(events, self.folder / "unguarded", self.folder)

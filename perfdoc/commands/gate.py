@@ -83,11 +83,17 @@ def _captures(arguments: tuple[str, ...], allowed: float) -> tuple[Verdict, dict
     from perfdoc import capture as captures
     from perfdoc.errors import PerfdocError
     from perfdoc.gate import Verdict, capture_check, of_captures
+    from perfdoc.variables import difference
 
     if len(arguments) != 2 or not all(Path(a).exists() for a in arguments):
         raise PerfdocError("say what to compare: `perfdoc gate --base REV -- python train.py`, or two captures that exist: "
                            "`perfdoc gate base.json head.json`.")
-    ratio, known = of_captures(captures.read(Path(arguments[0])), captures.read(Path(arguments[1])))
+    base, head = (captures.read(Path(argument)) for argument in arguments)
+    kept = [capture.environment.get("variables") for capture in (base, head)]
+    differs = difference(kept[0], kept[1]) if kept[0] and kept[1] else ""
+    if differs:
+        click.echo(f"perfdoc: the two ran in different environments: {differs}", err=True)
+    ratio, known = of_captures(base, head)
     return Verdict((capture_check(ratio, known, allowed),)), {"ratio": ratio.to_json()}
 
 

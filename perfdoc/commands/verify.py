@@ -70,6 +70,7 @@ def command(run: Path | None, changes: str | None, variables: tuple[str, ...], b
         written = apply.Written(folder / "none.patch", "", make.make(capture, {}).about())
     else:
         written = apply.read(folder)
+    _as_in_the_scan(capture)
     diagnosis = diagnose(capture)
     plan, arm = diagnosis.plan, str(written.about["arm"])
     place = folder.absolute() / "verify"
@@ -126,6 +127,19 @@ def command(run: Path | None, changes: str | None, variables: tuple[str, ...], b
         statistics.median(sides[0].paces), "+".join([*result["edited"], *map("=".join, added.items())]), *realised,
     ))
     click.echo(json.dumps(result, indent=1) if as_json else _words(result, kept))
+
+
+def _as_in_the_scan(capture: Capture) -> None:
+    """Set the environment variables that matter as they were in the scan, and say what differed."""
+    from perfdoc.variables import difference, record, set_again
+
+    then = capture.environment.get("variables")
+    if then is None:  # a capture of before they were kept
+        return
+    said = difference(then, record(os.environ))
+    if said:
+        click.echo(f"perfdoc: the environment is not the scan's: {said}. Both versions run with the scan's values", err=True)
+    set_again(then)
 
 
 def _variables(given: Sequence[str]) -> dict[str, str]:
