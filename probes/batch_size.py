@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from perfdoc.inject import process_use
 from perfdoc.treatment import Level, Loop, Offer, Treatment
 
 FACTORS = (2, 4)
@@ -43,7 +44,11 @@ class BatchSize(Treatment):
         )
         if not levels:
             return Offer("not applicable", reason="an epoch is a single batch already")
-        return Offer("offered", levels)
+        fitting = tuple(level for level in levels if loop.device != "cpu" or _fits(self.work(level.name)))
+        if not fitting:
+            why = "the memory left may not hold a batch twice as large: scan where there is more"
+            return Offer("untestable here", reason=why)
+        return Offer("offered", fitting)
 
     def work(self, level: str) -> float:
         """Samples a step, relative to the user's own."""
@@ -58,6 +63,15 @@ class BatchSize(Treatment):
         """Serve the user's batches."""
         for handle in loop.loaders:
             handle.feed_grown(1)
+
+
+def _fits(factor: float) -> bool:
+    """Whether the host's memory holds a batch ``factor`` times as large for certain.
+
+    The process has held its code, weights and one batch at most; so many times the batch takes at most so many times that.
+    """
+    free, peak = process_use.free_memory(), process_use.peak_memory()
+    return free is None or peak is None or free >= (factor - 1) * peak
 
 
 def _room(loop: Loop) -> float:

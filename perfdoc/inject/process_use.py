@@ -116,6 +116,15 @@ def own_memory() -> int | None:
         return None
 
 
+def peak_memory() -> int | None:
+    """Most bytes of memory that this process has held so far."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as f:
+            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmHWM"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+
+
 def free_handles() -> int | None:
     """File handles that this process may still open."""
     try:
