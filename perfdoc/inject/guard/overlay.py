@@ -99,7 +99,9 @@ class Overlay:
         self._folders: dict[str, tuple[str, bool]] = {}
         """What a folder's name leads to, and whether any of it is the overlay's."""
         self._told = 0
-        self._base = os.path.dirname(os.path.dirname(os.path.realpath(recorder.run_dir)))
+        run_dir = os.path.realpath(recorder.run_dir)
+        base = os.path.dirname(os.path.dirname(run_dir))
+        self._base = base if os.path.basename(base) == ".perfdoc" else run_dir
         """Where runs are kept: no script meets it in a listing of the folder around it."""
         self._virtual: str | None = None
         self._inside = threading.local()
