@@ -229,7 +229,7 @@ class Alternation:
                     runner.end()
                 for runner in runners:  # both are dead: neither needs what the other one made
                     runner.watch.news()
-                    tidy(runner.watch.events, (runner.side.protect or [runner.side.home])[0], self.folder / "leftovers")
+                    tidy(runner.watch.events, target=self.folder / "leftovers", folder=runner.folder)
             number += 1
             ratio = self._ratio()
             if ratio is None:

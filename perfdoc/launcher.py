@@ -385,7 +385,8 @@ class Scan:
                     _terminate(process.pid)  # without perfdoc in it nothing would be measured, and nothing guarded
                     return ""
                 if "optimizer step" not in seen:
-                    watched = {int(event["pid"]) for event in self.watch.this_lap("process")}
+                    # Importing torch takes a minute on a cold disk: where perfdoc is in, it will be heard of.
+                    watched = {int(event["pid"]) for kind in ("entered", "process") for event in self.watch.this_lap(kind)}
                     for event in strangers.look(processes_of_run(str(self.folder)), watched):
                         self._write(**event)
                         self.show(event)
@@ -459,7 +460,7 @@ class Scan:
         capture.environment["variables"] = variables.record(os.environ)
         capture.measurements += self.machine.measurements()
         if self.options.guard:
-            capture.guard["moved"] = tidy(events, self.folder / "unguarded", self.folder)
+            capture.guard["moved"] = tidy(events, target=self.folder / "unguarded", folder=self.folder)
             capture.guard["left"] = Listing(Path.cwd(), self.folder.parent.parent).new(self._files)[:MOST_LEFT]
         if self._git is not None:
             now = git_status(Path.cwd())

@@ -57,7 +57,7 @@ class Listing:
         return sorted(path for path, found in self.files.items() if before.files.get(path) != found)
 
 
-def tidy(events: Sequence[Mapping[str, Any]], target: Path, folder: Path) -> list[str]:
+def tidy(events: Sequence[Mapping[str, Any]], *, target: Path, folder: Path) -> list[str]:
     """Put right what Python wrote past the guard, as the net under it has told: paths that were moved to ``target``.
 
     What was new is moved; a file of the user's gets its bytes, mode and times back from the copy in the run's ``folder``.

@@ -1,7 +1,7 @@
 """Does file operations one by one, as told on its standard input, alone or under the guard. Run by test_guard_sequences.py.
 
-A line is a request: ``{"top": folder, "run": run folder or null, "operations": [[process, name, [arguments]], ...]}``. Each process of
-it is forked for this request and installs the guard by itself. The answer is a line: what each operation said, errors included.
+A line is a request: ``{"top": folder, "run": run folder or null, "operations": [[process, name, [arguments]], ...]}``. Each
+process of it is forked for this request and installs the guard by itself. The answer is a line: what each operation said, errors included.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def _walk(path: str) -> list[Any]:
 
 def _scandir(path: str) -> list[Any]:
     with os.scandir(path) as entries:
-        return sorted([e.name, e.path, e.is_dir(), e.is_file(), e.is_symlink(), e.is_dir(follow_symlinks=False)] for e in entries)
+        return sorted(
+            [e.name, e.path, e.is_dir(), e.is_file(), e.is_symlink(), e.is_dir(follow_symlinks=False)] for e in entries)
 
 
 def _exists(path: str) -> list[bool]:

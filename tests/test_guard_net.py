@@ -37,7 +37,7 @@ def run(project: Path, run_dir: Path, script: str) -> None:
     env |= {"PERFDOC_RUN_DIR": str(run_dir), "PYTHONPATH": str(PERFDOC / "inject" / "bootstrap"),
             "PERFDOC_PACKAGES": f"perfdoc={PERFDOC}"}
     subprocess.run([sys.executable, "-c", script], cwd=project, env=env, check=True, timeout=60)
-    tidy(captures.read_events(run_dir), run_dir / "unguarded", run_dir)
+    tidy(captures.read_events(run_dir), target=run_dir / "unguarded", folder=run_dir)
 
 
 @pytest.mark.parametrize("way", PAST)

@@ -56,7 +56,7 @@ class Changes:
             return
         found = self._overlay.effective(path)
         if found is None:
-            raise self._none(path, file)
+            raise self._overlay.absent(path, file)
         if is_folder(found):
             raise failure(errno.EISDIR, file)
         self._overlay.drop(path)
@@ -68,10 +68,6 @@ class Changes:
             return file
         return file if os.fsdecode(file).startswith("/") else os.path.join(overlay.getcwd(), os.fsdecode(file))
 
-    def _none(self, path: str, file: Any) -> OSError:
-        parent = self._overlay.effective(os.path.dirname(path))
-        return failure(errno.ENOTDIR, file) if parent is not None and not is_folder(parent) else missing(file)
-
     def rmdir(self, original: Callable[..., Any], file: Any, *, dir_fd: int | None = None) -> None:
         """``os.rmdir``."""
         path = self._path(file, dir_fd)
@@ -80,7 +76,7 @@ class Changes:
             return
         found = self._overlay.effective(path)
         if found is None:
-            raise self._none(path, file)
+            raise self._overlay.absent(path, file)
         if not is_folder(found):
             raise failure(errno.ENOTDIR, file)
         if self._overlay.entries(path):
@@ -100,11 +96,8 @@ class Changes:
         """Raise as the system does where nothing can be made at ``path``."""
         if self._overlay.effective(path) is not None:
             raise failure(errno.EEXIST, *files)
-        parent = self._overlay.effective(os.path.dirname(path))
-        if parent is None:
-            raise missing(files[0])
-        if not is_folder(parent):
-            raise failure(errno.ENOTDIR, *files)
+        if not is_folder(self._overlay.effective(os.path.dirname(path))):
+            raise self._overlay.absent(path, *files)
 
     def symlink(self, original: Callable[..., Any], src: Any, dst: Any, *args: Any, dir_fd: int | None = None) -> None:
         """``os.symlink``: the link says what the script made it say; the overlay follows it."""
@@ -126,10 +119,10 @@ class Changes:
         of = overlay.view(src if src_dir_fd is None else at(overlay, src, src_dir_fd), False)
         found = overlay.effective(of)
         if found is None:
-            raise self._none(of, src)
+            raise overlay.absent(of, src, dst)
+        self._must_be_free(path, src, dst)
         if is_folder(found):
             raise failure(errno.EPERM, src, dst)
-        self._must_be_free(path, src, dst)
         if found == of:
             found = overlay.copy_up(of)
         real_link(found, overlay.make(path), follow_symlinks=False)
@@ -146,15 +139,19 @@ class Changes:
         source = source or overlay.view(src, False)
         target = target or overlay.view(dst, False)
         found, there = overlay.effective(source), overlay.effective(target)
-        if found is None:
-            raise self._none(source, src)
-        if overlay.effective(os.path.dirname(target)) is None:
-            raise missing(src)
         if not is_folder(overlay.effective(os.path.dirname(target))):
-            raise failure(errno.ENOTDIR, src, dst)
+            problem = overlay.absent(target, src, dst)
+            if found is not None or problem.errno == errno.ENOTDIR:
+                raise problem
+        if found is None:
+            raise overlay.absent(source, src, dst)
         if source == target:
             return
         folder = is_folder(found)
+        if not folder and os.fsdecode(dst).endswith("/"):
+            raise failure(errno.ENOTDIR, src, dst)
+        if not folder and source.startswith(target + "/"):
+            raise failure(errno.ENOTEMPTY, src, dst)
         if folder and target.startswith(source + "/"):
             raise failure(errno.EINVAL, src, dst)
         if there is not None:
@@ -220,9 +217,10 @@ class Changes:
             return
         found = self._overlay.effective(seen)
         if found is None or not is_folder(found):
-            error: OSError = missing(path) if found is None else failure(errno.ENOTDIR, path)
+            error = self._overlay.absent(seen, path) if found is None else failure(errno.ENOTDIR, path)
             if is_link(found):
-                error = OSError("Cannot call rmtree on a symbolic link")
+                there = self._overlay.effective(self._overlay.view(path))
+                error = missing(path) if there is None else OSError("Cannot call rmtree on a symbolic link")
             self._tell_error(error, path, ignore_errors, onerror, kwargs.get("onexc"))
             return
         self._overlay.drop(seen)

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from perfdoc.inject.guard.opening import named
 from perfdoc.inject.guard.overlay import Overlay, failure, is_folder, missing, real_listdir, real_lstat, real_scandir
 
 
@@ -93,7 +94,7 @@ def replacements(overlay: Overlay) -> dict[Callable[..., Any], Callable[..., Any
     def listdir(path: Any = None) -> Any:
         folder = _merged(overlay, path)
         if folder is None:
-            return real_listdir(_real(overlay, path))
+            return named(real_listdir, path, _real(overlay, path))
         names = overlay.entries(folder)
         return [os.fsencode(name) for name in names] if isinstance(path, bytes) else names
 
@@ -101,7 +102,7 @@ def replacements(overlay: Overlay) -> dict[Callable[..., Any], Callable[..., Any
     def scandir(path: Any = None) -> Any:
         folder = _merged(overlay, path)
         if folder is None:
-            return real_scandir(_real(overlay, path))
+            return named(real_scandir, path, _real(overlay, path))
         given: Any = "." if path is None else path if isinstance(path, int) else os.fspath(path)
         found = []
         for name in overlay.entries(folder):
@@ -134,7 +135,7 @@ def _merged(overlay: Overlay, path: Any) -> str | None:
         return None
     found = overlay.effective(folder)
     if found is None:
-        raise missing(path)
+        raise overlay.absent(folder, path)
     if not is_folder(found):
         raise failure(errno.ENOTDIR, path)
     return folder

@@ -41,17 +41,17 @@ def _open(overlay: Overlay) -> Callable[..., Any]:
         if place is file:
             return original_open(file, *more)
         with overlay.at_work():  # the file's name stays what the script called it
-            return original_open(file, *more, lambda _, flags: _named(real_open, file, place, flags | os.O_CLOEXEC, 0o666))
+            return original_open(file, *more, lambda _, flags: named(real_open, file, place, flags | os.O_CLOEXEC, 0o666))
 
     return guarded_open
 
 
-def _named(function: Callable[..., Any], file: Any, *args: Any) -> Any:
+def named(function: Callable[..., Any], file: Any, *args: Any, **kwargs: Any) -> Any:
     """Call a function; an error of it names the file as the script does."""
     try:
-        return function(*args)
+        return function(*args, **kwargs)
     except OSError as error:
-        error.filename = file
+        error.filename = os.fspath(file) if isinstance(file, os.PathLike) else file
         raise
 
 
@@ -60,20 +60,20 @@ def _descriptor(overlay: Overlay) -> Callable[..., Any]:
     def guarded_descriptor(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         if overlay.idle() or isinstance(path, int):
             return real_open(path, flags, mode, dir_fd=dir_fd)
-        named = path
+        said = path
         if dir_fd is not None:
             path = at(overlay, path, dir_fd)
         if TEMPORARY and flags & TEMPORARY == TEMPORARY:
             folder = overlay.view(path)
             return real_open(overlay.copy_up(folder) if overlay.guarded(folder) and is_folder(folder) else path, flags, mode)
         if not flags & WRITES:
-            return int(_named(real_open, named, overlay.place(path, not flags & os.O_NOFOLLOW), flags, mode))
+            return int(named(real_open, said, overlay.place(path, not flags & os.O_NOFOLLOW), flags, mode))
         if not flags & os.O_CREAT:
             overlay.place(path)
         elif flags & os.O_DIRECTORY:
-            raise failure(errno.EINVAL, named)
+            raise failure(errno.EINVAL, said)
         place = overlay.writing(path, not flags & os.O_TRUNC, bool(flags & os.O_EXCL and flags & os.O_CREAT))
-        return int(_named(real_open, named, place, flags & ~(os.O_EXCL if place is not path else 0), mode))
+        return int(named(real_open, said, place, flags & ~(os.O_EXCL if place is not path else 0), mode))
 
     return guarded_descriptor
 

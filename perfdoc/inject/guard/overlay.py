@@ -69,15 +69,15 @@ def is_link(place: str | None) -> bool:
         return False
 
 
-def missing(file: Any) -> FileNotFoundError:
-    """What the system raises where there is no such file."""
-    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file)
-
-
 def failure(number: int, *files: Any) -> OSError:
-    """The OSError of an errno, of the subclass that Python has for it."""
-    named = (files[0], None, files[1]) if len(files) == 2 else files
-    return OSError(number, os.strerror(number), *named)
+    """The OSError of an errno, of the subclass that Python has for it. ``files``: one or two, as the script named them."""
+    named = [os.fspath(file) if isinstance(file, os.PathLike) else file for file in files]
+    return OSError(number, os.strerror(number), *((named[0], None, named[1]) if len(named) == 2 else named))
+
+
+def missing(*files: Any) -> OSError:
+    """What the system raises where there is no such file."""
+    return failure(errno.ENOENT, *files)
 
 
 class Overlay:
@@ -151,7 +151,7 @@ class Overlay:
         self._parents.add(parent)
         if kind == "gone":
             self._gone.add(path)
-        if kind != "file":
+        if kind != "file" or is_folder(path) or is_link(path):  # a file in place of one too
             self._folders.clear()
 
     def _add(self, kind: str, path: str) -> None:
@@ -269,6 +269,8 @@ class Overlay:
         while ahead:
             part = ahead.pop()
             if part == "..":
+                if not is_folder(self.effective(path)):
+                    raise self.absent(os.path.join(path, part), name)
                 path = os.path.dirname(path)
                 continue
             following = os.path.join(path, part)
@@ -304,13 +306,22 @@ class Overlay:
         path = self.view(name, follow)
         found = self.effective(path)
         if found is None:
-            parent = self.effective(os.path.dirname(path))
-            if parent is not None and not is_folder(parent):
-                raise failure(errno.ENOTDIR, file)
-            raise missing(file)
+            raise self.absent(path, file)
         if name.endswith("/") and not is_folder(found):
             raise failure(errno.ENOTDIR, file)
+        if found == path and self._virtual is None:
+            with self.at_work():
+                if not follow or os.path.realpath(name) == path:  # the system finds the user's own there by itself
+                    return file
         return file if found == name else found
+
+    def absent(self, path: str, *files: Any) -> OSError:
+        """What the system raises for a path where nothing is: a file may stand where a folder is meant."""
+        while (path := os.path.dirname(path)) != "/":
+            place = self.effective(path)
+            if place is not None:
+                return missing(*files) if is_folder(place) else failure(errno.ENOTDIR, *files)
+        return missing(*files)
 
     def is_merged(self, path: str) -> bool:
         """Whether the entries of a folder are not simply those of one real folder."""
@@ -337,6 +348,8 @@ class Overlay:
             return file
         self._sync()
         path = self.view(file, not exclusive)
+        if os.fsdecode(file).endswith("/"):
+            raise failure(errno.EISDIR, file)
         if not self.ours(path):
             return path if self._virtual is not None else file
         return self.for_writing(path, file, keep, exclusive)
@@ -346,10 +359,8 @@ class Overlay:
         found = self.effective(path)
         if found is None:
             parent = self.effective(os.path.dirname(path))
-            if parent is None:
-                raise missing(file)
-            if not is_folder(parent):
-                raise failure(errno.ENOTDIR, file)
+            if parent is None or not is_folder(parent):
+                raise self.absent(path, file)
             if not real_access(parent, os.W_OK):
                 raise failure(errno.EACCES, file)
             return self.make(path)
@@ -419,6 +430,10 @@ class Overlay:
         self.tell_neighbours(path)
         return upper
 
+    def touched(self, path: str) -> None:
+        """A folder of the user's, through which the overlay only passed so far, has mode or times of its own there."""
+        self._add("folder", path)
+
     def hide(self, path: str) -> None:
         """The user's own ``path`` is removed as far as the script is concerned."""
         if self.hidden(path) or not exists(path):
@@ -442,6 +457,8 @@ class Overlay:
                 real_rmtree(upper, ignore_errors=True)
                 self._add("folder", path)
             elif exists(upper):
+                if is_link(upper):
+                    self._add("link", path)
                 real_remove(upper)
 
     def _tell(self, path: str) -> None:

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from perfdoc.inject.guard.opening import at
-from perfdoc.inject.guard.overlay import Overlay, exists, real_chdir, real_getcwd
+from perfdoc.inject.guard.opening import at, named
+from perfdoc.inject.guard.overlay import Overlay, exists, is_folder, real_chdir, real_getcwd
 
 
 def replacements(overlay: Overlay) -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -41,7 +41,7 @@ def _asking(overlay: Overlay, original: Callable[..., Any], follow: bool) -> Cal
         if place is path:
             return original(path, *args, **kwargs)
         kwargs.pop("dir_fd", None)  # the folder that is open may be one of two that are seen as one
-        found = original(place, *args, **kwargs)
+        found = named(original, path, place, *args, **kwargs)
         return os.fsencode(found) if isinstance(path, bytes) and isinstance(found, str) else found
 
     return asked
@@ -72,10 +72,12 @@ def _touching(overlay: Overlay, original: Callable[..., Any], follow: bool) -> C
         view = overlay.view(seen, follow and kwargs.get("follow_symlinks", True))
         kwargs.pop("dir_fd", None)
         if exists(overlay.upper(view)):
-            return original(overlay.upper(view), *args, **kwargs)
+            if is_folder(overlay.upper(view)):
+                overlay.touched(view)
+            return named(original, path, overlay.upper(view), *args, **kwargs)
         if not overlay.guarded(view) or overlay.below(view) is None:
-            return original(real, *args, **kwargs)
-        return original(overlay.copy_up(view), *args, **kwargs)
+            return named(original, path, real, *args, **kwargs)
+        return named(original, path, overlay.copy_up(view), *args, **kwargs)
 
     return touched
 
