@@ -1,7 +1,8 @@
 """Does file operations one by one, as told on its standard input, alone or under the guard. Run by test_guard_sequences.py.
 
 A line is a request: ``{"top": folder, "run": run folder or null, "operations": [[process, name, [arguments]], ...]}``. Each
-process of it is forked for this request and installs the guard by itself. The answer is a line: what each operation said, errors included.
+process of it is forked for this request and installs the guard by itself. The answer is a line: what each operation said,
+errors included.
 """
 
 from __future__ import annotations
