@@ -5,6 +5,7 @@ bad one does not is given an effect of 1.3x, everything else 0.9x: so a rule who
 looks for, or do not run, is found out here.
 """
 
+import dataclasses
 import functools
 import textwrap
 import warnings
@@ -178,7 +179,22 @@ def capture_of(code, best):
     if "fused_attention=on" in arms:
         measurements = [*measurements, Measurement("attention.fused", "count", (1.0,), {"site": "train.py:9"})]
     return make(arms, workers=loader.num_workers, persistent=loader.persistent_workers, offers=listed,
-                measurements=[*measurements, *(TURNS if loader.num_workers else ())])
+                measurements=[*map(felt, measurements), *(TURNS if loader.num_workers else ())])
+
+
+SAMPLES_LONGER = 50
+"""The made-up step takes 0.1 s, the examples' own a millisecond or two: what their samples took is made as much longer."""
+
+
+def felt(found):
+    """A measurement as it would be in a step as long as the made-up one; what padding saves is the device's affair: it does."""
+    if not isinstance(found, Measurement):
+        return found
+    if found.metric == "alignment.saved":
+        return dataclasses.replace(found, samples=(0.01,) * len(found.samples))
+    if found.metric.startswith("sample.") and found.unit == "s":
+        return dataclasses.replace(found, samples=tuple(SAMPLES_LONGER * sample for sample in found.samples))
+    return found
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
