@@ -94,6 +94,8 @@ def say(known: dict[str, Callable[..., Any]], top: str, name: str, arguments: li
     """What an operation returns or raises. A folder that a process works in is not taken away."""
     arguments = [argument.replace("TOP", top) for argument in arguments]
     try:
+        if name == "copytree" and os.path.join(os.path.realpath(arguments[1]), "").startswith(os.path.realpath(arguments[0])):
+            return "no end to it"
         if name in REMOVING and any(
             cwd.startswith(os.path.join(os.path.realpath(path), "")) for cwd in cwds for path in arguments
         ):
@@ -119,7 +121,7 @@ def play(top: str, run: str | None, wire: socket.socket) -> None:
     stream = wire.makefile("rw")
     for line in stream:
         said = say(known, top, *json.loads(line))
-        stream.write(json.dumps([said, os.path.join(os.getcwd(), "")]) + "\n")
+        stream.write(json.dumps([said, os.path.join(os.getcwd(), "")], default=repr) + "\n")
         stream.flush()
 
 

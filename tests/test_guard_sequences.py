@@ -48,7 +48,8 @@ operations = st.one_of(
 def sequences(processes: int) -> st.SearchStrategy[list[Any]]:
     """Eight to twenty operations of so many processes in turn; at the end each of them looks at everything."""
     drawn = st.lists(st.tuples(st.integers(0, processes - 1), operations), min_size=8, max_size=20)
-    return drawn.map(lambda some: [[who, *operation] for who, operation in some] + [[n, "all", ["TOP"]] for n in range(processes)])
+    last = [[process, "all", ["TOP"]] for process in range(processes)]
+    return drawn.map(lambda some: [*([process, *operation] for process, operation in some), *last])
 
 
 def seed(top: Path) -> None:
@@ -79,8 +80,8 @@ class Player:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         env = {name: value for name, value in os.environ.items() if not name.startswith("PERFDOC_")}
-        self._process = subprocess.Popen([sys.executable, str(PLAYER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                         env=env)
+        self._process = subprocess.Popen([sys.executable, str(PLAYER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                         text=True, env=env)
 
     def play(self, sequence: list[Any], guarded: bool) -> tuple[list[Any], bool]:
         """What the operations said, and whether the tree stayed as it was."""
