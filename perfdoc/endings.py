@@ -9,6 +9,8 @@ from typing import Any
 
 from perfdoc import launches, signals, unwatched
 
+STEPS_WANTED = 16
+"""Minimum number of steps in a budget: four to know the loop, and blocks of two steps, one change beside the control, twice."""
 FROM_OUTSIDE = (signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGINT)
 """Signals that a process does not raise in itself by an error: somebody, or the kernel short of memory, sent them."""
 
@@ -27,6 +29,11 @@ def outcome(
     if not done:
         return {"outcome": "failed", "reason": "the command could not be run", "exit_code": 1}
     last = done[-1]
+    slow = next((e for e in reversed(events) if e["e"] == "too_slow"), None)
+    if last.ended_by_scan and last.kind == "experiment" and slow is not None:
+        return {"outcome": "complete", "exit_code": 0, "reason": (
+            f"a step takes about {slow['seconds']:.0f} s, so the budget was over before anything could be tried: "
+            f"--budget {STEPS_WANTED * slow['seconds']:.0f}")}
     if last.ended_by_scan and last.kind == "experiment":
         return {"outcome": "complete", "reason": "", "exit_code": 0}
     injected = [file.read_text(encoding="utf-8") for file in folder.glob("inject-error-*.txt")]

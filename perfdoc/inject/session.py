@@ -12,6 +12,7 @@ import gc
 import importlib
 import json
 import os
+import statistics
 import sys
 import threading
 import time
@@ -532,6 +533,11 @@ class Session:
         assert self._first_step is not None
         elapsed = time.monotonic() - self._first_step
         steps = self.finder.steps()
+        seconds = [partial.seconds for _, partial in self.finder.observed[1:]]
+        if self._experiments and self.remaining() <= 0 and len(seconds) >= 2 and (
+            statistics.median(seconds) > float(self.settings["budget"]) / 3
+        ):
+            self._too_slow()
         ready = len(steps) >= OBSERVE_STEPS and elapsed >= self._observe_seconds
         if not (ready or (len(steps) >= 3 and elapsed > LONG_OBSERVATION)):
             return
@@ -597,14 +603,24 @@ class Session:
     def _forget_late_start(self) -> None:
         """A loop that was known late, behind a long first callback, has its budget from then on, but for a share."""
         assert self._first_step is not None
-        late = time.monotonic() - self._first_step - LATE_SHARE * float(self.settings["budget"])
+        seconds = [partial.seconds for _, partial in self.finder.observed[1:]]
+        of_steps = len(seconds) * statistics.median(seconds) if seconds else 0.0
+        late = time.monotonic() - self._first_step - of_steps - LATE_SHARE * float(self.settings["budget"])
         if late > 0:
             self._first_step += late
             self.recorder.write("late_start", seconds=round(late, 3))
 
+    def _too_slow(self) -> NoReturn:
+        """The steps are so slow that the budget is over before the loop is known: say so, and end."""
+        seconds = statistics.median(partial.seconds for _, partial in self.finder.observed[1:])
+        self.recorder.write("too_slow", seconds=seconds)
+        self.end("its steps are too slow for the budget")
+
     def _begin(self) -> None:
         if not self.lap:
             self._forget_late_start()
+        if self._experiments and self.remaining() <= 0:
+            self._too_slow()
         if self.settings.get("errand"):
             self.errand = importlib.import_module(self.settings["errand"]).Errand(self)
             self._directed = True

@@ -76,7 +76,7 @@ def _keep_failure(recorder: Recorder, files: Overlay | None) -> None:
             type=kind.__name__,
             message=str(error)[:2000],
             site=_innermost(trace),
-            guarded=isinstance(error, OSError) and files is not None and not files.untouched(),
+            guarded=isinstance(error, OSError) and files is not None and files.about(error.filename),
             traceback="".join(traceback.format_exception(kind, error, trace))[-8000:],
         )
         show(kind, error, trace)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import libcst as cst
 from libcst.metadata import CodeRange, MetadataWrapper, ParentNodeProvider, PositionProvider
@@ -15,6 +16,19 @@ Suite = cst.IndentedBlock | cst.Module
 Statement = cst.BaseStatement
 Change = Callable[[cst.CSTNode], cst.CSTNode]
 Node = TypeVar("Node", bound=cst.CSTNode)
+
+
+def _below(top: cst.CSTNode) -> list[cst.CSTNode]:
+    """A node and all below it, in the order of the text."""
+    found: list[cst.CSTNode] = []
+
+    class Finder(cst.CSTVisitor):
+        def on_visit(self, node: cst.CSTNode) -> bool:
+            found.append(node)
+            return True
+
+    top.visit(Finder())
+    return found
 
 
 class SourceFile:
@@ -38,6 +52,7 @@ class SourceFile:
         self._before: dict[cst.CSTNode, list[str]] = {}
         self._after: dict[cst.CSTNode, list[str]] = {}
         self._wraps: list[tuple[Suite, int, int, str]] = []
+        self._of_kind: dict[type[cst.CSTNode], list[Any]] = {}
 
     # -- finding
 
@@ -58,16 +73,16 @@ class SourceFile:
 
     def all(self, kind: type[Node], inside: cst.CSTNode | None = None) -> list[Node]:
         """All nodes of a kind, in the order of the text."""
-        found: list[Node] = []
+        top = inside or self.module
+        if top is self.module:
+            if kind not in self._of_kind:  # asked for hundreds of times, of modules of a thousand lines
+                self._of_kind[kind] = [node for node in self._nodes if isinstance(node, kind)]
+            return list(self._of_kind[kind])
+        return [node for node in _below(top) if isinstance(node, kind)]
 
-        class Finder(cst.CSTVisitor):
-            def on_visit(self, node: cst.CSTNode) -> bool:
-                if isinstance(node, kind):
-                    found.append(node)
-                return True
-
-        (inside or self.module).visit(Finder())
-        return found
+    @cached_property
+    def _nodes(self) -> list[cst.CSTNode]:
+        return _below(self.module)
 
     def covers(self, node: cst.CSTNode, line: int) -> bool:
         """Whether a node's text lies on this line, among others."""

@@ -99,7 +99,9 @@ class Overlay:
         self._folders: dict[str, tuple[str, bool]] = {}
         """What a folder's name leads to, and whether any of it is the overlay's."""
         self._told = 0
-        self._base = os.path.dirname(os.path.dirname(os.path.realpath(recorder.run_dir)))
+        run_dir = os.path.realpath(recorder.run_dir)
+        base = os.path.dirname(os.path.dirname(run_dir))
+        self._base = base if os.path.basename(base) == ".perfdoc" else run_dir
         """Where runs are kept: no script meets it in a listing of the folder around it."""
         self._virtual: str | None = None
         self._inside = threading.local()
@@ -192,6 +194,17 @@ class Overlay:
                 return False
             path = parent
         return True
+
+    def about(self, file: Any) -> bool:
+        """Whether ``file``, of an error of the script's, or the folder that it lies in, is one that the overlay stands for."""
+        if not isinstance(file, str | bytes | os.PathLike) or self.untouched():
+            return False
+        try:
+            path = self.view(file)
+        except OSError:
+            return True
+        parents = (path, os.path.dirname(path), os.path.dirname(os.path.dirname(path)))
+        return any(self.hidden(place) or (exists(self.upper(place)) and not exists(place)) for place in parents)
 
     def effective(self, path: str) -> str | None:
         """The real place of what the script sees at ``path``; None where it sees nothing there."""
