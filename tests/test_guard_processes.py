@@ -1,7 +1,7 @@
-"""All processes of a launch see one state of the files: what any of them wrote, removed or renamed, and nothing of it is the user's.
+"""All processes of a launch see one state of the files: what any of them wrote, removed or renamed.
 
 Each script below runs alone in one project and under the guard, through the real bootstrap, in another. What it prints must be
-the same, and the guarded project unchanged. Another process is one that was forked, one that was spawned, or a Python of its own.
+the same, and the guarded project unchanged. Another process is one that was forked, one that was spawned, a Python of its own.
 """
 
 from __future__ import annotations
