@@ -1,8 +1,7 @@
 """Does file operations one by one, as told on its standard input, alone or under the guard. Run by test_guard_sequences.py.
 
 A line is a request: ``{"top": folder, "run": run folder or null, "operations": [[process, name, [arguments]], ...]}``. Each
-process of it is forked for this request and installs the guard by itself. The answer is a line: what each operation said,
-errors included.
+process of it is forked for this request and installs the guard by itself. The answer is a line: what each operation said.
 """
 
 from __future__ import annotations
@@ -18,6 +17,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from perfdoc.inject import guard
+from perfdoc.inject.recorder import Recorder
 
 OLD = 1_000_000_000
 """Time of the user's files, in seconds since 1970."""
@@ -48,8 +50,8 @@ def _walk(path: str) -> list[Any]:
 
 def _scandir(path: str) -> list[Any]:
     with os.scandir(path) as entries:
-        return sorted(
-            [e.name, e.path, e.is_dir(), e.is_file(), e.is_symlink(), e.is_dir(follow_symlinks=False)] for e in entries)
+        found = [[e.name, e.path, e.is_dir(), e.is_file(), e.is_symlink(), e.is_dir(follow_symlinks=False)] for e in entries]
+    return sorted(found)
 
 
 def _exists(path: str) -> list[bool]:
@@ -96,6 +98,8 @@ def say(known: dict[str, Callable[..., Any]], top: str, name: str, arguments: li
     """What an operation returns or raises. A folder that a process works in is not taken away."""
     arguments = [argument.replace("TOP", top) for argument in arguments]
     try:
+        if name == "copytree" and os.path.join(os.path.realpath(arguments[1]), "").startswith(os.path.realpath(arguments[0])):
+            return "no end to it"
         if name in REMOVING and any(
             cwd.startswith(os.path.join(os.path.realpath(path), "")) for cwd in cwds for path in arguments
         ):
@@ -112,16 +116,13 @@ def say(known: dict[str, Callable[..., Any]], top: str, name: str, arguments: li
 def play(top: str, run: str | None, wire: socket.socket) -> None:
     """One process of a request: the guard as at the start of a script, then operation after operation."""
     if run is not None:
-        from perfdoc.inject import guard
-        from perfdoc.inject.recorder import Recorder
-
         guard.install(Recorder(run, lap=0), protect=[top])
     os.chdir(top)
     known = operations()
     stream = wire.makefile("rw")
     for line in stream:
         said = say(known, top, *json.loads(line))
-        stream.write(json.dumps([said, os.path.join(os.getcwd(), "")]) + "\n")
+        stream.write(json.dumps([said, os.path.join(os.getcwd(), "")], default=repr) + "\n")
         stream.flush()
 
 
