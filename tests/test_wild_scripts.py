@@ -29,8 +29,8 @@ class Kind:
     beside: str = ""
     """Treatments that are tried besides."""
     budget: float = 6
-    may_fail: tuple[str, ...] = ()
-    """Words of which one stands in the reason for which alone ``tried`` may be given up; empty where it must not be."""
+    may_fail: str = ""
+    """Words of the only reason for which ``tried`` may be given up; empty where it must not be."""
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -79,12 +79,12 @@ def spent(scanned: Scanned) -> float:
 
 
 CARRIED = [
-    Kind("carried_hidden_state.py", "autocast", may_fail=("LSTM",)),
-    Kind("moving_average.py", "autocast", may_fail=("dtype",)),
-    Kind("replay_buffer.py", "autocast", may_fail=("dtype",)),
-    Kind("cached_mask.py", "batch_size", budget=12, may_fail=("size of tensor",)),
-    Kind("state_of_the_batch.py", "batch_size", budget=12, may_fail=("hidden size",)),
-    Kind("feature_maps_kept.py", "channels_last", may_fail=("view",)),
+    Kind("carried_hidden_state.py", "autocast", may_fail="LSTM"),
+    Kind("moving_average.py", "autocast", may_fail="dtype"),
+    Kind("replay_buffer.py", "autocast", may_fail="dtype"),
+    Kind("cached_mask.py", "batch_size", budget=12, may_fail="size of tensor"),
+    Kind("state_of_the_batch.py", "batch_size", budget=12, may_fail="hidden size"),
+    Kind("feature_maps_kept.py", "channels_last", may_fail="view"),
 ]
 """What the last change left in the script's own variables."""
 COUNTED = [
@@ -92,7 +92,9 @@ COUNTED = [
     Kind("validates_at_last_batch.py", "optimizer_implementation"),
     Kind("progress_bar.py", "optimizer_implementation"),
     Kind("schedule_table.py", "optimizer_implementation"),
+    Kind("one_cycle.py", "optimizer_implementation"),
     Kind("weight_by_progress.py", "optimizer_implementation"),
+    Kind("evaluates_on_train.py", "optimizer_implementation"),
 ]
 """Arithmetic with the number of batches or steps, which sees a loop that is held."""
 SHORT = [
@@ -104,16 +106,17 @@ SLOW_OR_LOCKED = [
     Kind("slow_first_sample.py", "dataloader_workers", budget=10, environment={"ARCHIVE_SECONDS": "2"}),
     Kind("locked_data.py", "dataloader_workers", budget=10),
 ]
-RETRIES = [
-    Kind("tries_again.py", "autocast", beside="optimizer_implementation",
-         may_fail=("is not torch.float32", "the script catches what fails")),
+OTHERS = [
+    Kind("diverges.py", "optimizer_implementation"),
+    Kind("tries_again.py", "autocast", beside="optimizer_implementation", may_fail="the script catches what fails"),
+    Kind("wants_numpy.py", "autocast", beside="optimizer_implementation", may_fail="BFloat16"),
 ]
 
 
-@pytest.mark.parametrize("kind", [*CARRIED, *COUNTED, *SHORT, *SLOW_OR_LOCKED, *RETRIES], ids=lambda kind: kind.script[:-3])
+@pytest.mark.parametrize("kind", [*CARRIED, *COUNTED, *SHORT, *SLOW_OR_LOCKED, *OTHERS], ids=lambda kind: kind.script[:-3])
 def test_scripts_that_do_not_fail_alone_do_not_fail_in_a_scan(tmp_path: Path, kind: Kind) -> None:
     """State carried in the script's own variables, arithmetic with the number of batches, very short runs, slow starts, locks,
-    retries: the scan ends by itself and complete, the change is judged or named with its true reason, nothing stays."""
+    NaN, retries: the scan ends by itself and complete, the change is judged or named with its true reason, nothing stays."""
     scanned = scan(tmp_path, kind.script, options=("--json", "--only", kind.only), budget=kind.budget,
                    environment=kind.environment)
     assert "failed by itself" not in scanned.out + scanned.err
@@ -122,7 +125,7 @@ def test_scripts_that_do_not_fail_alone_do_not_fail_in_a_scan(tmp_path: Path, ki
     assert capture["run"]["outcome"] == "complete", capture["run"]
     blocks, failed = counts(capture), capture["experiment"]["failed"]
     assert "control" in blocks, blocks
-    others = {arm: why for arm, why in failed.items() if not any(words in why for words in kind.may_fail)}
+    others = {arm: why for arm, why in failed.items() if not (kind.may_fail and kind.may_fail in why)}
     assert others == {}, "a change is blamed for what it did not do"
     assert kind.tried in blocks or any(kind.tried in arm for arm in failed), blocks
     assert left_behind(scanned.run_folder) == []
@@ -142,17 +145,17 @@ def test_an_epoch_that_is_over_at_once_is_said_with_the_option_that_would_help(t
     assert left_behind(scanned.run_folder) == []
 
 
-@pytest.mark.parametrize("seconds", [1, 6])
-def test_a_bug_of_the_script_is_blamed_on_the_script(tmp_path: Path, seconds: int) -> None:
-    """A failure before anything was changed, and one in the experiment that comes without any change too: the script's own,
-    with its own words, exit code and traceback. What was measured before is kept, no treatment is blamed, whatever was on."""
+@pytest.mark.parametrize("steps", [300, 1200])
+def test_a_bug_of_the_script_is_blamed_on_the_script(tmp_path: Path, steps: int) -> None:
+    """A failure that comes without any treatment too: the script's own, with its own words, exit code and traceback, and what
+    was measured before is kept. No treatment is blamed for it, whatever was on."""
     tried = "autocast,cpu_threads,matmul_precision,optimizer_implementation"
-    scanned = scan(tmp_path, "fails_after_a_while.py", str(seconds), options=("--only", tried), budget=10)
+    scanned = scan(tmp_path, "fails_at_step.py", str(steps), options=("--only", tried), budget=10)
     assert scanned.code == 1, scanned.out
     capture = scanned.capture
     assert capture["run"]["outcome"] == "failed"
-    assert f"the script failed by itself: KeyError: {seconds}" in capture["run"]["reason"]
+    assert f"the script failed by itself: KeyError: {steps}" in capture["run"]["reason"]
     assert capture["experiment"]["failed"] == {}
-    assert "rates[int(time.monotonic() - start)]" in scanned.err
+    assert "names[step]" in scanned.err
     assert len(capture["blocks"]) == len(scanned.events("block"))
     assert left_behind(scanned.run_folder) == []
