@@ -106,6 +106,8 @@ class Changes:
             original(src, self._real(dst, dir_fd), *args, **({} if dir_fd is None else {"dir_fd": dir_fd}))
             return
         self._must_be_free(path, src, dst)
+        if os.fsdecode(dst).endswith("/"):
+            raise missing(src, dst)
         real_symlink(os.fsdecode(src), self._overlay.make(path, "link"))
 
     def link(self, original: Callable[..., Any], src: Any, dst: Any, *, src_dir_fd: int | None = None,

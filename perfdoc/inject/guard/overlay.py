@@ -94,6 +94,8 @@ class Overlay:
         self._read = 0
         self._names: set[str] = set()
         self._gone: set[str] = set()
+        self._made: set[str] = set()
+        """Folders that the script made, or whose mode or times it set."""
         self._parents: set[str] = set()
         """Folders with entries of their own in the overlay, or with removed ones."""
         self._folders: dict[str, tuple[str, bool]] = {}
@@ -151,6 +153,8 @@ class Overlay:
         self._parents.add(parent)
         if kind == "gone":
             self._gone.add(path)
+        elif kind == "folder":
+            self._made.add(path)
         if kind != "file" or is_folder(path) or is_link(path):  # a file in place of one too
             self._folders.clear()
 
@@ -210,7 +214,8 @@ class Overlay:
         """The real place of what the script sees at ``path``; None where it sees nothing there."""
         upper = self.upper(path)
         if exists(upper):
-            return upper
+            passed_through = path not in self._made and is_folder(upper) and is_folder(self.below(path))
+            return path if passed_through else upper
         return path if not self.hidden(path) and exists(path) else None
 
     def below(self, path: str) -> str | None:
@@ -235,6 +240,14 @@ class Overlay:
         name = os.fsdecode(file)
         if not name:
             raise missing(file)
+        self._sync()
+        try:
+            return self._view(name, follow)
+        except OSError as error:  # named as the script does
+            error.filename = os.fspath(file) if isinstance(file, os.PathLike) else file
+            raise
+
+    def _view(self, name: str, follow: bool) -> str:
         head, tail = os.path.split(name)
         if tail in ("", ".", ".."):
             return self._walk(name, True)
@@ -258,8 +271,8 @@ class Overlay:
         return found
 
     def _is_plain(self, path: str) -> bool:
-        """Whether a folder is the user's own: one that stands in the overlay too only holds what lies deeper."""
-        return exists(path) or not exists(self.upper(path))
+        """Whether a folder is the user's own: where it stands in the overlay too, that only holds what lies deeper."""
+        return exists(path)
 
     def _walk(self, name: str, follow: bool) -> str:
         if not name.startswith("/"):
@@ -300,7 +313,11 @@ class Overlay:
             return file
         head, tail = os.path.split(name)
         if tail not in self._names and tail not in ("", ".", ".."):
-            folder, ours = self._folder(head)
+            try:
+                folder, ours = self._folder(head)
+            except OSError as error:
+                error.filename = os.fspath(file) if isinstance(file, os.PathLike) else file
+                raise
             if not ours:
                 return file if self._virtual is None or head.startswith("/") else os.path.join(folder, tail)
         path = self.view(name, follow)

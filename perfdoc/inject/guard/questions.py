@@ -89,9 +89,11 @@ def _chdir(overlay: Overlay) -> Callable[..., Any]:
             real_chdir(path)
             return
         seen = overlay.view(path)
+        found = overlay.effective(seen)
+        if found is None:
+            raise overlay.absent(seen, path)
         # The user's own folder where there is one: compiled code reads relative paths there.
-        place = overlay.below(seen) or overlay.place(path)
-        real_chdir(place)
+        named(real_chdir, path, seen if is_folder(found) and is_folder(overlay.below(seen)) else found)
         overlay.moved_to(real_getcwd())
 
     return chdir
