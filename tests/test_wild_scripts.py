@@ -95,6 +95,7 @@ COUNTED = [
     Kind("one_cycle.py", "optimizer_implementation"),
     Kind("weight_by_progress.py", "optimizer_implementation"),
     Kind("evaluates_on_train.py", "optimizer_implementation"),
+    Kind("saves_at_epoch_end.py", "activation_checkpointing", budget=10),
 ]
 """Arithmetic with the number of batches or steps, which sees a loop that is held."""
 SHORT = [

@@ -83,6 +83,10 @@ class Conductor:
         self._stumbled: set[str] = set()
         self._turned = False
         """Whether an epoch ended within the last step."""
+        self._paused: Config | None = None
+        """What was on when an epoch ended."""
+        self._settling = 0
+        """Steps that are not counted, in the midst of a block, since it was switched on again."""
         self._watching: Generator[None, None, None] | None = None
         self._watched_arms: set[str] = set()
         """Arms that a step was watched under."""
@@ -450,6 +454,20 @@ class Conductor:
         if self._request is not None and not self.done and self._watching is None and self._apply_at is None:
             self._enter()
 
+    def pause(self) -> None:
+        """An epoch ends: validation, checkpoints and the like run under the user's own settings."""
+        if self.config and not self.done:
+            self._paused = self.config
+            self._announced(CONTROL)
+
+    def resume(self) -> None:
+        """The next epoch begins: what was on goes on."""
+        if self._paused is not None and not self.done:
+            paused, self._paused = self._paused, None
+            self._failure = None
+            self._announced(paused)
+            self._settling = 1
+
     def give_up(self) -> None:
         """Undo what is applied and do nothing more, after the loop was left at any place."""
         if not self.done:
@@ -486,6 +504,10 @@ class Conductor:
             failure, self._failure = self._failure, None
             self.session.recorder.write("arm_failed", arm=self._request.arm, error=failure)
             self._advance(BlockResult(None, failure))
+            return
+        if self._settling > 0 and not turned and self._warm_left <= 0:
+            self._settling -= 1
+            self._irregular_seconds += step.seconds
             return
         if self._warm_left > 0:
             self._warmup.append(step.seconds)

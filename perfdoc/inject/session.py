@@ -54,6 +54,8 @@ OBSERVE_STEPS = 5
 QUICK_SHARE = 0.15
 """Share of the time that an earlier launch trained which may be spent on looking at the loop: a script that ends by itself
 after half a second would never be held."""
+NO_TRIES = -(10**9)
+"""Where calls of the model are counted from that are no tries of a step."""
 LATE_SHARE = 0.15
 """Maximum share of the budget that goes by before the loop is known: samples drawn or a validation after the first step are the
 script's start, not its loop."""
@@ -238,6 +240,7 @@ class Session:
             if handle.held:
                 batch = self._from(handle, iterator)
             else:
+                self._tries = NO_TRIES if self._directed else self._tries  # another loader's batches: a validation
                 batch = self._own(handle, iterator) if self._observing else loaders.original_next(iterator)
             left = FETCHED - handle.key
         except StopIteration:
@@ -279,7 +282,7 @@ class Session:
     def _from(self, handle: loaders.Handle, iterator: Any) -> Any:
         if not handle.held:
             return loaders.original_next(iterator)
-        handle.epoch.take()
+        self._count(handle)
         try:
             return handle.fetch()
         except Exception as error:
@@ -287,6 +290,18 @@ class Session:
                 raise
             self.conductor.fail(error)
         return handle.fetch()
+
+    def _count(self, handle: loaders.Handle) -> None:
+        """A held loader is asked for a batch. What a script does at the end of an epoch, it does under its own settings."""
+        try:
+            handle.epoch.take()
+        except StopIteration:
+            self._tries = NO_TRIES
+            if self.conductor is not None and self.ranks == 1:
+                self.conductor.pause()
+            raise
+        if handle.epoch.position == 1 and self.conductor is not None:
+            self.conductor.resume()
 
     def _active(self) -> tuple[Treatment, ...]:
         if self.conductor is not None:
