@@ -185,3 +185,13 @@ def test_optimizers_that_step_rarely_do_not_end_the_loop():
         steps = [finder.add(key, seen) for key, seen in gan(1, critics=5)]
         assert steps[-1] is not None
     assert not finder.changed
+
+
+def test_the_number_of_calls_is_no_mark_where_it_varies():
+    """Episodes of any length: a step with many more calls of the model is one like the others once that was found."""
+    finder = observe([(1, partial({}, forwards=9))] * 6)
+    shape = finder.settle()
+    long = partial({}, forwards=500)
+    assert not shape.regular(finder.add(1, long))
+    finder.relax()
+    assert finder.shape.regular(finder.add(1, long))

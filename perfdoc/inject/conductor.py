@@ -520,6 +520,8 @@ class Conductor:
         else:
             self._irregular += 1
             self._irregular_seconds += step.seconds
+            if self._irregular >= UNLIKE and self._irregular > 4 * len(self._steps) and not self._request.config:
+                self.session.finder.relax()
             if not self._steps and self._irregular >= UNLIKE:
                 self._never_regular()
                 return

@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from perfdoc.inject.clock import Partial
 
@@ -21,6 +21,7 @@ RARELY = 16
 """An optimizer called less than 1/16 as often as the busiest does not end the step (say, one of a lazy regulariser)."""
 
 
+ANY_NUMBER = 10**9
 LOST = 40
 LOST_FACTOR = 8
 """Minimum number of optimizer calls, and of times those of a step, after which an optimizer that ended the steps is taken to be
@@ -133,6 +134,11 @@ class StepFinder:
             round(statistics.median(step.optimizer_calls for step in steps)),
         )
         return self.shape
+
+    def relax(self) -> None:
+        """Take the number of calls of the model for no mark of a step any more: it varies (episodes, unrolled recurrences)."""
+        if self.shape is not None:
+            self.shape = replace(self.shape, forwards=ANY_NUMBER)
 
     def _find_again(self) -> None:
         """Settle on the step that the calls since the last one make; the one before where they make none."""

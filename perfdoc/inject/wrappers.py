@@ -36,6 +36,7 @@ class Wrappers:
         self._optimizers()
         self._backward()
         self._grad()
+        self._saving()
         for member in {c for c in vars(lr_scheduler).values() if isinstance(c, type)}:
             if issubclass(member, lr_scheduler.LRScheduler):
                 self._scheduler(member)
@@ -138,6 +139,23 @@ class Wrappers:
                 session.clock.pop()
 
         self._replace(torch.autograd, "grad", timed)
+
+    def _saving(self) -> None:
+        """A model is saved as the user made it: some changes put functions into modules, which cannot be pickled."""
+        session, save = self._session, torch.save
+
+        @functools.wraps(save)
+        def saved(*args: Any, **kwargs: Any) -> Any:
+            conductor = session.conductor if session.enabled and session.ranks == 1 and session.clock.mine() else None
+            if conductor is None or not conductor.config:
+                return save(*args, **kwargs)
+            conductor.pause()
+            try:
+                return save(*args, **kwargs)
+            finally:
+                conductor.resume()
+
+        self._replace(torch, "save", saved)
 
     def _scheduler(self, cls: type) -> None:
         """While the loop is held, learning-rate schedules stand still: they must not be driven past their end."""

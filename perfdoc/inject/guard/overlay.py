@@ -427,7 +427,7 @@ class Overlay:
 
     def copy_up(self, path: str, keep: bool = True) -> str:
         """A copy of the user's own ``path`` in the overlay; an empty one of the same mode if ``keep`` is False."""
-        upper = self.make(path)
+        upper = self.make(path, "folder" if is_folder(path) else "link" if is_link(path) else "file")
         with self.at_work():
             if is_folder(path):
                 if not is_folder(upper):
