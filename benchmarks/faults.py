@@ -234,16 +234,16 @@ def disk_full(trial: Trial) -> None:
     mount(trial, "-t", "tmpfs", "-o", f"size={size}", "none", str(small))
     trial.write(script(step="if step % 20 == 0: print('x' * 2000, flush=True)"))
     trial.start(output=small)
-    trial.codes = (0, 1, 2)
+    trial.codes, trial.words = (0, 1, 2), ("No space left", "room left")
+    trial.never_its_own = True
 
 
 def file_limit(trial: Trial) -> None:
-    """No file may become larger than 20 kB to 1 MB (``ulimit -f``)."""
-    size = int(10 ** trial.rng.uniform(4.3, 6))
+    """No file may become larger than 0.1 to 1 MB (``ulimit -f``): enough for the script's own."""
+    size = int(10 ** trial.rng.uniform(5, 6))
     trial.said.append(f"{size / 1e6:.2f} MB")
-    trial.write(script(step="if step % 20 == 0: print('x' * 2000, flush=True)"))
+    trial.write(script())
     trial.start(before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
-    trial.codes = (0, 1, 2)
 
 
 def read_only_folder(trial: Trial) -> None:

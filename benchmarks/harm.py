@@ -112,6 +112,8 @@ class Trial:
     """Of which one must be said."""
     early_codes: tuple[int, ...] = ()
     """Exit codes that are right besides where no change had been switched on yet: then the script may be named."""
+    never_its_own: bool = False
+    """Whether the script must not be named at all: what happens to it happens in perfdoc's own files."""
     said: list[str] = field(default_factory=list)
     """What else is worth telling."""
     undo: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -201,7 +203,7 @@ class Trial:
             said = scan.out + scan.err + reason(scan)
             if self.words and not any(word in said for word in self.words):
                 found.append(f"not said: {' or '.join(self.words)}")
-            if not early and "failed by itself" in said:
+            if (self.never_its_own or not early) and "failed by itself" in said:
                 found.append(f"blames the script: {reason(scan)[:150]}")
             if f'File "{PERFDOC}' in scan.err:
                 found.append(f"a traceback of perfdoc: {scan.err.strip().splitlines()[-1][:150]}")
