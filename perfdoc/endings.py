@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,10 @@ STEPS_WANTED = 16
 """Minimum number of steps in a budget: four to know the loop, and blocks of two steps, one change beside the control, twice."""
 FROM_OUTSIDE = (signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGINT)
 """Signals that a process does not raise in itself by an error: somebody, or the kernel short of memory, sent them."""
+
+
+NO_ROOM = 65536
+"""Minimum of the disk, in bytes, that must be free for a failure to be looked at: with less, whatever writes fails."""
 
 
 def outcome(
@@ -49,6 +54,9 @@ def outcome(
     if last.why == "never trained":
         return {"outcome": "never trained", "exit_code": 3,
                 "reason": f"no optimizer step within {wait:g} s; {got_to(seen, events)}"}
+    if last.failure is not None and _is_full(folder):
+        return {"outcome": "failed", "exit_code": 1, "reason": (
+            f"no room is left on the disk that holds {folder}: the script's output and files go there in a scan")}
     own = launches.own_failure(done)
     if own is not None:
         how = "before perfdoc had changed anything" if last.kind == "experiment" else "and again with nothing changed"
@@ -83,6 +91,14 @@ def outcome(
             f"the script ended before all questions were settled; {times}: let it train longer ({longer(events)})")}
     return {"outcome": "complete", "exit_code": 0, "reason": (
         f"the script ended before all questions were settled: let it train longer ({longer(events)})")}
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether nothing more can be written into the run's folder."""
+    try:
+        return shutil.disk_usage(folder).free < NO_ROOM
+    except OSError:
+        return False
 
 
 def longer(events: Sequence[dict[str, Any]]) -> str:

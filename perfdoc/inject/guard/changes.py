@@ -141,10 +141,10 @@ class Changes:
         source = source or overlay.view(src, False)
         target = target or overlay.view(dst, False)
         found, there = overlay.effective(source), overlay.effective(target)
+        if not is_folder(overlay.effective(os.path.dirname(source))):
+            raise overlay.absent(source, src, dst)
         if not is_folder(overlay.effective(os.path.dirname(target))):
-            problem = overlay.absent(target, src, dst)
-            if found is not None or problem.errno == errno.ENOTDIR:
-                raise problem
+            raise overlay.absent(target, src, dst)
         if found is None:
             raise overlay.absent(source, src, dst)
         if source == target:
