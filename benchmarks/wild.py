@@ -18,6 +18,7 @@ scans stay in FOLDER/.runs. The table says how the scan ended, and
 * harm: what is new, gone or different in the script's folder afterwards (names, kinds, bytes, modes and times of change);
   processes that are left; torch's shared memory that is left; a scan that had to be killed ("hung").
 * wrong blame: the answer says that the script failed by itself, or that it never trained, and the plain run did not fail.
+  A script that fails alone is no script to scan: it counts for harm only.
 * changes said to fail: those of the scan's list. Whether a change is rightly named cannot be seen from outside: where the error
   is one that arithmetic or bookkeeping of the script raises (a division by zero, a missing file or key), it is one to read.
 
@@ -234,6 +235,7 @@ class Row:
     code: int = 0
     caches: int = 0
     plain: str = ""
+    fails_alone: bool = False
     stderr: str = ""
 
     @property
@@ -306,7 +308,7 @@ def judge(name: str, ended: Ended, budget: float, plain: Mapping[str, Any], bloc
         name, how, about.get("reason", ""), found.get("headline", "") if found else "", ended.changed, ended.processes,
         ended.shared_memory, blame(found, ended.err, bool(plain["failed"])), failed_changes(found), blocks,
         about.get("laps", 0), ended.seconds - budget, ended.code, ended.caches,
-        f"failed: {plain['said']}" if plain["failed"] else str(plain["said"]), ended.err[-3000:],
+        f"failed: {plain['said']}" if plain["failed"] else str(plain["said"]), bool(plain["failed"]), ended.err[-3000:],
     )
 
 
@@ -335,13 +337,17 @@ def scan(script: Path, python: Path, budget: float, plain: Mapping[str, Any], ke
 
 
 def totals(rows: list[Row]) -> str:
-    def share(count: int) -> str:
-        return f"{count} of {len(rows)} ({count / len(rows):.0%})"
+    train = [row for row in rows if not row.fails_alone]
 
-    return (f"scanned {share(sum(row.scanned for row in rows))}, unharmed {share(sum(row.unharmed for row in rows))}, "
-            f"wrongly blamed {sum(bool(row.blamed) for row in rows)}, hung {sum(row.ended == 'hung' for row in rows)}, "
-            f"processes left {sum(len(row.processes) for row in rows)}, changes said to fail "
-            f"{sum(len(row.failed_changes) for row in rows)}, of which to read {sum(len(row.to_read) for row in rows)}")
+    def share(counted: list[bool]) -> str:
+        return f"{sum(counted)} of {len(counted)} ({sum(counted) / max(1, len(counted)):.0%})"
+
+    return "".join((
+        f"{len(rows) - len(train)} scripts fail alone; of the others scanned {share([row.scanned for row in train])}; of all ",
+        f"unharmed {share([row.unharmed for row in rows])}, wrongly blamed {sum(bool(row.blamed) for row in rows)}, hung ",
+        f"{sum(row.ended == 'hung' for row in rows)}, processes left {sum(len(row.processes) for row in rows)}; changes said ",
+        f"to fail {sum(len(row.failed_changes) for row in rows)}, of which to read {sum(len(row.to_read) for row in rows)}",
+    ))
 
 
 def main() -> None:

@@ -109,6 +109,14 @@ def test_failing_changes_that_a_person_has_to_read(wild: ModuleType) -> None:
     assert held.to_read == ["autocast bf16: fails in this loop: ZeroDivisionError: division by zero"]
 
 
+def test_a_script_that_fails_alone_is_none_to_scan(wild: ModuleType) -> None:
+    """The totals leave it out of what was scanned, and count it for harm."""
+    rows = [wild.judge(name, ended(wild, answered()), 15, plain, 12)
+            for name, plain in (("trains", PLAIN), ("fails", {"failed": True, "said": "ImportError"}))]
+    said = wild.totals(rows)
+    assert said.startswith("1 scripts fail alone; of the others scanned 1 of 1 (100%); of all unharmed 2 of 2 (100%)")
+
+
 def test_harm_is_anything_that_is_left(wild: ModuleType) -> None:
     """A changed path, and a scan that had to be killed, are harm; a crash of perfdoc is no answer."""
     assert not wild.judge("a", ended(wild, answered(), changed=("new out/args.yaml",)), 15, PLAIN, 3).unharmed
