@@ -343,18 +343,10 @@ def totals(rows: list[Row]) -> str:
         return f"{sum(counted)} of {len(counted)} ({sum(counted) / max(1, len(counted)):.0%})"
 
     return "".join((
-<<<<<<< HEAD
-        f"{len(rows) - len(train)} scripts fail alone; of the others scanned {share([row.scanned for row in train])}; ",
-        f"of all unharmed {share([row.unharmed for row in rows])}, wrongly blamed {sum(bool(row.blamed) for row in rows)}, ",
-        f"hung {sum(row.ended == 'hung' for row in rows)}, ",
-        f"processes left {sum(len(row.processes) for row in rows)}; changes said to ",
-        f"fail {sum(len(row.failed_changes) for row in rows)}, of which to read {sum(len(row.to_read) for row in rows)}",
-=======
         f"{len(rows) - len(train)} scripts fail alone; of the others scanned {share([row.scanned for row in train])}; of all ",
         f"unharmed {share([row.unharmed for row in rows])}, wrongly blamed {sum(bool(row.blamed) for row in rows)}, hung ",
         f"{sum(row.ended == 'hung' for row in rows)}, processes left {sum(len(row.processes) for row in rows)}; changes said ",
         f"to fail {sum(len(row.failed_changes) for row in rows)}, of which to read {sum(len(row.to_read) for row in rows)}",
->>>>>>> wild
     ))
 
 
