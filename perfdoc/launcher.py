@@ -217,7 +217,9 @@ class Scan:
                         break
                     left = self.options.budget - self._spent
                     todo = launches.following(done, left, self._parts_that_ran())
-                    self._natural |= todo.natural
+                    if todo.natural:
+                        self._natural = True
+                        self._clear(done[-1].failure)
                     if todo.excluded:
                         self._leave_out(todo.excluded, done)
                     if todo.do == "start":
@@ -247,6 +249,12 @@ class Scan:
         for arm in arms:
             self._excluded[arm] = launch.failure
             self._write("arm_failed", arm=arm, error=what)
+
+    def _clear(self, failure: launches.Failure | None) -> None:
+        """Changes that were left out for a failure like this one were not what caused it."""
+        for arm in [arm for arm, why in self._excluded.items() if failure is not None and failure.like(why)]:
+            del self._excluded[arm]
+            self._write("arm_cleared", arm=arm)
 
     def _write(self, e: str, **fields: Any) -> None:
         """Keep an event of the parent's own."""
@@ -438,10 +446,7 @@ class Scan:
             done, self.interrupted, self.watch.seen(), captures.read_events(self.folder), self.folder, self.options.wait,
             self.options.errand_limit,
         )
-        own = launches.own_failure(done) if done else None
-        for arm, failure in self._excluded.items():
-            if own is not None and own.like(failure):
-                self._write("arm_cleared", arm=arm)
+        self._clear(launches.own_failure(done) if done else None)
         events = captures.read_events(self.folder)
         run: dict[str, Any] = {
             "id": self.folder.name,

@@ -123,8 +123,10 @@ def following(launches: Sequence[Launch], left: float, ran: Collection[str] = ()
     if not last.changed:
         return STOP
     again = last.failure is not None and _excluded_for(launches, last.failure)
-    # A change that is on now is the first suspect, unless the epoch's natural length has only just been passed.
-    if last.overran and not last.natural and (last.active is None or last.just_overran or again):
+    # A change that is on now, and never had a whole block, is the first suspect, unless the epoch's natural length has only
+    # just been passed.
+    proven = last.active is None or set(last.active.split("+")) <= set(ran)
+    if last.overran and not last.natural and (proven or last.just_overran or again):
         return Next("start", "the script works with the length of its epoch: its epochs end from now on", natural=True)
     suspect = last.active or last.before
     known = _innocent(launches)

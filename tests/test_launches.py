@@ -44,9 +44,11 @@ def test_beyond_the_epochs_length_epochs_end_from_then_on() -> None:
 
 
 def test_a_change_that_is_on_is_suspected_before_the_hold() -> None:
-    """Where the loop went on well beyond its epoch, it is the change that was on which is left out."""
+    """Where the loop went on well beyond its epoch, the change that is on is left out, unless it has run well before."""
     todo = following([replace(FAILED, overran=True, active="autocast=bf16")], 100)
     assert (todo.natural, todo.excluded) == (False, ("autocast=bf16",))
+    todo = following([replace(FAILED, overran=True, active="autocast=bf16")], 100, {"autocast=bf16"})
+    assert (todo.natural, todo.excluded) == (True, ())
 
 
 def test_the_change_before_is_suspected_when_none_is_on() -> None:

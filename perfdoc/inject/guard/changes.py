@@ -61,6 +61,13 @@ class Changes:
             raise failure(errno.EISDIR, file)
         self._overlay.drop(path)
 
+    def _path_of_two(self, which: int, src: Any, dst: Any, dir_fd: int | None = None) -> str | None:
+        """What the script means by one of two files; an error names both."""
+        try:
+            return self._path((src, dst)[which], dir_fd)
+        except OSError as error:
+            raise failure(error.errno or errno.ENOENT, src, dst) from None
+
     def _real(self, file: Any, dir_fd: int | None = None) -> Any:
         """``file`` for the system: an absolute path where the working directory is one of the overlay's."""
         overlay = self._overlay
@@ -101,7 +108,7 @@ class Changes:
 
     def symlink(self, original: Callable[..., Any], src: Any, dst: Any, *args: Any, dir_fd: int | None = None) -> None:
         """``os.symlink``: the link says what the script made it say; the overlay follows it."""
-        path = self._path(dst, dir_fd)
+        path = self._path_of_two(1, src, dst, dir_fd)
         if path is None:
             original(src, self._real(dst, dir_fd), *args, **({} if dir_fd is None else {"dir_fd": dir_fd}))
             return
@@ -114,7 +121,7 @@ class Changes:
              dst_dir_fd: int | None = None, follow_symlinks: bool = True) -> None:
         """``os.link``: both names stand for one copy in the overlay from then on."""
         overlay = self._overlay
-        path = self._path(dst, dst_dir_fd)
+        path = self._path_of_two(1, src, dst, dst_dir_fd)
         if path is None:
             original(overlay.place(src), self._real(dst, dst_dir_fd))
             return
@@ -133,7 +140,8 @@ class Changes:
                dst_dir_fd: int | None = None) -> None:
         """``os.rename`` and ``os.replace``."""
         overlay = self._overlay
-        source, target = self._path(src, src_dir_fd), self._path(dst, dst_dir_fd)
+        source = self._path_of_two(0, src, dst, src_dir_fd)
+        target = self._path_of_two(1, src, dst, dst_dir_fd)
         if source is None and target is None:
             original(self._real(src, src_dir_fd), self._real(dst, dst_dir_fd),
                      **{name: fd for name, fd in (("src_dir_fd", src_dir_fd), ("dst_dir_fd", dst_dir_fd)) if fd is not None})
