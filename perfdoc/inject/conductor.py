@@ -47,6 +47,8 @@ WAITS = 0.05
 """Share of the step spent waiting for data from which slow batches come in bursts that a block has to hold."""
 WATCH_SHARE = 0.05
 """Share of the budget after which no further treatment has a step of it watched by probes."""
+MOST_PAUSES = 4
+"""Maximum number of pauses in a block after which a step goes uncounted: of a script that saves in every step none would count."""
 STUMBLES = 3
 """Number of steps after a change was taken back in which a failing step may be due to what it left in the user's variables."""
 UNLIKE = 32
@@ -87,6 +89,7 @@ class Conductor:
         """What was on when an epoch ended."""
         self._settling = 0
         """Steps that are not counted, in the midst of a block, since it was switched on again."""
+        self._pauses = 0
         self._watching: Generator[None, None, None] | None = None
         self._watched_arms: set[str] = set()
         """Arms that a step was watched under."""
@@ -348,6 +351,7 @@ class Conductor:
         assert request is not None
         self._failure = None
         self._apply_at = None
+        self._settling = self._pauses = 0
         self.session.recorder.write("switch", arm=request.arm, config=config_id(request.config))
         start = perf_counter()
         served = [handle.arrangement for handle in self.loop.loaders]
@@ -458,6 +462,7 @@ class Conductor:
         """An epoch ends: validation, checkpoints and the like run under the user's own settings."""
         if self.config and not self.done:
             self._paused = self.config
+            self._pauses += 1
             self._announced(CONTROL)
 
     def resume(self) -> None:
@@ -466,7 +471,7 @@ class Conductor:
             paused, self._paused = self._paused, None
             self._failure = None
             self._announced(paused)
-            self._settling = 1
+            self._settling = 1 if self._pauses <= MOST_PAUSES else 0
 
     def give_up(self) -> None:
         """Undo what is applied and do nothing more, after the loop was left at any place."""
