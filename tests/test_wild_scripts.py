@@ -92,7 +92,6 @@ COUNTED = [
     Kind("validates_at_last_batch.py", "optimizer_implementation"),
     Kind("progress_bar.py", "optimizer_implementation"),
     Kind("schedule_table.py", "optimizer_implementation"),
-    Kind("one_cycle.py", "optimizer_implementation"),
     Kind("weight_by_progress.py", "optimizer_implementation"),
     Kind("evaluates_on_train.py", "optimizer_implementation"),
     Kind("saves_at_epoch_end.py", "activation_checkpointing", budget=10),
@@ -108,9 +107,7 @@ SLOW_OR_LOCKED = [
     Kind("locked_data.py", "dataloader_workers", budget=10),
 ]
 OTHERS = [
-    Kind("diverges.py", "optimizer_implementation"),
     Kind("tries_again.py", "autocast", beside="optimizer_implementation", may_fail="the script catches what fails"),
-    Kind("wants_numpy.py", "autocast", beside="optimizer_implementation", may_fail="BFloat16"),
 ]
 
 

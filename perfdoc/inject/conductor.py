@@ -48,7 +48,7 @@ WAITS = 0.05
 WATCH_SHARE = 0.05
 """Share of the budget after which no further treatment has a step of it watched by probes."""
 MOST_PAUSES = 4
-"""Maximum number of pauses in a block after which a step goes uncounted: of a script that saves in every step none would count."""
+"""Maximum number of pauses in a block after which a step goes uncounted: of a script that saves at every step none would be."""
 STUMBLES = 3
 """Number of steps after a change was taken back in which a failing step may be due to what it left in the user's variables."""
 UNLIKE = 32
