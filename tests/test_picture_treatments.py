@@ -146,4 +146,5 @@ def test_decoding_is_what_holds_the_step_back(scan):
     assert "scaled_decode" not in ran.capture["experiment"]["plan"]  # it changes pixels: never planned
     parts = {m["conditions"]["part"]: m for m in ran.capture["measurements"] if m["metric"] == "sample.part"}
     assert "decode" in parts
-    assert len(list((ran.folder / "pictures").rglob("*.jpg"))) == 8
+    assert not (ran.folder / "pictures").exists()  # the script made them
+    assert len(list((ran.run_folder / "redirected").rglob("*.jpg"))) == 8

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from time import perf_counter
@@ -66,6 +67,8 @@ that catches what fails and tries again would do so for ever."""
 CHANGED_STEPS = 6
 """Number of steps in a row, under the user's own settings and beyond the epoch's natural length, that did other work than
 those before: then the script sees that its epoch does not end."""
+USUAL_SHARE = 0.9
+"""Minimum share of the steps before that did the same work, for other work afterwards to mean anything."""
 LONG_OBSERVATION = 8.0
 """Seconds after which three whole steps are enough to know the loop."""
 BACKWARDS_WITHOUT_OPTIMIZER = 8
@@ -124,6 +127,8 @@ class Session:
         self.overran = False
         """Whether the loop was given more batches than its epoch has."""
         self._other_work = 0
+        self._work_done: Counter[Any] = Counter()
+        """Steps under the user's own settings, held and within the natural length of the epoch, by what they did."""
         self._tries = 0
         """Calls of the model in training, under a change, since the last step."""
         self._end_wish = ""
@@ -724,10 +729,16 @@ class Session:
     def _sees_the_hold(self, step: Step) -> bool:
         """Whether steps under the user's own settings do other work since the epoch's natural length was passed."""
         assert self.conductor is not None
-        if not self.overran or self.natural or self.conductor.config or self.ranks > 1:  # all ranks end an epoch, or none
+        if self.natural or self.conductor.config or self.ranks > 1:  # all ranks end an epoch, or none
             return False
-        assert self.finder.shape is not None
-        self._other_work = 0 if self.finder.shape.same_work(step) else self._other_work + 1
+        work = (tuple(sorted(step.fetches.items())), step.backwards, step.optimizer_calls)
+        if not self.overran:
+            self._work_done[work] += 1
+            return False
+        usual, count = max(self._work_done.items(), key=lambda entry: entry[1], default=(work, 0))
+        if count < max(CHANGED_STEPS, USUAL_SHARE * self._work_done.total()):
+            return False
+        self._other_work = 0 if work == usual else self._other_work + 1
         return self._other_work >= CHANGED_STEPS
 
     def handles_in_step(self) -> list[loaders.Handle]:

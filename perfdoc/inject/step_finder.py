@@ -42,11 +42,6 @@ class Shape:
     backwards: int
     optimizer_calls: int
 
-    def same_work(self, step: Step) -> bool:
-        """Whether ``step`` has just as many batches, forward and backward passes as an ordinary step."""
-        return (step.fetches, step.forwards, step.backwards, step.optimizer_calls) == (
-            self.fetches, self.forwards, self.backwards, self.optimizer_calls)
-
     def regular(self, step: Step) -> bool:
         """Whether ``step`` did only what steps do: no other loader, no burst of extra forwards (validation)."""
         for key, count in step.fetches.items():
