@@ -13,8 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from perfdoc import decoder_answer
-from perfdoc.decoder_bench import DecoderBench
+from perfdoc.decoder_bench import answer as decoder_answer
+from perfdoc.decoder_bench.bench import DecoderBench
 from perfdoc.report import decoder_table
 
 BY_HAND = {

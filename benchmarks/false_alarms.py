@@ -27,12 +27,12 @@ from unittest import mock
 
 from tabulate import tabulate
 
-from perfdoc import blocks as pairing
-from perfdoc import stats
-from perfdoc.inject.design import Factor
-from perfdoc.inject.experiment import Experiment
-from perfdoc.inject.requests import BlockRequest, BlockResult
-from perfdoc.treatment import Level, config_from_id
+from perfdoc.core import blocks as pairing
+from perfdoc.core import stats
+from perfdoc.core.treatment import Level, config_from_id
+from perfdoc.inject.experiment.design import Factor
+from perfdoc.inject.experiment.experiment import Experiment
+from perfdoc.inject.experiment.requests import BlockRequest, BlockResult
 
 BLOCK = 0.3
 """Simulated seconds a block takes, warm-up included."""
@@ -213,8 +213,8 @@ while True:
 
 def real(count: int, budget: float) -> None:
     """Scans whose treatments do nothing, beside a process that is busy now and then."""
-    from perfdoc import launcher
-    from perfdoc.rule import Evidence
+    from perfdoc.diagnosis.rule import Evidence
+    from perfdoc.launch import scan as launcher
 
     claimed: list[str] = []
     judged: Counter[str] = Counter()

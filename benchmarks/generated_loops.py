@@ -22,7 +22,7 @@ from pathlib import Path
 from harm import Trial
 from tabulate import tabulate
 
-from perfdoc import capture as captures
+from perfdoc.capture import document as captures
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from loop_grammar import Loop, complaints

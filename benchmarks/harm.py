@@ -23,7 +23,7 @@ import psutil
 
 import perfdoc
 from perfdoc.commands import report
-from perfdoc.errors import PerfdocError
+from perfdoc.core.errors import PerfdocError
 
 PERFDOC = Path(perfdoc.__file__).parent
 LEFT_AFTER = 30.0

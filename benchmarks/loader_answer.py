@@ -24,7 +24,7 @@ from tabulate import tabulate
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import perfdoc
-from perfdoc import stats
+from perfdoc.core import stats
 from perfdoc.demo.make_images import make
 
 COUNTS = range(17)

@@ -29,7 +29,7 @@ from pathlib import Path
 from predicted_vs_realised import HERE, paired
 from tabulate import tabulate
 
-from perfdoc import stats
+from perfdoc.core import stats
 from perfdoc.demo.make_images import make
 
 EACH, BATCH = 100, 8

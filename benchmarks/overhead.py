@@ -32,7 +32,7 @@ def inside() -> None:
     from torch import nn
     from torch.utils.data import DataLoader, TensorDataset
 
-    from perfdoc import stats
+    from perfdoc.core import stats
     from perfdoc.inject import session as sessions
 
     watching = sessions.current
@@ -90,7 +90,7 @@ class Cycle:
 
 
 def main() -> None:
-    from perfdoc.launcher import environment
+    from perfdoc.launch.scan import environment
 
     with tempfile.TemporaryDirectory() as folder:
         settings = {"lap": 0, "budget": 1e9, "spent": 0, "guard": True, "protect": [], "experiment": False, "only": [],

@@ -1,9 +1,10 @@
 """Does the changed script run as much faster as the scan said?
 
 For every workload: one scan of the original; then, for the plan and for the best single changes, original and hand-changed
-script as ordinary processes that take turns. Printed: predicted ratio with its interval for another run (`perfdoc.prediction`),
-realised ratio with its own, relative error, whether the predicted interval holds the realised ratio, and, as that is only known
-to its own interval, whether the two agree (what was measured and what came of it cannot be told apart).
+script as ordinary processes that take turns. Printed: predicted ratio with its interval for another run
+(`diagnosis/prediction`), realised ratio with its own, relative error, whether the predicted interval holds the realised
+ratio, and, as that is only known to its own interval, whether the two agree (what was measured and what came of it cannot be
+told apart).
 
     python benchmarks/predicted_vs_realised.py [--budget 120] [--verify 90] [--again] [workload ...]
 
@@ -30,13 +31,13 @@ from typing import Any
 
 from tabulate import tabulate
 
-from perfdoc import capture as captures
-from perfdoc import stats
-from perfdoc.alternation import Alternation, Side
+from perfdoc.capture import document as captures
+from perfdoc.compare.paired_runs import Alternation, Side
+from perfdoc.core import stats
+from perfdoc.core.finding import Effect
+from perfdoc.core.treatment import config_from_id
 from perfdoc.demo.make_images import make
-from perfdoc.finding import Effect
-from perfdoc.rule import Evidence
-from perfdoc.treatment import config_from_id
+from perfdoc.diagnosis.rule import Evidence
 
 HERE = Path(__file__).parent / "workloads"
 WORKLOADS = (

@@ -25,15 +25,15 @@ from pathlib import Path
 from predicted_vs_realised import HERE, OPTIONS, paired, seconds_a_step
 from tabulate import tabulate
 
-from perfdoc import blocks as pairing
-from perfdoc import stats
+from perfdoc.core import blocks as pairing
+from perfdoc.core import stats
+from perfdoc.core.treatment import Config, Level, config_from_id, config_id
 from perfdoc.demo.make_images import make
-from perfdoc.inject.conductor import BLOCK_SECONDS, SLOW_STEP
-from perfdoc.inject.design import Factor
-from perfdoc.inject.experiment import Experiment
-from perfdoc.inject.requests import BlockRequest, BlockResult, ParityRequest, ProbeRequest
-from perfdoc.prediction import NORMAL
-from perfdoc.treatment import Config, Level, config_from_id, config_id
+from perfdoc.diagnosis.prediction import NORMAL
+from perfdoc.inject.experiment.design import Factor
+from perfdoc.inject.experiment.experiment import Experiment
+from perfdoc.inject.experiment.requests import BlockRequest, BlockResult, ParityRequest, ProbeRequest
+from perfdoc.inject.experiment.runner import BLOCK_SECONDS, SLOW_STEP
 
 FACTORS = {
     "images": {"cpu_threads": ["1"], "dataloader_workers": ["1", "2"], "autocast": ["bf16"], "channels_last": ["on"]},

@@ -7,8 +7,8 @@ whose environment need not have any of perfdoc's dependencies.
 __version__ = "0.1.0"
 
 
-_LIBRARY = {"memory_plan": "perfdoc.memory", "bench_step": "perfdoc.step_bench",
-            "bench_loader": "perfdoc.loader_library"}
+_LIBRARY = {"memory_plan": "perfdoc.memory.plan", "bench_step": "perfdoc.api.step_bench",
+            "bench_loader": "perfdoc.api.loader_bench"}
 
 
 def __getattr__(name: str) -> object:

@@ -13,7 +13,7 @@ import click
 
 import perfdoc
 from perfdoc import commands
-from perfdoc.errors import PerfdocError
+from perfdoc.core.errors import PerfdocError
 
 
 class Commands(click.Group):

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from perfdoc.measurement import Measurement, Unavailable
-from perfdoc.probe import Probe
-from perfdoc.treatment import Loop
+from perfdoc.core.measurement import Measurement, Unavailable
+from perfdoc.core.probe import Probe
+from perfdoc.core.treatment import Loop
 
 MULTIPLE = 8
 """Sizes that 16-bit matrix units want (NVIDIA, Deep Learning Performance: Matrix Multiplication Background, section 2.1)."""

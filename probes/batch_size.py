@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from perfdoc.inject import process_use
-from perfdoc.treatment import Level, Loop, Offer, Treatment
+from perfdoc.core.treatment import Level, Loop, Offer, Treatment
+from perfdoc.inject.system import process_use
 
 FACTORS = (2, 4)
 """How many of the user's batches are joined to one."""

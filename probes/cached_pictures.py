@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from perfdoc.inject import process_use
-from perfdoc.inject.decoder_swap import holders
-from perfdoc.inject.sample_watch import Unchanged
-from perfdoc.inject.swapped_dataset import SwappedDataset
-from perfdoc.treatment import Level, Loop, Offer, Treatment
+from perfdoc.core.treatment import Level, Loop, Offer, Treatment
+from perfdoc.inject.feed.decoder_swap import holders
+from perfdoc.inject.feed.swapped_dataset import SwappedDataset
+from perfdoc.inject.samples.sample_watch import Unchanged
+from perfdoc.inject.system import process_use
 
 from .image_decoder import seen_samples
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from perfdoc.measurement import Measurement, Unavailable
-from perfdoc.treatment import Level, Loop, Offer, Treatment
+from perfdoc.core.measurement import Measurement, Unavailable
+from perfdoc.core.treatment import Level, Loop, Offer, Treatment
 
 SECONDS_A_MODULE = {"cpu": 1.2, "cuda": 0.5}
 """Rule of thumb for inductor without a cache, forward and backward, per module with parameters."""

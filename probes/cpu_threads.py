@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from perfdoc.treatment import Level, Loop, Offer, Treatment
+from perfdoc.core.treatment import Level, Loop, Offer, Treatment
 
 
 class CpuThreads(Treatment):

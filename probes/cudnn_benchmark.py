@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from perfdoc.treatment import Level, Loop, Offer, Treatment
+from perfdoc.core.treatment import Level, Loop, Offer, Treatment
 
 FEW_SHAPES = 4
 """More input shapes than this in the observed steps, and every one of them is tuned anew: said with the offer."""

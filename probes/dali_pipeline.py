@@ -8,8 +8,8 @@ from typing import Any
 
 from torch.utils.data import RandomSampler, SequentialSampler, default_collate
 
-from perfdoc.inject.dali_source import DaliSource, Recipe, recipe_of
-from perfdoc.treatment import Level, Loop, Offer, Treatment
+from perfdoc.core.treatment import Level, Loop, Offer, Treatment
+from perfdoc.inject.feed.dali_source import DaliSource, Recipe, recipe_of
 
 PACKAGE = "nvidia-dali-cuda120"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 
-from perfdoc.inject import process_use
-from perfdoc.treatment import Level, Loop, Offer, Treatment
+from perfdoc.core.treatment import Level, Loop, Offer, Treatment
+from perfdoc.inject.system import process_use
 
 SHM_FREE = 64 * 2**20
 """Bytes of /dev/shm that must be free before workers are tried: Docker's default of 64 MiB fills up and kills workers."""

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from perfdoc.measurement import Measurement, Unavailable
-from perfdoc.treatment import Level, Loop, Offer, Treatment
+from perfdoc.core.measurement import Measurement, Unavailable
+from perfdoc.core.treatment import Level, Loop, Offer, Treatment
 
 PRODUCTS = {"matmul", "bmm"}
 STARTS = ("matmul", "bmm")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfdoc.treatment import Level, Loop, Offer, Treatment
+from perfdoc.core.treatment import Level, Loop, Offer, Treatment
 
 STEPS = (2, 4)
 """Batches whose gradients are added up before the optimizer steps."""

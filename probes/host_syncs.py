@@ -11,10 +11,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from perfdoc.measurement import Measurement, Unavailable
-from perfdoc.probe import Probe
-from perfdoc.treatment import Loop
-from perfdoc.user_code import is_users, site_of
+from perfdoc.core.measurement import Measurement, Unavailable
+from perfdoc.core.probe import Probe
+from perfdoc.core.treatment import Loop
+from perfdoc.core.user_code import is_users, site_of
 
 VALUES = {
     "item": ".item()", "__float__": "float(tensor)", "__int__": "int(tensor)", "__bool__": "bool(tensor)",

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from perfdoc.decoder import JPEG_START, Decoder
-from perfdoc.inject.decoder_swap import DecoderSwap
-from perfdoc.inject.sample_watch import DECODE, Sample, SampleWatch, Unchanged
-from perfdoc.inject.swapped_dataset import swapped
-from perfdoc.probe import discover
-from perfdoc.treatment import Level, Loop, Offer, Treatment
+from perfdoc.core.decoder import JPEG_START, Decoder
+from perfdoc.core.probe import discover
+from perfdoc.core.treatment import Level, Loop, Offer, Treatment
+from perfdoc.inject.feed.decoder_swap import DecoderSwap
+from perfdoc.inject.feed.swapped_dataset import swapped
+from perfdoc.inject.samples.sample_watch import DECODE, Sample, SampleWatch, Unchanged
 
 from . import decoders
 

@@ -9,10 +9,10 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils.data import IterableDataset
 
-from perfdoc.inject import loaders
-from perfdoc.measurement import Measurement, Unavailable
-from perfdoc.probe import Probe
-from perfdoc.treatment import Loop
+from perfdoc.core.measurement import Measurement, Unavailable
+from perfdoc.core.probe import Probe
+from perfdoc.core.treatment import Loop
+from perfdoc.inject.feed import loaders
 
 BATCHES = 3
 """Batches of each worker that are compared."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from time import perf_counter
 
-from perfdoc.measurement import Measurement, Unavailable
-from perfdoc.probe import Probe
-from perfdoc.treatment import Loop
+from perfdoc.core.measurement import Measurement, Unavailable
+from perfdoc.core.probe import Probe
+from perfdoc.core.treatment import Loop
 
 SECONDS = 0.3
 """Time a round gives to draining; at least two batches are drawn."""

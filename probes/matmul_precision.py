@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from perfdoc.treatment import Level, Loop, Offer, Treatment
+from perfdoc.core.treatment import Level, Loop, Offer, Treatment
 
 AMPERE = (8, 0)
 """First compute capability with TF32 tensor cores (NVIDIA A100 white paper)."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from perfdoc.treatment import Level, Loop, Offer, Treatment
+from perfdoc.core.treatment import Level, Loop, Offer, Treatment
 
 
 class NonBlockingCopy(Treatment):

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
-from perfdoc.measurement import Measurement, Unavailable
-from perfdoc.probe import Probe
-from perfdoc.treatment import Loop
+from perfdoc.core.measurement import Measurement, Unavailable
+from perfdoc.core.probe import Probe
+from perfdoc.core.treatment import Loop
 
 REPEATS = 4
 MOST_SECONDS = 15.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfdoc.treatment import Level, Loop, Offer, Treatment
+from perfdoc.core.treatment import Level, Loop, Offer, Treatment
 
 DEEPER = 4
 """Times as deep as the user's: two batches a worker is torch's default."""

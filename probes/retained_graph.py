@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from perfdoc.measurement import Measurement, Unavailable
-from perfdoc.probe import Probe
-from perfdoc.treatment import Loop
+from perfdoc.core.measurement import Measurement, Unavailable
+from perfdoc.core.probe import Probe
+from perfdoc.core.treatment import Loop
 
 LONGEST = 200_000
 """Nodes after which counting a graph stops."""

@@ -13,12 +13,12 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, IterableDataset
 
-from perfdoc.inject import loaders
-from perfdoc.inject.batches import tensors_in
-from perfdoc.inject.sample_watch import Sample, SampleWatch
-from perfdoc.measurement import How, Measurement, Unavailable
-from perfdoc.probe import Probe
-from perfdoc.treatment import Loop
+from perfdoc.core.measurement import How, Measurement, Unavailable
+from perfdoc.core.probe import Probe
+from perfdoc.core.treatment import Loop
+from perfdoc.inject.feed import loaders
+from perfdoc.inject.samples.sample_watch import Sample, SampleWatch
+from perfdoc.inject.system.batches import tensors_in
 
 SECONDS = 2.0
 """Time given to watching samples."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch.utils.data import IterableDataset
 
-from perfdoc.inject.decoder_swap import DecoderSwap
-from perfdoc.inject.sample_watch import TRANSFORM, Sample, Unchanged
-from perfdoc.inject.swapped_dataset import swapped
-from perfdoc.treatment import Level, Loop, Offer, Treatment
+from perfdoc.core.treatment import Level, Loop, Offer, Treatment
+from perfdoc.inject.feed.decoder_swap import DecoderSwap
+from perfdoc.inject.feed.swapped_dataset import swapped
+from perfdoc.inject.samples.sample_watch import TRANSFORM, Sample, Unchanged
 
 from .decoders.pil_draft import PilDraftDecoder
 from .image_decoder import jpegs_of, seen_samples

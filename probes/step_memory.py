@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from perfdoc.measurement import Measurement, Unavailable
-from perfdoc.probe import Probe
-from perfdoc.treatment import Loop, config_id
+from perfdoc.core.measurement import Measurement, Unavailable
+from perfdoc.core.probe import Probe
+from perfdoc.core.treatment import Loop, config_id
 
 KINDS = ("parameters", "gradients", "optimizer", "activations", "other")
 

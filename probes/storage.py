@@ -9,10 +9,10 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
-from perfdoc.inject.sample_watch import SampleWatch
-from perfdoc.measurement import How, Measurement, Unavailable
-from perfdoc.probe import Probe
-from perfdoc.treatment import Loop
+from perfdoc.core.measurement import How, Measurement, Unavailable
+from perfdoc.core.probe import Probe
+from perfdoc.core.treatment import Loop
+from perfdoc.inject.samples.sample_watch import SampleWatch
 
 FILES = 24
 """Files that are read, at most; each once cold and once warm."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from perfdoc.device_reads import Place, wrap_reads
-from perfdoc.treatment import Level, Loop, Offer, Treatment
+from perfdoc.core.treatment import Level, Loop, Offer, Treatment
+from perfdoc.inject.observe.device_reads import Place, wrap_reads
 
 MOST_PLACES = 3
 """Places that are tried, those with the most calls a step first."""

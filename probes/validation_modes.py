@@ -8,9 +8,9 @@ from time import perf_counter
 
 import torch
 
-from perfdoc.measurement import Measurement, Unavailable
-from perfdoc.probe import Probe
-from perfdoc.treatment import EvalCall, Loop
+from perfdoc.core.measurement import Measurement, Unavailable
+from perfdoc.core.probe import Probe
+from perfdoc.core.treatment import EvalCall, Loop
 
 PAIRS = 12
 SECONDS = 3.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from perfdoc.inject.swapped_dataset import swapped
-from perfdoc.treatment import Level, Loop, Offer, Treatment
-from perfdoc.user_code import is_users
+from perfdoc.core.treatment import Level, Loop, Offer, Treatment
+from perfdoc.core.user_code import is_users
+from perfdoc.inject.feed.swapped_dataset import swapped
 
 
 class _OneThread:

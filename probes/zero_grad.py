@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from perfdoc.treatment import Level, Loop, Offer, Treatment
+from perfdoc.core.treatment import Level, Loop, Offer, Treatment
 
 
 class ZeroGrad(Treatment):

@@ -37,8 +37,8 @@ def needs(what: str, missing: str) -> None:
 
 def ready_decoder(slug: str) -> Any:
     """A picture decoder, ready to decode; the test is skipped where its library is not installed."""
-    from perfdoc.decoder import Decoder
-    from perfdoc.probe import decoder_packages, discover, packages
+    from perfdoc.core.decoder import Decoder
+    from perfdoc.core.probe import decoder_packages, discover, packages
 
     found = next(d for d in discover(Decoder, decoder_packages(packages())) if d.slug == slug)  # type: ignore[type-abstract]
     try:

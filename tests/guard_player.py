@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from perfdoc.inject import guard
-from perfdoc.inject.recorder import Recorder
+from perfdoc.inject.system.recorder import Recorder
 
 OLD = 1_000_000_000
 """Time of the user's files, in seconds since 1970."""

@@ -9,15 +9,15 @@ import re
 import pytest
 from test_rules import make
 
-from perfdoc import stats
-from perfdoc.alternation import Ratio
 from perfdoc.commands.runs import _effect
-from perfdoc.decoder_answer import REFERENCE, DecoderAnswer, DecoderRow
-from perfdoc.diagnose import diagnose
-from perfdoc.finding import Effect, says_nothing
-from perfdoc.gate import step_check, takes
-from perfdoc.measurement import Measurement
-from perfdoc.prediction import predicted
+from perfdoc.compare.gate import step_check, takes
+from perfdoc.compare.paired_runs import Ratio
+from perfdoc.core import stats
+from perfdoc.core.finding import Effect, says_nothing
+from perfdoc.core.measurement import Measurement
+from perfdoc.decoder_bench.answer import REFERENCE, DecoderAnswer, DecoderRow
+from perfdoc.diagnosis.diagnose import diagnose
+from perfdoc.diagnosis.prediction import predicted
 from perfdoc.report import decoder_table, figures, html, loader_table, patch_section, terminal
 
 SHOWN = re.compile(r"\[(-?[\d.]+(?:e[+-]?\d+)?)%?, (-?[\d.]+(?:e[+-]?\d+)?)%?\]")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from test_patch import LOOP, captured
 
-from perfdoc.errors import PerfdocError
-from perfdoc.farm import mirror, moved
+from perfdoc.compare.link_tree import mirror, moved
+from perfdoc.core.errors import PerfdocError
 from perfdoc.patch import apply, make
 
 

@@ -16,8 +16,8 @@ from conftest import perfdoc as command
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import perfdoc
-from perfdoc.errors import PerfdocError
-from perfdoc.loader_bench import LoaderBench, open_resources, settings_of
+from perfdoc.core.errors import PerfdocError
+from perfdoc.loader_bench.bench import LoaderBench, open_resources, settings_of
 
 TRAIN = """
 import time, torch

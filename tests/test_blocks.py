@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from perfdoc import blocks, stats
+from perfdoc.core import blocks, stats
 
 
 def block(i, arm, seconds, *, lap=0, phase="screen", count=4):

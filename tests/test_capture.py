@@ -8,11 +8,11 @@ import jsonschema
 import pytest
 
 import perfdoc
-from perfdoc import capture as captures
-from perfdoc.errors import PerfdocError
-from perfdoc.measurement import UNITS, Measurement, Unavailable
+from perfdoc.capture import document as captures
+from perfdoc.core.errors import PerfdocError
+from perfdoc.core.measurement import UNITS, Measurement, Unavailable
 
-SCHEMA = json.loads((Path(perfdoc.__file__).parent / "capture.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads((Path(perfdoc.__file__).parent / "capture" / "capture.schema.json").read_text(encoding="utf-8"))
 RUN = {
     "id": "20260101-120000-abcd", "command": ["python", "train.py"], "directory": "/home/me", "seconds": 70.5,
     "started": "2026-01-01T12:00:00+00:00", "perfdoc": "0.1.0", "budget": 60.0, "smallest_effect": 0.02, "seed": 7,

@@ -6,7 +6,7 @@ from collections import namedtuple
 
 import torch
 
-from perfdoc.inject import carried_state
+from perfdoc.inject.observe import carried_state
 
 State = namedtuple("State", "hidden cell")
 

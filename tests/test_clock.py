@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from perfdoc.capture import PHASES as CAPTURE_PHASES
-from perfdoc.inject import clock as clock_module
-from perfdoc.inject.clock import (
+from perfdoc.core.metrics import PHASES
+from perfdoc.inject.observe import clock as clock_module
+from perfdoc.inject.observe.clock import (
     BACKWARD,
     DATA,
     FETCHED,
@@ -17,7 +17,6 @@ from perfdoc.inject.clock import (
     MOST_KEPT,
     OPTIMIZER,
     OTHER,
-    PHASES,
     TRANSFER,
     Clock,
 )
@@ -59,11 +58,6 @@ class Ticking:
 def ticking(monkeypatch):
     """A fresh clock that stands still until told otherwise."""
     return Ticking(monkeypatch)
-
-
-def test_phases_are_named_as_in_captures():
-    """The clock and the capture list the phases in the same order."""
-    assert PHASES == CAPTURE_PHASES
 
 
 def test_an_ordinary_step(ticking):

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets
 from torchvision.transforms import transforms, v2
 
-from perfdoc.inject.dali_source import DaliSource, recipe_of
+from perfdoc.inject.feed.dali_source import DaliSource, recipe_of
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -13,13 +13,14 @@ from conftest import ready_decoder
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from perfdoc import decoder_answer, decoder_cell
-from perfdoc.decoder import Decoder
-from perfdoc.decoder_bench import DecoderBench
-from perfdoc.inject.decoder_swap import DecoderSwap, exif_orientation
-from perfdoc.inject.swapped_dataset import swapped
-from perfdoc.measurement import Unavailable
-from perfdoc.probe import decoder_packages, discover, packages
+from perfdoc.core.decoder import Decoder
+from perfdoc.core.measurement import Unavailable
+from perfdoc.core.probe import decoder_packages, discover, packages
+from perfdoc.decoder_bench import answer as decoder_answer
+from perfdoc.decoder_bench import worker as decoder_cell
+from perfdoc.decoder_bench.bench import DecoderBench
+from perfdoc.inject.feed.decoder_swap import DecoderSwap, exif_orientation
+from perfdoc.inject.feed.swapped_dataset import swapped
 from perfdoc.report import decoder_table
 
 DECODERS = discover(Decoder, decoder_packages(packages()))

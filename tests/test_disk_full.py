@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 from test_report import make
 
-from perfdoc import launcher
-from perfdoc.capture import Capture
+from perfdoc.capture.document import Capture
 from perfdoc.commands import report, scan
+from perfdoc.launch import scan as launcher
 
 WORDS = os.strerror(errno.ENOSPC)
 

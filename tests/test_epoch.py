@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, TensorDataset
 
-from perfdoc.inject import loaders
-from perfdoc.inject.epoch import Epoch, natural_length
+from perfdoc.inject.feed import loaders
+from perfdoc.inject.feed.epoch import Epoch, natural_length
 
 DATA = TensorDataset(torch.arange(40.0))
 

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from perfdoc import stats
-from perfdoc.inject.design import Factor, screening_arms
-from perfdoc.inject.experiment import Experiment
-from perfdoc.inject.requests import BlockRequest, BlockResult, ParityRequest, ParityResult, ProbeRequest
-from perfdoc.treatment import Level, config_from_id, config_id
+from perfdoc.core import stats
+from perfdoc.core.treatment import Level, config_from_id, config_id
+from perfdoc.inject.experiment.design import Factor, screening_arms
+from perfdoc.inject.experiment.experiment import Experiment
+from perfdoc.inject.experiment.requests import BlockRequest, BlockResult, ParityRequest, ParityResult, ProbeRequest
 
 STEP = 0.05
 STEPS = 6

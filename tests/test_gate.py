@@ -15,10 +15,10 @@ import psutil
 import pytest
 from conftest import QUICK_START, perfdoc
 
-from perfdoc.alternation import WORTH_A_START, Ratio, first_end, load_taken_out, ratio_of
-from perfdoc.errors import PerfdocError
-from perfdoc.gate import Check, Verdict, count_checks, decide
-from perfdoc.worktrees import Worktrees, editable_projects, python_path
+from perfdoc.compare.gate import Check, Verdict, count_checks, decide
+from perfdoc.compare.paired_runs import WORTH_A_START, Ratio, first_end, load_taken_out, ratio_of
+from perfdoc.compare.worktrees import Worktrees, editable_projects, python_path
+from perfdoc.core.errors import PerfdocError
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -11,10 +11,11 @@ from collections import Counter
 import pytest
 from conftest import perfdoc
 
-from perfdoc import gate, host
-from perfdoc.capture import Capture
-from perfdoc.errors import PerfdocError
-from perfdoc.measurement import Measurement
+from perfdoc.capture.document import Capture
+from perfdoc.compare import gate
+from perfdoc.core.errors import PerfdocError
+from perfdoc.core.measurement import Measurement
+from perfdoc.launch import host
 
 SLOW_STATE = math.log(15.2 / 11.7)
 """A two-threaded script of two cores was seen to take 11.7 ms a step for half a minute, and 15.2 ms for the next."""

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from perfdoc.gpus import Gpus
-from perfdoc.measurement import Measurement, Unavailable
+from perfdoc.core.measurement import Measurement, Unavailable
+from perfdoc.launch.gpus import Gpus
 
 
 class Nvml:

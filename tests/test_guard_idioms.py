@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import perfdoc
-from perfdoc.probe import packages
+from perfdoc.core.probe import packages
 
 PERFDOC = Path(perfdoc.__file__).parent
 

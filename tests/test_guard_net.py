@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from test_guard_idioms import PERFDOC, seed, snapshot
 
-from perfdoc import capture as captures
-from perfdoc.leftovers import Listing, tidy
-from perfdoc.probe import packages
+from perfdoc.capture import document as captures
+from perfdoc.core.probe import packages
+from perfdoc.launch.leftovers import Listing, tidy
 
 PAST = {
     "an existing file, by io.FileIO": 'import io\nf = io.FileIO("a.txt", "w"); f.write(b"mine"); f.close()',

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from perfdoc.launcher import environment
-from perfdoc.probe import packages
+from perfdoc.core.probe import packages
+from perfdoc.launch.scan import environment
 
 RANKS = {
     "what rank 0 saves, rank 1 finds": (

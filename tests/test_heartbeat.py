@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from perfdoc import heartbeat
-from perfdoc.heartbeat import Heartbeat
+from perfdoc.launch import heartbeat
+from perfdoc.launch.heartbeat import Heartbeat
 
 
 @pytest.fixture

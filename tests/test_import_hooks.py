@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import perfdoc
-from perfdoc.probe import packages
+from perfdoc.core.probe import packages
 
 PERFDOC = Path(perfdoc.__file__).parent
 
@@ -102,7 +102,7 @@ WAYS = {
         import slowlib
     """,
     "with another list of finders": """
-        sys.meta_path = [f for f in sys.meta_path if type(f).__module__ != "perfdoc.inject.import_hooks"]
+        sys.meta_path = [f for f in sys.meta_path if type(f).__module__ != "perfdoc.inject.system.import_hooks"]
         import slowlib
         import html.entities
         settle()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from perfdoc.endings import outcome
-from perfdoc.launches import MOST_EMPTY, Failure, Launch, following, own_failure, told
+from perfdoc.launch.endings import outcome
+from perfdoc.launch.launches import MOST_EMPTY, Failure, Launch, following, own_failure, told
 
 CRASH = Failure("ValueError", "record 17 is damaged", "train.py:22")
 ENDED = Launch("experiment", 0, False, None, True, None, None, False, False, False, 12, True, 3.0, 5.0)

@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from perfdoc import loader_answer
-from perfdoc.capture import Capture
-from perfdoc.measurement import Measurement
+from perfdoc.capture.document import Capture
+from perfdoc.core.measurement import Measurement
+from perfdoc.loader_bench import answer as loader_answer
 from perfdoc.report import loader_table
 
 COUNTS = (0, 1, 2, 3, 4, 6, 8, 16)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from perfdoc.inject.loaders import Handle, Source, twin
+from perfdoc.inject.feed.loaders import Handle, Source, twin
 
 STOCK = 4
 """Batches that two workers keep ready."""
@@ -140,7 +140,7 @@ def test_workers_that_stand_still_are_ended(slow):
 FAILING = """
 from torch.utils.data import DataLoader
 import torch
-from perfdoc.inject.loaders import Handle
+from perfdoc.inject.feed.loaders import Handle
 loader = DataLoader(torch.arange(64), batch_size=2, num_workers=2)
 handle = Handle(0, loader, "train.py:1")
 handle.hold()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from conftest import perfdoc
 
-from perfdoc.inject.malloc_thresholds import ArmThresholds, MallocThresholds, Thresholds
+from perfdoc.inject.experiment.heap_thresholds import ArmThresholds, MallocThresholds, Thresholds
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 START = Thresholds(128 * 1024, 128 * 1024)
@@ -17,7 +17,7 @@ APART = Thresholds(1, 1)
 
 LEARNING = """
 import torch
-from perfdoc.inject.malloc_thresholds import MallocThresholds, Thresholds
+from perfdoc.inject.experiment.heap_thresholds import MallocThresholds, Thresholds
 
 process = MallocThresholds()
 for mebibytes in 2, 8, 1:
@@ -32,7 +32,7 @@ print(*process.read())
 
 AFTERWARDS = """
 import contextlib, torch
-from perfdoc.inject.malloc_thresholds import MallocThresholds
+from perfdoc.inject.experiment.heap_thresholds import MallocThresholds
 
 def resident():
     with open("/proc/self/statm") as f:
@@ -75,7 +75,7 @@ def test_thresholds_are_those_that_glibc_moves():
 TRAIN = """
 import time, torch
 from torch import nn
-from perfdoc.inject.malloc_thresholds import MallocThresholds
+from perfdoc.inject.experiment.heap_thresholds import MallocThresholds
 
 model = nn.Linear(8, 2)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -110,7 +110,8 @@ def test_watching_a_loop_moves_no_threshold(tmp_path):
 ], ids=lambda variables: next(iter(variables)))
 def test_what_the_user_set_is_not_touched(variables):
     """Thresholds that are fixed do not move: there is nothing to give back."""
-    code = "from perfdoc.inject.malloc_thresholds import *; m = MallocThresholds(); m.write(Thresholds(1, 1)); print(m.read())"
+    code = "from perfdoc.inject.experiment.heap_thresholds import *\n"
+    code += "m = MallocThresholds(); m.write(Thresholds(1, 1)); print(m.read())"
     assert python(code, **variables) == ["None"]
 
 
@@ -119,7 +120,7 @@ def test_arenas_are_left_as_they_were():
     """The proof of the place changes nothing: threads make their arenas, and large pieces come and go, as before."""
     code = """
 import threading, torch
-from perfdoc.inject.malloc_thresholds import MallocThresholds
+from perfdoc.inject.experiment.heap_thresholds import MallocThresholds
 first, second = MallocThresholds(), MallocThresholds()
 threads = [threading.Thread(target=lambda: torch.randn(1000, 1000).sum()) for _ in range(40)]
 [t.start() for t in threads], [t.join() for t in threads]

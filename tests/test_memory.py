@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import perfdoc
-from perfdoc.errors import PerfdocError
+from perfdoc.core.errors import PerfdocError
 
 torchvision = pytest.importorskip("torchvision")
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from perfdoc.parity import deviation, explain, judge, seed_free_cosine, spread
+from perfdoc.core.numerics import deviation, explain, judge, seed_free_cosine, spread
 
 
 def trajectory(seed=0, steps=20, shift=0.0, factor=1.0):

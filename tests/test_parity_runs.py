@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from perfdoc.inject.parity import Listener, ParityRuns, Snapshot, compare
-from perfdoc.parity import judge
-from perfdoc.treatment import CONTROL
+from perfdoc.core.numerics import judge
+from perfdoc.core.treatment import CONTROL
+from perfdoc.inject.experiment.numerics_runs import Listener, ParityRuns, Snapshot, compare
 
 
 def trained(kind=torch.optim.AdamW, **options):

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from conftest import perfdoc
 
-from perfdoc import capture as captures
-from perfdoc.capture import Capture
+from perfdoc.capture import document as captures
+from perfdoc.capture.document import Capture
+from perfdoc.core.probe import packages, slugs
 from perfdoc.patch.edit import discover
 from perfdoc.patch.make import make, unified
-from perfdoc.probe import packages, slugs
 
 HERE = Path(__file__).parent
 STYLES = {

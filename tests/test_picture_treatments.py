@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision import datasets
 from torchvision.transforms import transforms
 
-from perfdoc.inject.decoder_swap import DecoderSwap
-from perfdoc.inject.loaders import Handle
-from perfdoc.inject.swapped_dataset import swapped
+from perfdoc.inject.feed.decoder_swap import DecoderSwap
+from perfdoc.inject.feed.loaders import Handle
+from perfdoc.inject.feed.swapped_dataset import swapped
 
 
 class Loop:

@@ -9,9 +9,18 @@ import statistics
 import pytest
 from test_rules import make
 
-from perfdoc.diagnose import diagnose
-from perfdoc.finding import Effect
-from perfdoc.prediction import CORE_SPREAD, NORMAL, OTHER_MACHINE, RUN_SPREAD, other_machine, predicted, spread, widening
+from perfdoc.core.finding import Effect
+from perfdoc.diagnosis.diagnose import diagnose
+from perfdoc.diagnosis.prediction import (
+    CORE_SPREAD,
+    NORMAL,
+    OTHER_MACHINE,
+    RUN_SPREAD,
+    other_machine,
+    predicted,
+    spread,
+    widening,
+)
 from perfdoc.report import html, terminal
 
 RUNS = 4000

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from perfdoc_probes import batch_size, dataloader_workers
 
-from perfdoc.inject import process_use
+from perfdoc.inject.system import process_use
 
 MIB = 2**20
 

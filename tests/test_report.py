@@ -10,11 +10,12 @@ from html.parser import HTMLParser
 import click
 import pytest
 
-from perfdoc.capture import PHASES, Capture
+from perfdoc.capture.document import Capture
 from perfdoc.commands.report import load
-from perfdoc.diagnose import diagnose
-from perfdoc.finding import Effect
-from perfdoc.measurement import Measurement, Unavailable
+from perfdoc.core.finding import Effect
+from perfdoc.core.measurement import Measurement, Unavailable
+from perfdoc.core.metrics import PHASES
+from perfdoc.diagnosis.diagnose import diagnose
 from perfdoc.report import figures, html, terminal
 
 RUN = {

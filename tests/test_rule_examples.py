@@ -23,11 +23,11 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from perfdoc.inject.loaders import Handle
-from perfdoc.measurement import Measurement
-from perfdoc.probe import Probe, discover, packages
-from perfdoc.rule import TreatmentRule, discover_rules
-from perfdoc.treatment import EvalCall, Treatment
+from perfdoc.core.measurement import Measurement
+from perfdoc.core.probe import Probe, discover, packages
+from perfdoc.core.treatment import EvalCall, Treatment
+from perfdoc.diagnosis.rule import TreatmentRule, discover_rules
+from perfdoc.inject.feed.loaders import Handle
 
 TREATMENTS = discover(Treatment, packages())
 WATCHING = [probe for probe in discover(Probe, packages()) if type(probe).prepare is not Probe.prepare]

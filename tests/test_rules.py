@@ -7,14 +7,14 @@ import re
 
 import pytest
 
-from perfdoc import capture as captures
-from perfdoc.capture import Capture
-from perfdoc.diagnose import diagnose
-from perfdoc.measurement import UNITS, Measurement, Unavailable
-from perfdoc.probe import Probe, discover, packages, slugs
+from perfdoc.capture.document import Capture
+from perfdoc.core.measurement import UNITS, Measurement, Unavailable
+from perfdoc.core.metrics import DERIVED
+from perfdoc.core.probe import Probe, discover, packages, slugs
+from perfdoc.core.treatment import Treatment, config_from_id
+from perfdoc.diagnosis.diagnose import diagnose
+from perfdoc.diagnosis.rule import SECTIONS, Evidence, discover_rules
 from perfdoc.report import summary, terminal
-from perfdoc.rule import SECTIONS, Evidence, discover_rules
-from perfdoc.treatment import Treatment, config_from_id
 
 RULES = discover_rules()
 CODES = [rule.code for rule in RULES]
@@ -115,7 +115,7 @@ def parts():
 def test_every_needed_metric_has_one_provider(parts):
     """What rules need comes from the capture itself, from one probe, or is one treatment's speed-up."""
     probes, treatments = parts
-    provided = [*captures.DERIVED, *(metric for probe in probes for metric in probe.provides)]
+    provided = [*DERIVED, *(metric for probe in probes for metric in probe.provides)]
     provided += [f"{treatment.slug}.speedup" for treatment in treatments]
     for rule in RULES:
         assert rule.needs, rule.code
@@ -126,7 +126,7 @@ def test_every_needed_metric_has_one_provider(parts):
 def test_units_are_known(parts):
     """Every metric that is provided anywhere has one of the known units."""
     probes, _ = parts
-    assert set(captures.DERIVED.values()) <= UNITS
+    assert set(DERIVED.values()) <= UNITS
     for probe in probes:
         assert probe.provides
         assert set(probe.provides.values()) <= UNITS

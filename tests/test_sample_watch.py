@@ -20,10 +20,10 @@ from torchvision import datasets
 from torchvision.transforms import transforms as old
 from torchvision.transforms import v2
 
-from perfdoc import sample_answer
-from perfdoc.inject.loaders import Handle
-from perfdoc.inject.sample_watch import SampleWatch
-from perfdoc.measurement import Measurement, Unavailable
+from perfdoc.core.measurement import Measurement, Unavailable
+from perfdoc.inject.feed.loaders import Handle
+from perfdoc.inject.samples.sample_watch import SampleWatch
+from perfdoc.loader_bench import samples as sample_answer
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from perfdoc.inject.script_options import options
+from perfdoc.inject.system.script_options import options
 
 
 def test_how_long_it_trains_is_told_from_other_numbers_of_steps() -> None:

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from perfdoc import signals
+from perfdoc.launch import signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

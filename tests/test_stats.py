@@ -1,4 +1,4 @@
-"""Tests of perfdoc.stats against tables and against simulations whose truth is known."""
+"""Tests of perfdoc.core.stats against tables and against simulations whose truth is known."""
 
 import math
 import random
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perfdoc import stats
+from perfdoc.core import stats
 
 SMALLEST = 0.02
 NOISE = 0.015

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import perfdoc
-from perfdoc.errors import PerfdocError
+from perfdoc.core.errors import PerfdocError
 
 pytestmark = pytest.mark.alone
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from perfdoc.inject.step_capture import StepCapture
+from perfdoc.inject.samples.step_capture import StepCapture
 
 
 class Net(nn.Module):

@@ -2,8 +2,9 @@
 
 import pytest
 
-from perfdoc.inject.clock import PHASES, Partial
-from perfdoc.inject.step_finder import Step, StepFinder, merge
+from perfdoc.core.metrics import PHASES
+from perfdoc.inject.observe.clock import Partial
+from perfdoc.inject.observe.step_finder import Step, StepFinder, merge
 
 
 def partial(fetches=None, forwards=1, backwards=1, seconds=1.0):

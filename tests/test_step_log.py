@@ -5,8 +5,8 @@ import signal
 import subprocess
 import sys
 
-from perfdoc import step_log
-from perfdoc.step_log import RECORDS, StepLog, read
+from perfdoc.core import step_log
+from perfdoc.core.step_log import RECORDS, StepLog, read
 
 PHASES = (0.1, 0.0, 0.2, 0.3, 0.4, 0.5, 0.6)
 
@@ -35,7 +35,7 @@ def test_a_full_file_is_followed_by_another(tmp_path):
 def test_steps_survive_kill_9(tmp_path):
     """What was stored before a SIGKILL is in the file afterwards, to the last step."""
     code = (
-        "import sys, os, signal\nfrom perfdoc.step_log import StepLog\n"
+        "import sys, os, signal\nfrom perfdoc.core.step_log import StepLog\n"
         f"log = StepLog({str(tmp_path)!r}, 0, 1)\n"
         f"for n in range(1234): log.add(0, n / 8, {PHASES})\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

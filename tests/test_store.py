@@ -11,14 +11,14 @@ import sys
 import pytest
 from conftest import perfdoc
 
-from perfdoc.capture import Capture
-from perfdoc.errors import PerfdocError
-from perfdoc.store import FILE_NAME, Row, Store
+from perfdoc.capture.document import Capture
+from perfdoc.commands._run_list import FILE_NAME, Row, Store
+from perfdoc.core.errors import PerfdocError
 
 WRITER = """
 import sys
 from pathlib import Path
-from perfdoc.store import Row, Store
+from perfdoc.commands._run_list import Row, Store
 store = Store(Path(sys.argv[1]))
 for number in range(20):
     store.put(Row(f"{sys.argv[2]}-{number:02d}", "scan"))

@@ -6,9 +6,9 @@ import statistics
 
 import pytest
 
-from perfdoc.inject.design import Factor
-from perfdoc.inject.surrogate import Surrogate
-from perfdoc.treatment import Level
+from perfdoc.core.treatment import Level
+from perfdoc.inject.experiment.design import Factor
+from perfdoc.inject.experiment.surrogate import Surrogate
 
 
 def factor(slug, *levels, **more):

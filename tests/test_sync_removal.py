@@ -8,7 +8,7 @@ import pytest
 import torch
 from perfdoc_probes.sync_removal import SyncRemoval
 
-from perfdoc.device_reads import READS, Place, place_of, wrap_reads
+from perfdoc.inject.observe.device_reads import READS, Place, place_of, wrap_reads
 
 SCRIPT = """
 def step(value):

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from perfdoc.inject.loaders import Handle
-from perfdoc.probe import discover, packages
-from perfdoc.treatment import Treatment
+from perfdoc.core.probe import discover, packages
+from perfdoc.core.treatment import Treatment
+from perfdoc.inject.feed.loaders import Handle
 
 TREATMENTS = discover(Treatment, packages())
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from perfdoc import unwatched
-from perfdoc.unwatched import Unwatched, told
+from perfdoc.launch import unwatched
+from perfdoc.launch.unwatched import Unwatched, told
 
 PROGRAM = "import os, sys, time\nprint('ready', flush=True)\ntime.sleep(600)"
 

@@ -7,7 +7,7 @@ import torch
 from perfdoc_probes.validation_modes import ValidationModes
 from torch import nn
 
-from perfdoc.treatment import EvalCall
+from perfdoc.core.treatment import EvalCall
 
 SCRIPT = """
 import contextlib, sys

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import perfdoc
 
-from perfdoc import variables
+from perfdoc.launch import variables
 
 THEN = {
     "PYTHONPATH": "lib", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "3", "TORCH_LOGS": "", "DATA_DIR": "/data",

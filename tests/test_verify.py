@@ -12,10 +12,10 @@ import pytest
 from conftest import QUICK_START, perfdoc
 from test_patch import captured
 
-from perfdoc.alternation import ROUNDS, Alternation, Side, _Runner
 from perfdoc.commands.verify import _pace, _page_faults
-from perfdoc.errors import PerfdocError
-from perfdoc.launcher import Watch
+from perfdoc.compare.paired_runs import ROUNDS, Alternation, Side, _Runner
+from perfdoc.core.errors import PerfdocError
+from perfdoc.launch.scan import Watch
 from perfdoc.patch import make
 from perfdoc.report import figures
 
@@ -131,7 +131,7 @@ def test_a_script_that_ends_while_it_is_measured(tmp_path):
 DRIVER = """
 import sys
 from pathlib import Path
-from perfdoc.alternation import Alternation, Side
+from perfdoc.compare.paired_runs import Alternation, Side
 here = Path(sys.argv[1])
 one, two = (Side(n, [sys.executable, "train.py", "0.01"], here, here, python_path=[sys.argv[2]]) for n in ("one", "two"))
 Alternation(one, two, here / "work", budget=60).run(lambda ratio: False)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from perfdoc.inject import process_use, watchdog
-from perfdoc.inject.loaders import Source
-from perfdoc.inject.watchdog import MORE_SECONDS, STILL_SECONDS, WAKE_SECONDS, Watchdog
+from perfdoc.inject.experiment import watchdog
+from perfdoc.inject.experiment.watchdog import MORE_SECONDS, STILL_SECONDS, WAKE_SECONDS, Watchdog
+from perfdoc.inject.feed.loaders import Source
+from perfdoc.inject.system import process_use
 
 GIB = 2**30
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from conftest import ACTIVATED, SCRIPTS, SHARING, Scanned, left_behind
 
-from perfdoc.launches import LEAST_LEFT
+from perfdoc.launch.launches import LEAST_LEFT
 
 LIMIT = 100.0
 """Maximum seconds of a whole scan of 6 s: what takes longer hangs."""

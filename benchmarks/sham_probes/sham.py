@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perfdoc.treatment import Level, Loop, Offer, Treatment
+from perfdoc.core.treatment import Level, Loop, Offer, Treatment
 
 
 class Sham(Treatment):

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from perfdoc.diagnose import Diagnosis
+    from perfdoc.diagnosis.diagnose import Diagnosis
     from perfdoc.patch.make import Patch
 
 
 def make_patch(diagnosis: Diagnosis, folder: Path) -> Patch | None:
     """Write the plan's patch into the run's folder; None where there is no plan, or its source cannot be read (said)."""
-    from perfdoc.errors import PerfdocError
+    from perfdoc.core.errors import PerfdocError
+    from perfdoc.core.treatment import config_from_id
     from perfdoc.patch import make
-    from perfdoc.treatment import config_from_id
 
     if diagnosis.plan is None:
         return None
@@ -49,9 +49,9 @@ def patched_run(run: Path | None) -> Path:
 def changes_patch(folder: Path, changes: str) -> Patch:
     """The patch of other changes than the plan's. Raises PerfdocError where they are not written as arms are."""
     from perfdoc.commands.report import load
-    from perfdoc.errors import PerfdocError
+    from perfdoc.core.errors import PerfdocError
+    from perfdoc.core.treatment import config_from_id
     from perfdoc.patch import make
-    from perfdoc.treatment import config_from_id
 
     config = config_from_id(changes) if all("=" in part for part in changes.split("+")) else {}
     if not config:

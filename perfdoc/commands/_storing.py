@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from perfdoc.store import Row
+    from perfdoc.commands._run_list import Row
 
 
 def keep(folder: Path, row: Row) -> None:
     """Put the row of the run in ``folder`` (``<base>/runs/<id>``) into the base's store."""
-    from perfdoc.errors import PerfdocError
-    from perfdoc.store import Store
+    from perfdoc.commands._run_list import Store
+    from perfdoc.core.errors import PerfdocError
 
     try:
         Store(folder.parent.parent).put(row)

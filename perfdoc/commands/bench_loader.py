@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from perfdoc.capture import Capture
+    from perfdoc.capture.document import Capture
 
 MOST_WORKERS = 512
 
@@ -100,13 +100,13 @@ def command(
     JPEGs. The script runs until its training loader is known; that loader, its data set, collate function and sampler, is
     then iterated alone under every setting. The answer is the smallest count within 3% of the best.
     """
-    from perfdoc import loader_answer
-    from perfdoc.capture import read_events
+    from perfdoc.capture.document import read_events
     from perfdoc.commands._progress import Progress
-    from perfdoc.diagnose import diagnose
-    from perfdoc.errors import PerfdocError
-    from perfdoc.launcher import Options, Scan
-    from perfdoc.measurement import Measurement
+    from perfdoc.core.errors import PerfdocError
+    from perfdoc.core.measurement import Measurement
+    from perfdoc.diagnosis.diagnose import diagnose
+    from perfdoc.launch.scan import Options, Scan
+    from perfdoc.loader_bench import answer as loader_answer
     from perfdoc.report import bench, html, terminal
 
     demand = _demand(step_time) if step_time else None
@@ -117,14 +117,14 @@ def command(
         "prefetch": prefetch, "pin_memory": pin_memory, "persistent": persistent, "batch_size": batch_size,
         "context": multiprocessing_context, "in_order": in_order,
     }
-    ours = chosen[1:3] == ["-m", "perfdoc.loader_target"]
+    ours = chosen[1:3] == ["-m", "perfdoc.loader_bench.target"]
     asked = {
         "workers": list(workers), "others": {name: list(values) for name, values in others.items()}, "budget": budget,
         "name": chosen[4] if ours else "", "decoders": decoders,
     }
     options = Options(
         chosen, budget=budget, wait=wait, seed=seed, folder=output.absolute() if output else None, experiment=False,
-        errand="perfdoc.script_loader", errand_settings={"bench": asked, "loader_after": 0.0 if ours else 5.0},
+        errand="perfdoc.loader_bench.task", errand_settings={"bench": asked, "loader_after": 0.0 if ours else 5.0},
         errand_limit=2 * budget + 60,
     )
     scan = Scan(options, lambda event: None)
@@ -163,10 +163,10 @@ DECODING = 0.1
 
 def _compare_decoders(capture: Capture, folder: Path, budget: float) -> None:
     """Add the comparison of decoders to the capture, where the data set was seen decoding pictures."""
-    from perfdoc import sample_answer
-    from perfdoc.capture import read_events
-    from perfdoc.decoder_bench import DecoderBench
-    from perfdoc.measurement import Measurement
+    from perfdoc.capture.document import read_events
+    from perfdoc.core.measurement import Measurement
+    from perfdoc.decoder_bench.bench import DecoderBench
+    from perfdoc.loader_bench import samples as sample_answer
     from perfdoc.report import decoder_table
 
     event = next((e for e in read_events(folder) if e["e"] == "pictures"), None)
@@ -192,8 +192,8 @@ def _compare_decoders(capture: Capture, folder: Path, budget: float) -> None:
 def _demand(text: str) -> float:
     """Batches a second that a step takes: from seconds, or from a scan."""
     from perfdoc.commands.report import find, load
-    from perfdoc.errors import PerfdocError
-    from perfdoc.loader_answer import demand_of
+    from perfdoc.core.errors import PerfdocError
+    from perfdoc.loader_bench.answer import demand_of
 
     try:
         seconds = float(text)
@@ -209,10 +209,10 @@ def _demand(text: str) -> float:
 
 def _target(target: tuple[str, ...], images: Path | None, batch_size: tuple[int, ...]) -> tuple[list[str], str]:
     """The command that iterates the loader, and, where it was not named, a line that says what was taken."""
-    from perfdoc.errors import PerfdocError
-    from perfdoc.launcher import python_command, resolve
+    from perfdoc.core.errors import PerfdocError
+    from perfdoc.launch.scan import python_command, resolve
 
-    driver = ["-m", "perfdoc.loader_target"]
+    driver = ["-m", "perfdoc.loader_bench.target"]
     if images is not None:
         if target:
             raise PerfdocError("say either --images or a target, not both.")
@@ -236,8 +236,8 @@ def _target(target: tuple[str, ...], images: Path | None, batch_size: tuple[int,
 
 def _configured() -> tuple[list[str], str] | None:
     """``loader`` or ``command`` of ``[tool.perfdoc]``."""
-    from perfdoc.errors import PerfdocError
-    from perfdoc.launcher import python_command, resolve
+    from perfdoc.core.errors import PerfdocError
+    from perfdoc.launch.scan import python_command, resolve
 
     try:
         import tomllib
@@ -251,7 +251,7 @@ def _configured() -> tuple[list[str], str] | None:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PerfdocError(f"pyproject.toml cannot be read: {error}") from None
     if "loader" in found:
-        return (python_command(["-m", "perfdoc.loader_target", "loader", str(found["loader"])]),
+        return (python_command(["-m", "perfdoc.loader_bench.target", "loader", str(found["loader"])]),
                 f"benching {found['loader']} ([tool.perfdoc] in pyproject.toml)")
     if "command" in found:
         try:
@@ -265,8 +265,8 @@ def _configured() -> tuple[list[str], str] | None:
 
 def _last_scanned() -> list[str] | None:
     """The command of the newest run here that got as far as a loop."""
-    from perfdoc import capture as captures
-    from perfdoc.errors import PerfdocError
+    from perfdoc.capture import document as captures
+    from perfdoc.core.errors import PerfdocError
 
     for file in sorted(Path(".perfdoc/runs").glob(f"*/{captures.FILE_NAME}"), reverse=True):
         try:
@@ -281,8 +281,8 @@ def _last_scanned() -> list[str] | None:
 def _bundled() -> Path:
     """The demo's JPEGs, made where they are not there yet."""
     from perfdoc import demo
-    from perfdoc.errors import PerfdocError
-    from perfdoc.launcher import python_command
+    from perfdoc.core.errors import PerfdocError
+    from perfdoc.launch.scan import python_command
 
     folder = Path("perfdoc-demo") / "images"
     if not folder.is_dir():

@@ -17,11 +17,11 @@ def command(first: Path, second: Path, as_json: bool) -> None:
     """Compare two runs (ids in .perfdoc/runs, folders, or capture files): steps, phases, verdicts, and where they differ."""
     from tabulate import tabulate
 
-    from perfdoc.capture import PHASES
     from perfdoc.commands.report import find, load
-    from perfdoc.diagnose import diagnose
-    from perfdoc.errors import PerfdocError
-    from perfdoc.gate import of_captures, takes
+    from perfdoc.compare.gate import of_captures, takes
+    from perfdoc.core.errors import PerfdocError
+    from perfdoc.core.metrics import PHASES
+    from perfdoc.diagnosis.diagnose import diagnose
 
     captures = [load(find(run)) for run in (first, second)]
     diagnoses = [diagnose(capture) for capture in captures]

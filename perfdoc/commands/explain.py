@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from perfdoc.errors import PerfdocError
+from perfdoc.core.errors import PerfdocError
 
 
 @click.command()
 @click.argument("code", required=False)
 def command(code: str | None) -> None:
     """Explain a rule by its CODE (PD101) or slug; list all rules when left out."""
-    from perfdoc.rule import discover_rules
+    from perfdoc.diagnosis.rule import discover_rules
 
     rules = discover_rules()
     if code is None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from perfdoc.gate import Verdict
+    from perfdoc.compare.gate import Verdict
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -42,8 +42,8 @@ def command(base: str | None, head: str, max_slowdown: float, budget: float, wai
 
     Exit codes: 0 fine, 1 regression, 2 usage, 3 undecided, 4 the script fails.
     """
-    from perfdoc.errors import PerfdocError
-    from perfdoc.gate import failed_junit
+    from perfdoc.compare.gate import failed_junit
+    from perfdoc.core.errors import PerfdocError
 
     began = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # worktrees are removed, processes ended, as with Ctrl-C
@@ -80,10 +80,10 @@ def command(base: str | None, head: str, max_slowdown: float, budget: float, wai
 
 
 def _captures(arguments: tuple[str, ...], allowed: float) -> tuple[Verdict, dict[str, Any]]:
-    from perfdoc import capture as captures
-    from perfdoc.errors import PerfdocError
-    from perfdoc.gate import Verdict, capture_check, of_captures
-    from perfdoc.variables import difference
+    from perfdoc.capture import document as captures
+    from perfdoc.compare.gate import Verdict, capture_check, of_captures
+    from perfdoc.core.errors import PerfdocError
+    from perfdoc.launch.variables import difference
 
     if len(arguments) != 2 or not all(Path(a).exists() for a in arguments):
         raise PerfdocError("say what to compare: `perfdoc gate --base REV -- python train.py`, or two captures that exist: "
@@ -99,15 +99,15 @@ def _captures(arguments: tuple[str, ...], allowed: float) -> tuple[Verdict, dict
 
 def _revisions(base: str, head: str, arguments: tuple[str, ...], allowed: float, budget: float, wait: float,
                no_counts: bool) -> tuple[Verdict, dict[str, Any]]:
-    from perfdoc.alternation import Alternation, Side
-    from perfdoc.commands._alternating import Line
+    from perfdoc.commands._paired_runs import Line
+    from perfdoc.commands._run_list import Row
     from perfdoc.commands._storing import keep
-    from perfdoc.errors import PerfdocError
-    from perfdoc.farm import moved
-    from perfdoc.gate import Verdict, count_checks, decide, step_check
-    from perfdoc.launcher import python_command
-    from perfdoc.store import Row
-    from perfdoc.worktrees import Worktrees, editable_projects, git, python_path
+    from perfdoc.compare.gate import Verdict, count_checks, decide, step_check
+    from perfdoc.compare.link_tree import moved
+    from perfdoc.compare.paired_runs import Alternation, Side
+    from perfdoc.compare.worktrees import Worktrees, editable_projects, git, python_path
+    from perfdoc.core.errors import PerfdocError
+    from perfdoc.launch.scan import python_command
 
     began = time.monotonic()
     if not arguments:

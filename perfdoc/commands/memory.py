@@ -74,11 +74,11 @@ def command(
     every batch size, with and without checkpointing and bf16. Needs no GPU, and no memory for the batches planned.
     A lower bound: workspaces of kernels and the device's context are not in it.
     """
-    from perfdoc.capture import read_events
+    from perfdoc.capture.document import read_events
     from perfdoc.commands._progress import Progress
-    from perfdoc.errors import PerfdocError
-    from perfdoc.launcher import Options, Scan, resolve
-    from perfdoc.memory import MemoryPlan, Planned
+    from perfdoc.core.errors import PerfdocError
+    from perfdoc.launch.scan import Options, Scan, resolve
+    from perfdoc.memory.answer import MemoryPlan, Planned
     from perfdoc.report import terminal
 
     before = sys.argv[1:]
@@ -89,7 +89,7 @@ def command(
     }
     with tempfile.TemporaryDirectory(prefix="perfdoc-") as folder:
         options = Options(resolve(command, dashed), budget=600.0, wait=wait, folder=Path(folder), experiment=False,
-                          errand="perfdoc.script_memory", errand_settings={"memory": asked})
+                          errand="perfdoc.memory.task", errand_settings={"memory": asked})
         scan = Scan(options, lambda event: None)
         with Progress(options.budget, sys.stderr) as progress:
             scan.show = progress.show

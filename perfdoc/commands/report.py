@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perfdoc.errors import PerfdocError
+from perfdoc.core.errors import PerfdocError
 
 if TYPE_CHECKING:
-    from perfdoc.capture import Capture
+    from perfdoc.capture.document import Capture
 
 
 @click.command()
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--html", "html_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the HTML report here.")
 def command(run: Path | None, as_json: bool, html_file: Path | None) -> None:
     """Show a RUN again: its folder, its capture.json, or its id; the newest run when left out."""
-    from perfdoc.diagnose import diagnose
+    from perfdoc.diagnosis.diagnose import diagnose
     from perfdoc.report import bench, html, terminal
 
     folder = find(run)
@@ -56,7 +56,7 @@ def find(run: Path | None) -> Path:
 
 def load(folder: Path) -> Capture:
     """The capture of a run; put together from its events where the run was killed before it could be written."""
-    from perfdoc import capture as captures
+    from perfdoc.capture import document as captures
 
     if folder.is_file() or (folder / captures.FILE_NAME).exists():
         return captures.read(folder)

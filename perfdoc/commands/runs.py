@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from perfdoc.store import Row
+    from perfdoc.commands._run_list import Row
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def command(as_json: bool) -> None:
     """List the runs in .perfdoc, the newest last."""
+    from perfdoc.commands._run_list import Store
     from perfdoc.report.figures import command_line
-    from perfdoc.store import Store
 
     rows = Store(Path(".perfdoc")).rows() if Path(".perfdoc").is_dir() else []
     if as_json:
@@ -39,7 +39,7 @@ def command(as_json: bool) -> None:
 
 def _effect(row: Row) -> str:
     """The plan's speed-up with its interval; empty where there is none."""
-    from perfdoc.finding import says_nothing
+    from perfdoc.core.finding import says_nothing
 
     if row.speedup is None or row.low is None or row.high is None:
         return ""

@@ -43,13 +43,13 @@ def command(
     `-- /other/.venv/bin/python train.py` work the same way. Exit code 0 when the scan completed, whatever it found; the
     script's own code when it failed.
     """
-    from perfdoc import store
+    from perfdoc.commands import _run_list as store
     from perfdoc.commands._patching import make_patch, said_of
     from perfdoc.commands._progress import Progress
     from perfdoc.commands._storing import commit, keep
-    from perfdoc.diagnose import diagnose
-    from perfdoc.errors import PerfdocError
-    from perfdoc.launcher import Options, Scan, resolve
+    from perfdoc.core.errors import PerfdocError
+    from perfdoc.diagnosis.diagnose import diagnose
+    from perfdoc.launch.scan import Options, Scan, resolve
     from perfdoc.patch import make
     from perfdoc.report import html, terminal
 
@@ -109,8 +109,8 @@ def _written(make: Callable[[], Made | None]) -> Made | None:
 
 
 def _check_names(names: tuple[str, ...]) -> None:
-    from perfdoc.errors import PerfdocError
-    from perfdoc.probe import packages, slugs
+    from perfdoc.core.errors import PerfdocError
+    from perfdoc.core.probe import packages, slugs
 
     known = slugs(packages())
     for name in names:

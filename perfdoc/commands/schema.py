@@ -10,4 +10,4 @@ def command() -> None:
     """Print the JSON Schema of capture.json."""
     from importlib import resources
 
-    click.echo(resources.files("perfdoc").joinpath("capture.schema.json").read_text(encoding="utf-8"), nl=False)
+    click.echo(resources.files("perfdoc.capture").joinpath("capture.schema.json").read_text(encoding="utf-8"), nl=False)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from perfdoc.alternation import Side
-    from perfdoc.capture import Capture
+    from perfdoc.capture.document import Capture
+    from perfdoc.compare.paired_runs import Side
     from perfdoc.patch.apply import Written
 
 TREES = "trees"
@@ -48,15 +48,15 @@ def command(run: Path | None, changes: str | None, variables: tuple[str, ...], b
     applied. With --env the original runs with and without variables that a running script cannot be given any more, say
     MALLOC_TRIM_THRESHOLD_, LD_PRELOAD or OMP_PROC_BIND. Exit code 0 when it was measured, 4 when a version fails.
     """
-    from perfdoc.alternation import Alternation
-    from perfdoc.commands._alternating import Line
+    from perfdoc.commands._paired_runs import Line
     from perfdoc.commands._patching import changes_patch, patched_run
+    from perfdoc.commands._run_list import Row
     from perfdoc.commands._storing import keep
     from perfdoc.commands.report import find, load
-    from perfdoc.diagnose import diagnose
+    from perfdoc.compare.paired_runs import Alternation
+    from perfdoc.core.treatment import config_from_id, config_id
+    from perfdoc.diagnosis.diagnose import diagnose
     from perfdoc.patch import apply, make
-    from perfdoc.store import Row
-    from perfdoc.treatment import config_from_id, config_id
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended, as with Ctrl-C
     began = time.monotonic()
@@ -131,7 +131,7 @@ def command(run: Path | None, changes: str | None, variables: tuple[str, ...], b
 
 def _as_in_the_scan(capture: Capture) -> None:
     """Set the environment variables that matter as they were in the scan, and say what differed."""
-    from perfdoc.variables import difference, record, set_again
+    from perfdoc.launch.variables import difference, record, set_again
 
     then = capture.environment.get("variables")
     if then is None:  # a capture of before they were kept
@@ -157,10 +157,10 @@ def _variables(given: Sequence[str]) -> dict[str, str]:
 
 def _versions(capture: Capture, written: Written, place: Path) -> tuple[Side, Side]:
     """Both versions as folders of links beside the run, in which all files that the script is known to run are real."""
-    from perfdoc.alternation import Side
-    from perfdoc.farm import link_entries, mirror, moved
+    from perfdoc.compare.link_tree import link_entries, mirror, moved
+    from perfdoc.compare.paired_runs import Side
+    from perfdoc.compare.worktrees import editable_projects, python_path
     from perfdoc.patch import apply
-    from perfdoc.worktrees import editable_projects, python_path
 
     root, directory = written.root.resolve(), Path(capture.run["directory"]).resolve()
     assert capture.loop is not None
@@ -186,7 +186,7 @@ def _versions(capture: Capture, written: Written, place: Path) -> tuple[Side, Si
 
 def _loaded(side: Side, written: Written) -> None:
     """Raises PerfdocError where a side did not load its own versions of the patch's files."""
-    from perfdoc.errors import PerfdocError
+    from perfdoc.core.errors import PerfdocError
 
     loaded = {Path(m).resolve() for m in side.counts.get("modules", ())}
     missing = [path for path in written.about["before"] if (side.home / path).resolve() not in loaded]
@@ -211,20 +211,20 @@ def _pace(now: float, in_scan: float | None) -> str:
 
 def _page_faults(counts: Mapping[str, float], cost: float | None, step: float, added: Mapping[str, str]) -> str | None:
     """What a step takes of new memory, where that costs something; in seconds: ``cost`` of a fault, the original's ``step``."""
-    from perfdoc.rules.slow_allocator import SHARE, VERIFY
+    from perfdoc.diagnosis.machine_state import FAULT_SHARE, TRY_KEEPING
 
     before, after = counts.values()
-    if cost is None or max(before, after) * cost < SHARE * step:
+    if cost is None or max(before, after) * cost < FAULT_SHARE * step:
         return None
     said = f"{before:,.0f} page faults a step ({before * cost / step:.0%} of it), {after:,.0f} in the other"
     if any(name.startswith("MALLOC_") for name in added) or "LD_PRELOAD" in added:
         return said
-    return f"{said}: memory that goes back to the system and is given anew. What keeps it can be tried: {VERIFY}"
+    return f"{said}: memory that goes back to the system and is given anew. What keeps it can be tried: {TRY_KEEPING}"
 
 
 def _effect(found: Mapping[str, Any]) -> str:
     """An effect's JSON as people read it."""
-    from perfdoc.finding import Effect
+    from perfdoc.core.finding import Effect
 
     return Effect(*(found[name] for name in ("speedup", "low", "high", "pairs", "how"))).words
 

@@ -26,29 +26,32 @@ from typing import Any, NoReturn
 import torch
 import torch.optim.optimizer as torch_optimizer
 
-from perfdoc import step_log
-from perfdoc.inject import carried_state, ending, frameworks, loaders, own_choices
-from perfdoc.inject.clock import BACKWARD, DATA, FETCHED, FORWARD, LEAVE, LOSS, OPTIMIZER, PHASES, Clock
-from perfdoc.inject.conductor import Conductor, median_step
-from perfdoc.inject.epoch import SHORTEST_STEPS
-from perfdoc.inject.experiment import Experiment
-from perfdoc.inject.follower import Follower
-from perfdoc.inject.known_loaders import KnownLoaders
-from perfdoc.inject.loop_description import describe
-from perfdoc.inject.loop_view import LoopView
-from perfdoc.inject.malloc_thresholds import MallocThresholds, Thresholds
-from perfdoc.inject.modules import OutermostCalls, trained_parents
-from perfdoc.inject.offers import factors
-from perfdoc.inject.parity import Listener
-from perfdoc.inject.places import Places
-from perfdoc.inject.recorder import Recorder
-from perfdoc.inject.step_finder import BACKWARD_ONLY, Shape, Step, StepFinder
-from perfdoc.inject.validation import ValidationWatch
-from perfdoc.inject.watchdog import Watchdog
-from perfdoc.inject.wrappers import Wrappers
-from perfdoc.parent_death import die_with_parent
-from perfdoc.probe import Probe, discover
-from perfdoc.treatment import Treatment, config_id
+from perfdoc.core import step_log
+from perfdoc.core.metrics import PHASES
+from perfdoc.core.parent_death import die_with_parent
+from perfdoc.core.probe import Probe, discover
+from perfdoc.core.treatment import Treatment, config_id
+from perfdoc.inject.experiment.applicability import factors
+from perfdoc.inject.experiment.experiment import Experiment
+from perfdoc.inject.experiment.follower import Follower
+from perfdoc.inject.experiment.heap_thresholds import MallocThresholds, Thresholds
+from perfdoc.inject.experiment.numerics_runs import Listener
+from perfdoc.inject.experiment.runner import Conductor, median_step
+from perfdoc.inject.experiment.watchdog import Watchdog
+from perfdoc.inject.feed import loaders
+from perfdoc.inject.feed.epoch import SHORTEST_STEPS
+from perfdoc.inject.feed.known_loaders import KnownLoaders
+from perfdoc.inject.observe import carried_state, frameworks, user_settings
+from perfdoc.inject.observe.call_sites import Places
+from perfdoc.inject.observe.clock import BACKWARD, DATA, FETCHED, FORWARD, LEAVE, LOSS, OPTIMIZER, Clock
+from perfdoc.inject.observe.loop_description import describe
+from perfdoc.inject.observe.loop_view import LoopView
+from perfdoc.inject.observe.modules import OutermostCalls, trained_parents
+from perfdoc.inject.observe.step_finder import BACKWARD_ONLY, Shape, Step, StepFinder
+from perfdoc.inject.observe.torch_hooks import Wrappers
+from perfdoc.inject.observe.validation import ValidationWatch
+from perfdoc.inject.system import ending
+from perfdoc.inject.system.recorder import Recorder
 
 OBSERVE_SECONDS = 1.0
 OBSERVE_STEPS = 5
@@ -166,7 +169,7 @@ class Session:
             torch_optimizer.register_optimizer_step_post_hook(self._after_step),
         ]
         self._calls.observe()
-        self._release_observers = own_choices.watch(self)
+        self._release_observers = user_settings.watch(self)
         session_of = weakref.ref(self)  # the registration cannot be taken back: it must not keep a user's model alive
 
         def forked() -> None:

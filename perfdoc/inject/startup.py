@@ -9,11 +9,13 @@ import traceback
 from types import ModuleType, TracebackType
 from typing import Any
 
-from perfdoc.inject import guard, import_hooks, script_options, trackers
+from perfdoc.core.user_code import is_ours, is_users
+from perfdoc.inject import guard
+from perfdoc.inject.guard import trackers
 from perfdoc.inject.guard.overlay import Overlay
-from perfdoc.inject.import_hooks import when_imported
-from perfdoc.inject.recorder import Recorder
-from perfdoc.user_code import is_ours, is_users
+from perfdoc.inject.system import import_hooks, script_options
+from perfdoc.inject.system.import_hooks import when_imported
+from perfdoc.inject.system.recorder import Recorder
 
 
 def guard_only(run_dir: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perfdoc.errors import PerfdocError
+from perfdoc.core.errors import PerfdocError
 from perfdoc.patch.make import PLAN
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perfdoc.capture import Capture
-from perfdoc.errors import PerfdocError
+from perfdoc.capture.document import Capture
+from perfdoc.core.errors import PerfdocError
+from perfdoc.core.treatment import config_id
 from perfdoc.patch.edit import discover
 from perfdoc.patch.workspace import CannotEdit, Workspace
-from perfdoc.treatment import config_id
 
 PLAN, OTHER = "plan", "changes"
 """Names of what a run's folder holds: the plan's patch, and that of other changes that were asked for."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import libcst as cst
 from libcst.metadata import CodeRange, MetadataWrapper, ParentNodeProvider, PositionProvider
 
-from perfdoc.errors import PerfdocError
+from perfdoc.core.errors import PerfdocError
 
 Suite = cst.IndentedBlock | cst.Module
 Statement = cst.BaseStatement

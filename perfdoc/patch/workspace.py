@@ -12,10 +12,10 @@ from typing import Any
 
 import libcst as cst
 
-from perfdoc.capture import Capture
-from perfdoc.errors import PerfdocError
+from perfdoc.capture.document import Capture
+from perfdoc.core.errors import PerfdocError
+from perfdoc.core.user_code import is_users
 from perfdoc.patch.source import SourceFile, Suite, dotted, last_name
-from perfdoc.user_code import is_users
 
 FRAMEWORKS = {
     "lightning": "lightning", "pytorch_lightning": "lightning", "lightning_fabric": "fabric", "transformers": "transformers",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from perfdoc import decoder_answer, loader_answer, sample_answer
-from perfdoc.capture import Capture
+from perfdoc.capture.document import Capture
+from perfdoc.decoder_bench import answer as decoder_answer
+from perfdoc.loader_bench import answer as loader_answer
+from perfdoc.loader_bench import samples as sample_answer
 from perfdoc.report import decoder_table, loader_table, sample_table
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from perfdoc.decoder_answer import REFERENCE, DecoderAnswer, DecoderRow
-from perfdoc.probe import decoder_packages, packages
+from perfdoc.core.probe import decoder_packages, packages
+from perfdoc.decoder_bench.answer import REFERENCE, DecoderAnswer, DecoderRow
 
 WHERE = ("alone", "in workers")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from perfdoc.finding import Effect, counted, says_nothing
+from perfdoc.core.finding import Effect, counted, says_nothing
 
 
 def seconds(value: float) -> str:

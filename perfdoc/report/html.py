@@ -8,12 +8,14 @@ from typing import Any
 
 import jinja2
 
-from perfdoc import decoder_answer, loader_answer, sample_answer
-from perfdoc.blocks import CONTROL_ARM
-from perfdoc.diagnose import Diagnosis
-from perfdoc.finding import Effect
+from perfdoc.core.blocks import CONTROL_ARM
+from perfdoc.core.finding import Effect
+from perfdoc.decoder_bench import answer as decoder_answer
+from perfdoc.diagnosis.diagnose import Diagnosis
+from perfdoc.diagnosis.rule import discover_rules
+from perfdoc.loader_bench import answer as loader_answer
+from perfdoc.loader_bench import samples as sample_answer
 from perfdoc.report import decoder_table, figures, loader_curve, patch_section, sample_table, summary
-from perfdoc.rule import discover_rules
 
 
 def write(diagnosis: Diagnosis, path: Path) -> Path:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from perfdoc.loader_answer import LoaderAnswer, Row, words_of
+from perfdoc.loader_bench.answer import LoaderAnswer, Row, words_of
 from perfdoc.report import loader_table
 
 WIDTH, HEIGHT = 1000, 240

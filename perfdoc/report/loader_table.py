@@ -10,8 +10,8 @@ from typing import Any
 import click
 from tabulate import tabulate
 
-from perfdoc.finding import WIDEST, Effect, counted
-from perfdoc.loader_answer import LoaderAnswer, Row
+from perfdoc.core.finding import WIDEST, Effect, counted
+from perfdoc.loader_bench.answer import LoaderAnswer, Row
 from perfdoc.report.figures import seconds
 
 

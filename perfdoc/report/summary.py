@@ -6,14 +6,15 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from perfdoc import parity, sample_answer, stats
-from perfdoc.blocks import CONTROL_ARM
-from perfdoc.capture import PHASES
-from perfdoc.diagnose import Diagnosis
-from perfdoc.finding import Effect, Finding
-from perfdoc.measurement import Measurement, Unavailable
+from perfdoc.core import numerics, stats
+from perfdoc.core.blocks import CONTROL_ARM
+from perfdoc.core.finding import Effect, Finding
+from perfdoc.core.measurement import Measurement, Unavailable
+from perfdoc.core.metrics import PHASES
+from perfdoc.core.treatment import config_from_id
+from perfdoc.diagnosis.diagnose import Diagnosis
+from perfdoc.loader_bench import samples as sample_answer
 from perfdoc.report.figures import faster, seconds, speedup
-from perfdoc.treatment import config_from_id
 
 PHASE_WORDS = {
     "data": "waiting for data", "transfer": "copying to the device", "forward": "forward", "loss": "loss",
@@ -296,7 +297,7 @@ def numbers_sentence(diagnosis: Diagnosis) -> str:
     if plan is None or plan.numerics not in NUMBERS:
         return ""
     records = [diagnosis.seen.parity_record(part) for part in plan.arm.split("+")]
-    weak = dict.fromkeys(said for record in records if record is not None and (said := parity.weakness(record)))
+    weak = dict.fromkeys(said for record in records if record is not None and (said := numerics.weakness(record)))
     said = NUMBERS[plan.numerics]
     if plan.numerics == "rounding" and weak:
         said = "the numbers of the first step differ by rounding only"

@@ -10,8 +10,8 @@ from typing import Any
 import click
 from tabulate import tabulate
 
-from perfdoc.capture import Capture
-from perfdoc.diagnose import Diagnosis
+from perfdoc.capture.document import Capture
+from perfdoc.diagnosis.diagnose import Diagnosis
 from perfdoc.report import summary
 from perfdoc.report.figures import command_line, seconds, speedup
 

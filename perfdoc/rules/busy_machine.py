@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from perfdoc.finding import Finding
-from perfdoc.rule import Evidence, Rule
-
-BUSY_SHARE = 0.10
-"""Share of the cores available from which others are mentioned: on a quiet machine the rest of the system stays below 5%."""
+from perfdoc.core.finding import Finding
+from perfdoc.diagnosis.machine_state import BUSY_SHARE
+from perfdoc.diagnosis.rule import Evidence, Rule
 
 
 class BusyMachine(Rule):

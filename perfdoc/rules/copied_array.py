@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from perfdoc.finding import Finding
-from perfdoc.measurement import Measurement
-from perfdoc.rule import Evidence, Rule, worth_a_word
+from perfdoc.core.finding import Finding
+from perfdoc.core.measurement import Measurement
+from perfdoc.diagnosis.rule import Evidence, Rule, worth_a_word
 
 LARGE = 0.1
 """Share of a sample's time from which the copy is spoken of."""

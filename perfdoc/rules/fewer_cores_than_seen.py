@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from perfdoc.finding import Finding
-from perfdoc.rule import Evidence, Rule
+from perfdoc.core.finding import Finding
+from perfdoc.diagnosis.rule import Evidence, Rule
 
 
 class FewerCoresThanSeen(Rule):

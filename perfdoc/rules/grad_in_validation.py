@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from perfdoc import stats
-from perfdoc.finding import Effect, Finding, Verdict
-from perfdoc.rule import Evidence, Rule
+from perfdoc.core import stats
+from perfdoc.core.finding import Effect, Finding, Verdict
+from perfdoc.diagnosis.rule import Evidence, Rule
 
 
 class GradInValidation(Rule):

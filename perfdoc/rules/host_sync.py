@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from perfdoc.finding import Finding
-from perfdoc.rule import Evidence, Rule, best_arm, describe
+from perfdoc.core.finding import Finding
+from perfdoc.diagnosis.rule import Evidence, Rule, best_arm, describe
 
 SHOWN = 8
 """Places named in the evidence."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from perfdoc import stats
-from perfdoc.finding import Finding, Verdict
-from perfdoc.measurement import Measurement
-from perfdoc.rule import Evidence, Rule, worth_a_word
+from perfdoc.core import stats
+from perfdoc.core.finding import Finding, Verdict
+from perfdoc.core.measurement import Measurement
+from perfdoc.diagnosis.rule import Evidence, Rule, worth_a_word
 
 
 class MisalignedShapes(Rule):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perfdoc.rule import Evidence, TreatmentRule
+from perfdoc.diagnosis.rule import Evidence, TreatmentRule
 
 WORTHWHILE = 0.05
 """Share of the peak that must be saved for checkpointing to be worth a word about memory."""

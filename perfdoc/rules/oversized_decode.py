@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from perfdoc import sample_answer
-from perfdoc.rule import Evidence, TreatmentRule
+from perfdoc.diagnosis.rule import Evidence, TreatmentRule
+from perfdoc.loader_bench import samples as sample_answer
 
 
 class OversizedDecode(TreatmentRule):

@@ -6,8 +6,8 @@ import math
 import random
 import statistics
 
-from perfdoc.finding import Effect, Finding, Verdict
-from perfdoc.rule import Evidence, Rule
+from perfdoc.core.finding import Effect, Finding, Verdict
+from perfdoc.diagnosis.rule import Evidence, Rule
 
 
 class RespawnedWorkers(Rule):

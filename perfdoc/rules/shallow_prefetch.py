@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perfdoc.rule import TreatmentRule
+from perfdoc.diagnosis.rule import TreatmentRule
 
 
 class ShallowPrefetch(TreatmentRule):

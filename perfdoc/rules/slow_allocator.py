@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import statistics
 
-from perfdoc.finding import Finding
-from perfdoc.rule import Evidence, Rule, worth_a_word
+from perfdoc.core.finding import Finding
+from perfdoc.diagnosis.machine_state import FAULT_SHARE, KEEPING_MEMORY, TRY_KEEPING
+from perfdoc.diagnosis.rule import Evidence, Rule, worth_a_word
 
-SHARE = 0.05
-"""Share of a step from which page faults are told."""
 STEADY = 0.4
 """Share of the blocks below which page faults may be missing."""
-KEEPING = ("MALLOC_TRIM_THRESHOLD_=1073741824", "MALLOC_MMAP_THRESHOLD_=33554432")
-"""What makes glibc keep freed memory: the heap is not trimmed below 1 GiB, and nothing below 32 MiB, the most that it accepts,
-is a mapping of its own (mallopt(3))."""
-VERIFY = "perfdoc verify " + " ".join(f"--env {setting}" for setting in KEEPING)
-
 
 class SlowAllocator(Rule):
     """Training on the CPU in which the allocator returns memory to the system and asks for it again in every step.
@@ -62,11 +56,11 @@ class SlowAllocator(Rule):
         share = cost.median * statistics.median(seen.fault_rates)
         # Faults of about half of the blocks alone come and go; what the allocator gives back it asks for in each step.
         steady = cost.median * sorted(seen.fault_rates)[int(STEADY * len(seen.fault_rates))]
-        if share < SHARE or not worth_a_word(steady * seen.step_seconds, seen):
+        if share < FAULT_SHARE or not worth_a_word(steady * seen.step_seconds, seen):
             return None
         each = statistics.median(seen.fault_rates) * seen.step_seconds
         title = (f"{each:,.0f} page faults a step ({each * 4 / 1024:,.0f} MiB), about {share:.0%} of it: the allocator gives "
-                 f"memory back and gets it anew. What keeps it is tried by: {VERIFY}")
-        fix = " ".join([*KEEPING, "python ..."])
+                 f"memory back and gets it anew. What keeps it is tried by: {TRY_KEEPING}")
+        fix = " ".join([*KEEPING_MEMORY, "python ..."])
         said = f"a page fault takes {cost.median * 1e6:.1f} us here, measured in isolation"
         return Finding(self.code, self.slug, title, "", "undecided", fix, (said,), effort=self.effort)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from perfdoc import sample_answer
-from perfdoc.finding import Finding
-from perfdoc.rule import Evidence, Rule
+from perfdoc.core.finding import Finding
+from perfdoc.diagnosis.rule import Evidence, Rule
+from perfdoc.loader_bench import samples as sample_answer
 
 LARGE = 1 / 3
 """Share of the loader's time from which collating and sending are spoken of."""

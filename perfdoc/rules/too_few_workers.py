@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from perfdoc.finding import Finding
-from perfdoc.rule import Evidence, Rule, best_arm, describe
-from perfdoc.treatment import config_from_id
+from perfdoc.core.finding import Finding
+from perfdoc.core.treatment import config_from_id
+from perfdoc.diagnosis.rule import Evidence, Rule, best_arm, describe
 
 
 class TooFewWorkers(Rule):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from perfdoc import sample_answer
-from perfdoc.finding import Finding
-from perfdoc.rule import Evidence, Rule, worth_a_word
+from perfdoc.core.finding import Finding
+from perfdoc.diagnosis.rule import Evidence, Rule, worth_a_word
+from perfdoc.loader_bench import samples as sample_answer
 
 
 class UnevenSamples(Rule):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from perfdoc.rule import Evidence, TreatmentRule
+from perfdoc.diagnosis.rule import Evidence, TreatmentRule
 
 
 class UnusedMemory(TreatmentRule):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from perfdoc import loader_answer
-from perfdoc.finding import Finding
-from perfdoc.rule import Evidence, Rule
+from perfdoc.core.finding import Finding
+from perfdoc.diagnosis.rule import Evidence, Rule
+from perfdoc.loader_bench import answer as loader_answer
 
 LARGE = 0.25
 """Share of the machine's memory from which workers' memory is spoken of."""

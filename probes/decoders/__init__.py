@@ -1,1 +1,1 @@
-"""Decoders of encoded pictures, one a file (see ``perfdoc.decoder``); nothing else lists them."""
+"""Decoders of encoded pictures, one a file (see ``perfdoc.core.decoder``); nothing else lists them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perfdoc.decoder import Decoder
+from perfdoc.core.decoder import Decoder
 
 
 class TorchvisionDecoder(Decoder):

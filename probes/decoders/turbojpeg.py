@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from perfdoc.decoder import Decoder
+from perfdoc.core.decoder import Decoder
 
 
 class TurbojpegDecoder(Decoder):

@@ -19,8 +19,8 @@ from typing import Any
 
 from perfdoc.inject.guard import changes, listings, native_files, net, opening, questions, subprocesses, torch_files
 from perfdoc.inject.guard.overlay import Overlay
-from perfdoc.inject.import_hooks import when_imported
-from perfdoc.inject.recorder import Recorder
+from perfdoc.inject.system.import_hooks import when_imported
+from perfdoc.inject.system.recorder import Recorder
 
 OWN = ("perfdoc", "perfdoc_probes")
 LOW = ("posix", "_io", "_frozen_importlib_external", "importlib._bootstrap_external", "__main__")

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from perfdoc.inject.guard.overlay import Overlay, exists, is_folder
-from perfdoc.inject.import_hooks import when_imported
+from perfdoc.inject.system.import_hooks import when_imported
 
 MOST_COPIED = 2**28
 """Maximum size in bytes of a database that is copied because it is opened for writing; a larger one is opened for reading."""

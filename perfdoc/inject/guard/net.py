@@ -12,9 +12,9 @@ import shutil
 import stat
 from typing import Any
 
-from perfdoc.inject import audit
 from perfdoc.inject.guard.overlay import Overlay, exists, real_lstat
-from perfdoc.inject.recorder import Recorder
+from perfdoc.inject.system import audit
+from perfdoc.inject.system.recorder import Recorder
 
 MOST_SAVED = 2**28
 """Maximum size of a file that is saved before it is changed, in bytes."""

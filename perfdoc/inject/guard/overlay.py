@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from perfdoc.inject.recorder import Recorder
+from perfdoc.inject.system.recorder import Recorder
 
 MOST_TOLD = 2000
 """Maximum number of files that are told one by one in the events of a process."""

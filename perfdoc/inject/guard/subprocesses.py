@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from perfdoc.inject.guard.overlay import Overlay
-from perfdoc.inject.import_hooks import when_imported
+from perfdoc.inject.system.import_hooks import when_imported
 
 
 def install(overlay: Overlay) -> None:

@@ -1,0 +1,548 @@
+"""The contract of a rule, what rules may look at, and how they are found."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import pkgutil
+import re
+import statistics
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+from perfdoc.capture.document import Capture
+from perfdoc.core import blocks as pairing
+from perfdoc.core import numerics, stats
+from perfdoc.core.blocks import AA_ARM, CONFIRM_PHASE, CONTROL_ARM, SEARCH_PHASE
+from perfdoc.core.finding import WIDEST, Effect, Effort, Finding, Verdict, counted
+from perfdoc.core.measurement import Measurement
+from perfdoc.core.treatment import config_from_id, config_id
+from perfdoc.diagnosis.prediction import NORMAL, UNSEEN, other_machine, predicted, spread, widening
+
+SECTIONS = ("What it measures", "Why it costs time", "Example", "Use instead", "When this is wrong")
+"""Sections that the docstring of every rule has, in this order; ``perfdoc explain`` and the docs show them."""
+
+COARSE_RESOLUTION = 0.25
+"""A/A interval (as a share) beyond which nothing is called `no difference`: larger effects are claimed, the rest is open."""
+WORST_RESOLUTION = 1.0
+"""A/A interval (as a share) beyond which all verdicts are withheld: what is faster by a factor of two could not be told."""
+
+
+class Evidence:
+    """What a rule may look at: one capture, with the statistics derived from its raw samples."""
+
+    def __init__(self, capture: Capture) -> None:
+        self.capture = capture
+
+    # -- measurements and settings
+
+    def measurement(self, metric: str, **conditions: str | int | float) -> Measurement | None:
+        """The measurement of ``metric`` under (at least) these conditions, or None where there is none."""
+        for found in self.capture.measurements:
+            if (
+                isinstance(found, Measurement)
+                and found.metric == metric
+                and found.samples
+                and all(found.conditions.get(key) == value for key, value in conditions.items())
+            ):
+                return found
+        return None
+
+    def measurements(self, metric: str) -> list[Measurement]:
+        """All measurements of ``metric``, one for each of its conditions."""
+        return [m for m in self.capture.measurements if isinstance(m, Measurement) and m.metric == metric and m.samples]
+
+    @property
+    def loader_site(self) -> str:
+        """``file:line`` of the loader the step fetches from, or an empty string."""
+        loaders = self.capture.loop["loaders"] if self.capture.loop else []
+        return str(loaders[0]["site"]) if loaders else ""
+
+    @property
+    def step_seconds(self) -> float:
+        """Mean duration of a step under the user's own settings, over the medians of the control blocks, in seconds."""
+        controls = [b["seconds"] / b["count"] for b in self.capture.blocks if b["arm"] == CONTROL_ARM and b["count"]]
+        if controls:
+            return float(statistics.median(controls))
+        step = self.measurement("step.time")
+        return step.median if step else 0.0
+
+    @property
+    def samples_a_step(self) -> float:
+        """Samples that are made for a step, one after the other: those of its batches, by each of the workers."""
+        loaders = self.capture.loop["loaders"] if self.capture.loop else []
+        if not loaders:
+            return 1.0
+        first = loaders[0]
+        return float((first["batch_size"] or 1) * max(1, first["batches_a_step"]) / max(1, first["num_workers"]))
+
+    def offer(self, slug: str) -> Mapping[str, Any] | None:
+        """What the treatment ``slug`` said it could do in this loop."""
+        return next((offer for offer in self.capture.offers if offer["slug"] == slug), None)
+
+    def change(self, arm: str) -> str:
+        """An arm as the change a person would make: ``num_workers=2 and torch.set_num_threads(1)``."""
+        parts = []
+        for slug, level in config_from_id(arm).items():
+            offer = self.offer(slug) or {"levels": []}
+            parts.append(next((change for name, change in offer["levels"] if name == level), f"{slug}={level}"))
+        return " and ".join(parts)
+
+    # -- the experiment
+
+    @cached_property
+    def noise(self) -> float | None:
+        """Variance between neighbouring control blocks, in log units."""
+        return pairing.control_noise(self.capture.blocks)
+
+    @cached_property
+    def ceilings(self) -> frozenset[str]:
+        """Slugs of treatments that only explain."""
+        return frozenset(offer["slug"] for offer in self.capture.offers if offer["ceiling"])
+
+    @cached_property
+    def arms(self) -> list[str]:
+        """Ids of all arms that were to be tried, without control, A/A and ceilings."""
+        # Stacks that the search came by on its way to the plan are no answers to anybody's question.
+        names = dict.fromkeys(
+            str(block["arm"]) for block in self.capture.blocks if block["phase"] not in (SEARCH_PHASE, CONFIRM_PHASE)
+        )
+        for offer in self.capture.offers:
+            for level, _ in offer["levels"]:
+                names.setdefault(config_id({offer["slug"]: level}))
+        return [
+            name for name in names
+            if name not in (CONTROL_ARM, AA_ARM) and not self.ceilings & set(config_from_id(name))
+        ]
+
+    def values(self, arm: str, confirm: bool = False) -> list[float]:
+        """Paired log speed-ups of an arm: of all phases but confirming, or of confirming alone."""
+        return pairing.arm_values(self._pairs, arm, confirm)
+
+    def overlap(self, arm: str, confirm: bool = False) -> stats.Overlap:
+        """What these pairs have in common, as they share control blocks."""
+        return pairing.overlap(self._pairs, arm, confirm)
+
+    @cached_property
+    def _pairs(self) -> pairing.Pairs:
+        return pairing.log_speedups(self.capture.blocks)
+
+    def interval(self, arm: str, confirm: bool = False) -> stats.Interval | None:
+        """The arm's 95% interval in log units; None below two pairs."""
+        values = self.values(arm, confirm)
+        return stats.interval(values, self.noise, overlap=self.overlap(arm, confirm)) if len(values) >= 2 else None
+
+    def effect(self, arm: str, confirm: bool = False) -> Effect | None:
+        """The arm's speed-up with its 95% interval; None below two pairs."""
+        found = self.interval(arm, confirm)
+        return Effect(*found.speedup, found.pairs) if found else None
+
+    def estimate(self, arm: str) -> Effect | None:
+        """What an open change does beside the rest of the plan, with its 95% interval; ``pairs``: blocks that it was part of.
+
+        By the search's regression over all stacks (``inject/experiment/surrogate``). None where it says nothing, and where the
+        change's own blocks say it better.
+        """
+        found = self.capture.experiment.get("estimates", {}).get(arm)
+        if found is None or self.verdict(arm) != "undecided":
+            return None
+        center, half = found["center"], NORMAL * found["deviation"]
+        alone = self.interval(arm)
+        if alone is not None and (alone.high - alone.low) / 2 <= half:
+            return None
+        speedup, low, high = (stats.ratio_of(log) for log in (center, center - half, center + half))
+        return Effect(speedup, low, high, found["blocks"], "estimated from stacks")
+
+    @cached_property
+    def asked_effect(self) -> float:
+        """The smallest effect of interest that was asked for, as a share."""
+        return float(self.capture.run.get("smallest_effect", 0.02))
+
+    @cached_property
+    def resolution(self) -> float | None:
+        """How far the A/A arm's interval reaches from no effect, as a share; None where it has too few pairs."""
+        values = self.values(AA_ARM)
+        if len(values) < stats.LOOKS[0]:
+            return None
+        found = stats.interval(values, self.noise, overlap=self.overlap(AA_ARM))
+        return stats.ratio_of(max(abs(found.low), abs(found.high))) - 1
+
+    @cached_property
+    def smallest_effect(self) -> float:
+        """The smallest effect judged in this capture: what was asked for, or what the A/A arm could resolve."""
+        return max(self.asked_effect, self.resolution or 0.0)
+
+    @cached_property
+    def is_coarse(self) -> bool:
+        """Whether only effects larger than the A/A arm's interval can be told here, and nothing about smaller ones."""
+        return self.resolution is not None and self.resolution > COARSE_RESOLUTION
+
+    @cached_property
+    def withheld(self) -> str:
+        """Why all verdicts are withheld, or an empty string."""
+        if not self.capture.blocks:
+            return ""
+        values = self.values(AA_ARM)
+        if len(values) < stats.LOOKS[0]:
+            return (
+                f"the A/A arm (the control against itself) has only {len(values)} pairs, "
+                f"{stats.LOOKS[0]} are needed before anything is believed. {self.budget_for(stats.LOOKS[0] - len(values), 1)}"
+            ).rstrip(". ")
+        judged = stats.judge(values, self.asked_effect, 1, self.noise, self.overlap(AA_ARM))
+        if judged in ("helps", "hurts"):
+            speedup = math.exp(stats.trimmed_mean(values))
+            return f"the control against itself came out {speedup:.3f}x: something drifts with the order of the blocks"
+        assert self.resolution is not None
+        if self.resolution > WORST_RESOLUTION:
+            known = self.resolution < WIDEST
+            how = f"only known to ±{self.resolution:.0%}" if known else f"not known yet ({len(values)} pairs)"
+            return f"the control against itself is {how}: the machine is too busy or the budget too small"
+        return ""
+
+    @cached_property
+    def fault_share(self) -> float:
+        """The share of a step that page faults take where they are most (90th percentile of the control's blocks), on the CPU.
+
+        Which pieces of memory the allocator gives back differs from process to process of one script, so another run may have
+        any share up to this one. 0 on a GPU, whose step does not wait for them, and where their cost is not known.
+        """
+        cost, rates = self.measurement("machine.page_fault"), sorted(self.fault_rates)
+        return min(1.0, cost.median * rates[math.ceil(0.9 * len(rates)) - 1]) if cost is not None and rates else 0.0
+
+    @cached_property
+    def fault_rates(self) -> list[float]:
+        """Page faults a second in each block of the user's own settings; empty on a GPU and where they were not counted."""
+        if self.capture.loop is None or self.capture.loop["device"] != "cpu":
+            return []
+        # What other work (validation) took of memory is in the count of a block that has such steps, and not in its seconds.
+        return [b["faults"] / b["seconds"] for b in self.capture.blocks
+                if b["arm"] in (CONTROL_ARM, AA_ARM) and b["seconds"] and "faults" in b and not b.get("irregular")]
+
+    def unseen_faults(self, arm: str) -> float:
+        """Share of the original's step for page faults that the changed script takes, and ``arm`` did not in the scan.
+
+        In the scan a plan is served from memory that the control's larger pieces left free; in a process of its own it is not.
+        0 where the plan moves loading into workers: the faults that end with it may be the loader's.
+        """
+        cost, own, loop = self.measurement("machine.page_fault"), self._faults_a_second(arm), self.capture.loop
+        if cost is None or own is None or loop is None:
+            return 0.0
+        if "dataloader_workers" in config_from_id(arm) and not all(loader["num_workers"] for loader in loop["loaders"]):
+            return 0.0
+        return max(0.0, UNSEEN * self.fault_share - cost.median * own)
+
+    def _faults_a_second(self, arm: str) -> float | None:
+        """Page faults of an arm's blocks in a second of the control's steps; None where none were counted."""
+        blocks = [b for b in self.capture.blocks
+                  if b["arm"] == arm and b["count"] and "faults" in b and not b.get("irregular")]
+        pace = self.control_pace()
+        if not blocks or not pace:
+            return None
+        return math.fsum(b["faults"] for b in blocks) / (pace * sum(int(b["count"]) for b in blocks))
+
+    def expected(self, arm: str, measured: Effect) -> Effect:
+        """What a script changed as in ``arm``, which was measured so, should come to: for another process at another time."""
+        widened = widening(self.capture.loop, self.capture.machine) if self.capture.loop else 1.0
+        return predicted(measured, self.fault_share, self.unseen_faults(arm), spread(config_from_id(arm), widened))
+
+    @property
+    def other_machine(self) -> str:
+        """In what this machine differs from those that the spread between runs is known from; empty where it does not."""
+        return other_machine(self.capture.loop, self.capture.machine) if self.capture.loop else ""
+
+    def control_pace(self) -> float | None:
+        """Median seconds a step of the control while the plan was confirmed, or else of the scan; None without steps."""
+        paces = [b["seconds"] / b["count"] for b in self.capture.blocks
+                 if b["arm"] == CONTROL_ARM and b["count"] and b.get("phase") == CONFIRM_PHASE]
+        return statistics.median(paces) if paces else self.step_seconds or None
+
+    def budget_for(self, pairs: int, arms: int) -> str:
+        """The least budget that holds so many pairs more, and the fewest that decide on ``arms`` changes; in a sentence.
+
+        Empty where it was not the budget that ended the experiment.
+        """
+        blocks = [b["seconds"] + math.fsum(b.get("warmup", ())) + b.get("switch", 0.0) for b in self.capture.blocks]
+        budget = self.capture.run.get("budget")
+        if not blocks or budget is None or self.capture.experiment.get("reason") != "budget spent":
+            return ""
+        # Two arms share a control block.
+        more = 1.5 * statistics.fmean(blocks) * (pairs + arms * stats.LOOKS[0])
+        asked = math.ceil((float(budget) + more) / 10) * 10
+        what = "that needs" if arms == 0 else "one change needs" if arms == 1 else f"all {arms} need"
+        return f"A step takes {self.step_seconds:.2g} s: {what} at least --budget {asked}."
+
+    def verdict(self, arm: str) -> Verdict:
+        """The verdict on one arm of the experiment."""
+        if arm in self.capture.experiment.get("failed", {}):
+            return "untestable here"
+        if self.withheld:
+            return "withheld"
+        settled = self.capture.experiment.get("verdicts", {}).get(arm)
+        arms = max(1, len(self.arms))
+        found = stats.keep(settled, self.values(arm), self.smallest_effect, arms, self.noise, self.overlap(arm))
+        return "undecided" if found == "no difference" and self.is_coarse else found
+
+    def blocks_to_settle(self, arm: str) -> int | None:
+        """About how many more blocks would settle an undecided arm."""
+        arms = max(1, len(self.arms))
+        return stats.pairs_to_settle(self.values(arm), self.smallest_effect, arms, self.noise, self.overlap(arm))
+
+    def arms_of(self, *slugs: str) -> list[str]:
+        """Arms that change only treatments among ``slugs``, and the first of them always."""
+        return [a for a in self.arms if slugs[0] in config_from_id(a) and set(config_from_id(a)) <= set(slugs)]
+
+    def memory_of(self, *arms: str) -> list[str]:
+        """The most memory a step holds under the control and under ``arms``, and what it consists of, as lines of evidence."""
+        lines = []
+        for name in (CONTROL_ARM, *arms):
+            peak = self.measurement("memory.peak", arm=name)
+            if peak is None:
+                continue
+            parts = [
+                f"{kind} {found.median / 2**20:.4g}"
+                for kind in ("parameters", "gradients", "optimizer", "activations", "other")
+                if (found := self.measurement(f"memory.{kind}", arm=name)) and found.median
+            ]
+            what = "as it is" if name == CONTROL_ARM else self.change(name)
+            lines.append(f"memory {what}: {peak.median / 2**20:.4g} MiB at the fullest moment ({', '.join(parts)})")
+        return lines
+
+    def in_plan(self, arm: str) -> bool:
+        """Whether the arm is a part of a plan that was confirmed as faster."""
+        plan = self.capture.experiment.get("plan") or {}
+        effect = self.effect(config_id(plan), confirm=True) if plan else None
+        confirmed = effect is not None and effect.low > 1.0 and self.beyond_control(effect)
+        return confirmed and config_from_id(arm).items() <= plan.items()
+
+    def beyond_control(self, effect: Effect) -> bool:
+        """Whether the effect is larger than what the control may differ from itself by, for all that the A/A arm knows.
+
+        As small an effect of one change alone counts as `no difference`; a plan's would be believed for its name.
+        """
+        return effect.speedup > 1.0 + (self.resolution or 0.0)
+
+    def planned(self, arm: str) -> bool:
+        """Whether the arm may be part of a plan: none of its parts trades something else for time."""
+        return all((self.offer(slug) or {}).get("planned", True) for slug in config_from_id(arm))
+
+    def numerics(self, arm: str) -> str:
+        """What the arm does to loss and gradients: the worst of its parts; empty where no part touches them."""
+        order = ("same numbers", "rounding", "not checked", "changes training")
+        found = []
+        for slug, level in config_from_id(arm).items():
+            if (self.offer(slug) or {}).get("numerics"):
+                record = self.parity_record(config_id({slug: level}))
+                found.append(numerics.judge(record) if record else "not checked")
+        return max(found, key=order.index, default="")
+
+    def parity_record(self, arm: str) -> Mapping[str, Any] | None:
+        """The last comparison of the arm's numbers with the control's."""
+        return next((record for record in reversed(self.capture.parity) if record["arm"] == arm), None)
+
+    def seconds_saved(self, arm: str) -> float:
+        """Seconds a step that the arm saves at least: the lower end of its interval (negative: it may cost)."""
+        found = self.interval(arm)
+        return self.step_seconds * (1 - stats.ratio_of(-found.low)) if found else 0.0
+
+    def one_time_seconds(self, arm: str) -> float | None:
+        """Seconds that the first switch to ``arm`` took beyond what its steps take later; None where it was never made."""
+        mine = [block for block in self.capture.blocks if block["arm"] == arm and block["count"]]
+        if not mine:
+            return None
+        first = min(mine, key=lambda block: (block["lap"], block["i"]))
+        usual = statistics.median(block["seconds"] / block["count"] for block in mine)
+        warmup = first.get("warmup", ())
+        return max(0.0, float(first.get("switch", 0.0) + math.fsum(warmup) - usual * len(warmup)))
+
+
+LEAST_SHARE = 0.02
+"""Share of a step below which a rule that was not measured in the loop is silent: the default smallest effect of interest.
+What could at best save less would count as no difference if it were tried, so nobody is to spend time on it."""
+
+
+def worth_a_word(seconds: float, seen: Evidence) -> bool:
+    """Whether so many seconds a step could be felt at all: more than the scan's smallest effect, or a fiftieth of the step.
+
+    Not where the step's duration is not known, and never for zero or less.
+    """
+    return seconds > 0 and seen.step_seconds > 0 and seconds >= max(LEAST_SHARE, seen.asked_effect) * seen.step_seconds
+
+
+IN_PLAN = "it is part of the plan, whose changes were measured together"
+
+
+class Rule(ABC):
+    """A pure function from evidence to a finding. The class docstring is the rule's documentation (see ``SECTIONS``)."""
+
+    code: ClassVar[str]
+    slug: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]]
+    """Metric ids without which the rule has nothing to say."""
+    effort: ClassVar[Effort] = "one line"
+
+    @abstractmethod
+    def check(self, seen: Evidence) -> Finding | None:
+        """The finding for this capture, or None where the rule does not apply."""
+
+    @classmethod
+    def sections(cls) -> dict[str, str]:
+        """The documentation by section; the empty key holds the summary line."""
+        text = inspect.cleandoc(cls.__doc__ or "")
+        parts = re.split(rf"^({'|'.join(SECTIONS)})\n-+\n", text, flags=re.MULTILINE)
+        found = {"": parts[0].strip()}
+        for title, body in zip(parts[1::2], parts[2::2], strict=True):
+            found[title] = body.strip()
+        return found
+
+    def finding(self, seen: Evidence, arm: str, title: str, where: str, fix: str, evidence: Sequence[str]) -> Finding:
+        """A finding about one arm of the experiment, its figures taken from the blocks."""
+        verdict = seen.verdict(arm)
+        if verdict == "undecided" and seen.in_plan(arm):
+            evidence = [*evidence, IN_PLAN]
+        if (said := estimated(seen, arm)) and said not in title:
+            evidence = [*evidence, said]
+        return Finding(
+            self.code,
+            self.slug,
+            title,
+            where,
+            verdict,
+            fix,
+            tuple(evidence),
+            seen.effect(arm),
+            self.effort,
+            seen.seconds_saved(arm),
+            (arm,),
+            seen.blocks_to_settle(arm) if verdict == "undecided" else None,
+            seen.numerics(arm) if verdict == "helps" else "",
+        )
+
+
+class TreatmentRule(Rule):
+    """A rule whose evidence is one treatment, switched in the loop: what came out is the finding, good or bad."""
+
+    treatment: ClassVar[str]
+    in_samples: ClassVar[bool] = False
+    """Whether the step as a unit changes with the treatment, so that samples a second are what people compare."""
+
+    def where(self, seen: Evidence) -> str:
+        """``file:line`` the change belongs to, or an empty string where no one place is known."""
+        return ""
+
+    def evidence(self, seen: Evidence, arm: str) -> list[str]:
+        """What else was seen of this arm."""
+        return []
+
+    def title(self, seen: Evidence, arm: str) -> str:
+        """One sentence about the arm with its figures."""
+        effect = seen.effect(arm)
+        if self.in_samples and effect is not None and effect.known and seen.verdict(arm) in ("helps", "hurts", "no difference"):
+            return f"{seen.change(arm)} processes {effect.speedup:.2f}x as many samples a second"
+        return describe(seen, arm)
+
+    def check(self, seen: Evidence) -> Finding | None:
+        """The best level of the treatment, with its verdict; also where it could not be tried here."""
+        offer = seen.offer(self.treatment)
+        if offer is None or offer["status"] in ("not applicable", "already on"):
+            return None
+        if offer["status"] == "untestable here":
+            return Finding(self.code, self.slug, f"{offer['title']}: could not be tried here", self.where(seen),
+                           "untestable here", offer["reason"])
+        arms = seen.arms_of(self.treatment)
+        if not arms:
+            return None
+        best = best_arm(seen, arms)
+        evidence = [*self.evidence(seen, best), *one_time_cost(seen, best)]
+        record = seen.parity_record(best)
+        if record is not None:
+            evidence.append(f"numbers: {numerics.judge(record)} ({numerics.explain(record)})")
+        evidence += [
+            f"{seen.change(arm)}: {effect.words}"
+            for arm in arms if arm != best and (effect := seen.effect(arm))
+        ]
+        if offer["reason"]:
+            evidence.append(offer["reason"])
+        return self.finding(seen, best, self.title(seen, best), self.where(seen), seen.change(best), evidence)
+
+
+WORTH_A_WORD = 20
+"""One-time costs below this many steps are not spoken of."""
+ORDER: Mapping[str, int] = {
+    "helps": 0, "undecided": 1, "no difference": 2, "hurts": 3, "withheld": 4, "untestable here": 5
+}
+
+
+def best_arm(seen: Evidence, arms: Sequence[str]) -> str:
+    """The arm to speak of: the best verdict, then the largest estimate."""
+
+    def rank(arm: str) -> tuple[int, float]:
+        found = seen.interval(arm)
+        return ORDER[seen.verdict(arm)], -(found.center if found else -math.inf)
+
+    return min(arms, key=rank)
+
+
+def one_time_cost(seen: Evidence, arm: str) -> list[str]:
+    """The cost of the first switch to ``arm`` and after how many steps it is repaid, where it is worth a word."""
+    cost = seen.one_time_seconds(arm)
+    if cost is None or cost < WORTH_A_WORD * seen.step_seconds:
+        return []
+    found = seen.interval(arm)
+    saved = seen.step_seconds * (1 - stats.ratio_of(-found.center)) if found else 0.0
+    if seen.verdict(arm) != "helps" or saved <= 0:
+        return [f"the first switch took {cost:.2g} s"]
+    return [f"the first switch took {cost:.2g} s, repaid after {math.ceil(cost / saved)} steps"]
+
+
+def describe(seen: Evidence, arm: str) -> str:
+    """One sentence: what the arm did to the step."""
+    change, effect, verdict = seen.change(arm), seen.effect(arm), seen.verdict(arm)
+    failed = seen.capture.experiment.get("failed", {}).get(arm)
+    if failed:
+        return f"{change}: fails in this loop ({failed})"
+    if effect is None:
+        return f"{change}: {estimated(seen, arm) or 'the budget did not reach it'}"
+    if not effect.known:
+        sign = {"helps": " makes the step faster, by how much is", "hurts": " makes the step slower: do not. By how much is"}
+        return f"{change}{sign.get(verdict, ':')} {effect.words}"
+    if verdict == "helps":
+        return f"{change} makes the step {effect.speedup:.2f}x faster"
+    if verdict == "hurts":
+        return f"{change} makes the step {1 / effect.speedup:.2f}x slower: do not"
+    if verdict == "no difference":
+        return f"{change} makes no difference to the step (less than {seen.smallest_effect:.0%} either way)"
+    return f"{change}: {effect.speedup:.2f}x, not settled"
+
+
+def estimated(seen: Evidence, arm: str) -> str:
+    """What the stacks that had the arm tell about it, in words; empty where they tell nothing more than its own blocks."""
+    found = seen.estimate(arm)
+    if found is None:
+        return ""
+    beside = "beside the plan" if seen.capture.experiment.get("plan") else "on its own"
+    if config_from_id(arm).items() <= seen.capture.experiment.get("plan", {}).items():
+        beside = "in the plan"
+    return (f"{beside} {found.words}, estimated from {counted(found.pairs, 'block')} that had it, most of them with other "
+            "changes")
+
+
+def discover_rules() -> list[Rule]:
+    """One instance of every rule in ``perfdoc.rules``, ordered by code."""
+    import perfdoc
+
+    package = importlib.import_module(f"{perfdoc.__name__}.rules")
+    found: list[Rule] = []
+    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        module = importlib.import_module(info.name)
+        for member in vars(module).values():
+            if (
+                inspect.isclass(member)
+                and issubclass(member, Rule)
+                and not inspect.isabstract(member)
+                and member.__module__ == module.__name__
+            ):
+                found.append(member())
+    return sorted(found, key=lambda rule: rule.code)

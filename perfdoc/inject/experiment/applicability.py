@@ -1,0 +1,60 @@
+"""What every treatment says about the running loop, and the factors of the experiment that follow from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from perfdoc.core.treatment import Offer, Treatment
+from perfdoc.inject.experiment.design import Factor
+
+if TYPE_CHECKING:
+    from perfdoc.inject.session import Session
+
+LONGEST_SWITCH = 0.3
+"""Share of the budget that the first switch to a level (compilation) may be expected to take."""
+
+
+def factors(session: Session, treatments: Mapping[str, Treatment]) -> list[Factor]:
+    """Ask the treatments that are wanted, write down what they offer, and give back those that can be tried."""
+    found = []
+    shares = session.shares()
+    wanted = session.settings["only"]
+    for slug, treatment in treatments.items():
+        if wanted and slug not in wanted and not treatment.ceiling:
+            continue
+        try:
+            offer = _affordable(treatment.offer(session.loop), float(session.settings["budget"]))
+        except Exception as error:
+            offer = Offer("untestable here", reason=f"{type(error).__name__}: {error}")
+        session.recorder.write(
+            "offer",
+            slug=slug,
+            title=treatment.title,
+            status=offer.status,
+            reason=offer.reason,
+            levels=[[level.name, level.change] for level in offer.levels],
+            ceiling=treatment.ceiling,
+            numerics=treatment.numerics,
+            planned=treatment.planned,
+        )
+        if offer.status == "offered":
+            share = sum(shares.get(phase, 0.0) for phase in treatment.phases)
+            enlarges = any(treatment.work(level.name) > 1 for level in offer.levels)
+            found.append(Factor(slug, offer.levels, treatment.interacts, treatment.ceiling, treatment.planned,
+                                treatment.numerics, enlarges, share))
+    return found
+
+
+def _affordable(offer: Offer, budget: float) -> Offer:
+    """The offer without levels whose first switch takes too much of the budget; the reason says which would do."""
+    levels = tuple(level for level in offer.levels if level.expected_seconds <= LONGEST_SWITCH * budget)
+    if levels or offer.status != "offered":
+        return replace(offer, levels=levels)
+    needed = min(level.expected_seconds for level in offer.levels)
+    return Offer("untestable here", reason=(
+        f"the first switch would take about {needed:.0f} s of a budget of {budget:.0f} s: "
+        f"try --budget {math.ceil(needed / LONGEST_SWITCH / 10) * 10}"
+    ))

@@ -1,0 +1,53 @@
+"""What the capture says about a loop once it is known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from perfdoc.inject.observe.step_finder import BACKWARD_ONLY
+
+if TYPE_CHECKING:
+    from perfdoc.inject.session import Session
+
+
+def describe(session: Session, rank: int) -> dict[str, Any]:
+    """Fields of the ``loop`` event: machine, step, loaders, models, optimizers and where the user's code does what."""
+    shape, loop = session.finder.shape, session.loop
+    assert shape is not None
+    return {
+        "rank": rank,
+        "ranks": session.ranks,
+        "device": loop.device,
+        **({"device_name": torch.cuda.get_device_name()} if loop.device == "cuda" else {}),
+        "cores": loop.cores,
+        "threads": torch.get_num_threads(),
+        "step": {
+            "batches": shape.batches,
+            "optimizer_calls": shape.optimizer_calls,
+            "forwards": shape.forwards,
+            "backwards": shape.backwards,
+            "by_hand": shape.anchor == BACKWARD_ONLY,
+        },
+        "loaders": [
+            {
+                "site": handle.site,
+                "class": type(handle.loader).__name__,
+                "dataset": type(handle.loader.dataset).__name__,
+                "batch_size": handle.loader.batch_size,
+                "num_workers": handle.loader.num_workers,
+                "persistent_workers": bool(handle.loader.persistent_workers),
+                "pin_memory": bool(handle.loader.pin_memory),
+                "prefetch_factor": handle.loader.prefetch_factor,
+                "batches_an_epoch": handle.batches_an_epoch,
+                "batches_a_step": shape.fetches[handle.key],
+            }
+            for handle in sorted(loop.loaders, key=lambda handle: handle.key)
+        ],
+        "models": [type(model).__name__ for model in loop.models],
+        "parameters": sum(p.numel() for model in loop.models for p in model.parameters()),
+        "optimizers": [type(optimizer).__name__ for optimizer in loop.optimizers],
+        "torch": torch.__version__,
+        "places": session.places.to_json(),
+    }

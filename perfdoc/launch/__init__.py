@@ -1,0 +1,1 @@
+"""The parent of a run: starts the user's command, watches it, starts it again, and writes the capture."""

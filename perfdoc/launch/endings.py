@@ -1,0 +1,137 @@
+"""How a scan ended, in words: complete, interrupted, never trained, too short, or failed, and by whose fault."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from perfdoc.launch import launches, signals, unwatched
+
+STEPS_WANTED = 16
+"""Minimum number of steps in a budget: four to know the loop, and blocks of two steps, one change beside the control, twice."""
+FROM_OUTSIDE = (signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGINT)
+"""Signals that a process does not raise in itself by an error: somebody, or the kernel short of memory, sent them."""
+
+
+NO_ROOM = 65536
+"""Minimum of the disk, in bytes, that must be free for a failure to be looked at: with less, whatever writes fails."""
+
+
+def outcome(
+    done: Sequence[launches.Launch], interrupted: KeyboardInterrupt | None, seen: dict[str, Any],
+    events: Sequence[dict[str, Any]], folder: Path, wait: float, errand_limit: float | None,
+) -> dict[str, Any]:
+    """``outcome``, with the reason in words and perfdoc's exit code.
+
+    ``seen``: what the last launch's processes got to. ``wait``: seconds that the first optimizer step was waited for.
+    ``errand_limit``: seconds that an errand may take.
+    """
+    if interrupted is not None:
+        return {"outcome": "interrupted", "reason": signals.words(interrupted), "exit_code": signals.exit_code(interrupted)}
+    if not done:
+        return {"outcome": "failed", "reason": "the command could not be run", "exit_code": 1}
+    last = done[-1]
+    slow = next((e for e in reversed(events) if e["e"] == "too_slow"), None)
+    if last.ended_by_scan and last.kind == "experiment" and slow is not None:
+        return {"outcome": "complete", "exit_code": 0, "reason": (
+            f"a step takes about {slow['seconds']:.0f} s, so the budget was over before anything could be tried: "
+            f"--budget {STEPS_WANTED * slow['seconds']:.0f}")}
+    if last.ended_by_scan and last.kind == "experiment":
+        return {"outcome": "complete", "reason": "", "exit_code": 0}
+    injected = [file.read_text(encoding="utf-8") for file in folder.glob("inject-error-*.txt")]
+    injected += [e["error"] for e in events if e["e"] == "inject_failed"]
+    if injected:
+        return {"outcome": "failed", "reason": "perfdoc could not get into the script: " + injected[-1].strip()[-500:],
+                "exit_code": last.exit_code or 1}
+    if last.why == "hung":
+        return {"outcome": "failed", "exit_code": 1,
+                "reason": f"it hung: nothing came for longer than the {errand_limit or 0:.0f} s that it may take"}
+    if last.why == "unwatched":
+        return {"outcome": "never trained", "exit_code": 3, "reason": got_to(seen, events)}
+    if last.why == "never trained":
+        return {"outcome": "never trained", "exit_code": 3,
+                "reason": f"no optimizer step within {wait:g} s; {got_to(seen, events)}"}
+    if last.failure is not None and _is_full(folder):
+        return {"outcome": "failed", "exit_code": 1, "reason": (
+            f"no room is left on the disk that holds {folder}: the script's output and files go there in a scan")}
+    own = launches.own_failure(done)
+    if own is not None:
+        how = "before perfdoc had changed anything" if last.kind == "experiment" else "and again with nothing changed"
+        code = last.exit_code
+        if own.guarded:
+            return {"outcome": "failed", "exit_code": code, "reason": (
+                f"the script failed over a file: {own} ({how}). Its files are kept apart in a scan: should it not fail alone, "
+                "the guard is wrong; --no-guard would show it")}
+        if -code in FROM_OUTSIDE:
+            return {"outcome": "failed", "reason": f"the script was ended from outside: {own} ({how})", "exit_code": 128 - code}
+        return {"outcome": "failed", "reason": f"the script failed by itself: {own} ({how})",
+                "exit_code": code if code > 0 else 128 - code}
+    broken = next((launch for launch in reversed(done) if launch.failure is not None or launch.why == "stuck"), None)
+    blocks = sum(launch.blocks for launch in done)
+    if broken is not None and broken is (done[-2] if last.kind == "check" and len(done) > 1 else last):
+        what = "stood still" if broken.failure is None else f"ended with {broken.failure}"
+        alone = "; with nothing changed it goes well" if last.kind == "check" else ""
+        reason = f"perfdoc's doing, not the script's: it {what} {launches.told(broken)}{alone}"
+        if blocks:
+            return {"outcome": "complete", "reason": f"{reason}. What was measured before is told", "exit_code": 0}
+        return {"outcome": "failed", "reason": reason, "exit_code": 1}
+    if not any(launch.stepped for launch in done):
+        return {"outcome": "never trained", "exit_code": 3,
+                "reason": f"the script ended without an optimizer step; {got_to(seen, events)}"}
+    if not blocks:
+        return {"outcome": "too short", "exit_code": 0,
+                "reason": f"the script ended before its loop was known: let it train longer ({longer(events)})"}
+    if len(done) > 1:
+        starts = sum(launch.start_seconds for launch in done[1:])
+        times = f"it was started {len(done)} times, which took {starts:.0f} s of the budget"
+        return {"outcome": "complete", "exit_code": 0, "reason": (
+            f"the script ended before all questions were settled; {times}: let it train longer ({longer(events)})")}
+    return {"outcome": "complete", "exit_code": 0, "reason": (
+        f"the script ended before all questions were settled: let it train longer ({longer(events)})")}
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether nothing more can be written into the run's folder."""
+    try:
+        return shutil.disk_usage(folder).free < NO_ROOM
+    except OSError:
+        return False
+
+
+def longer(events: Sequence[dict[str, Any]]) -> str:
+    """How the script could be told to train longer, where its options were seen."""
+    options = [tuple(option) for e in events if e["e"] == "options" for option in e["longer"]]
+    said = [f"{name}, now {value}" if value is not None else str(name) for name, value in dict.fromkeys(options)]
+    return "; ".join(said[:3]) or "more epochs or data"
+
+
+def status(code: int) -> str:
+    """How a process ended, from what the system says: ``exit code 3`` or ``signal SIGSEGV``."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = str(-code)
+    return f"signal {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+
+def got_to(seen: dict[str, Any], events: Sequence[dict[str, Any]]) -> str:
+    """How far a script came that never trained, in words."""
+    strangers = unwatched.told(events)
+    if strangers:
+        return strangers
+    if not any(e["e"] == "process" for e in events):
+        if any(e["e"] == "entered" for e in events):
+            return "torch was never imported in it. Is it the right script?"
+        return ("perfdoc could not get into it. Is it the right command? (Nothing is seen in `python -I`, `-E` or `-S`, nor in "
+                "programs that are not Python.)")
+    order = ("first batch", "forward", "backward")
+    reached = [what for what in order if what in seen]
+    missing = [what for what in order if what not in seen]
+    words = {"first batch": "a DataLoader was iterated", "forward": "a model was called", "backward": "backward ran"}
+    said = "; ".join(words[what] for what in reached) or "torch was imported, nothing else"
+    return f"seen: {said}. Not seen: {', '.join(missing) or 'an optimizer step'}. Use --wait if the start takes longer."

@@ -1,0 +1,1 @@
+"""How much memory a model's step takes, and what checkpointing would save."""

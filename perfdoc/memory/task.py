@@ -1,0 +1,63 @@
+"""The memory plan of a script's own step: caught in its running loop, then worked out on tensors without data.
+
+Runs in the user's process, so it needs nothing beyond torch.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from perfdoc.core.errors import PerfdocError
+from perfdoc.inject.observe.step_finder import Step
+from perfdoc.inject.samples.step_capture import StepCapture
+from perfdoc.memory import plan as memory
+
+if TYPE_CHECKING:
+    from perfdoc.inject.session import Session
+
+
+class Errand:
+    """What is done with the loop in place of an experiment (see ``Session``)."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._capture = StepCapture()
+        self.active = (self._capture,)
+
+    def on_step(self, step: Step, regular: bool) -> None:
+        """A whole step was watched: plan, tell the parent, end the script."""
+        session, capture = self._session, self._capture
+        capture.stop()
+        session.enabled = False
+        try:
+            session.recorder.write("memory_plan", **self._plan())
+        except PerfdocError as error:
+            session.recorder.write("memory_plan", error=str(error))
+        except Exception:  # users' models of any kind are copied and run without data: the parent shows where it broke
+            session.recorder.write("memory_plan", error=traceback.format_exc(limit=-3))
+        finally:
+            session.enabled = True
+        session.end("memory planned")
+
+    def _plan(self) -> dict[str, object]:
+        settings, loop, step = self._session.settings["memory"], self._session.loop, self._capture.step
+        if step is None or self._capture.why:
+            why = self._capture.why or "no model was called with gradients in the step that was watched"
+            raise PerfdocError(f"this step cannot be planned: {why}. `perfdoc scan` measures the memory of the real step.")
+        if len(loop.optimizers) != 1:
+            raise PerfdocError(
+                f"this step has {len(loop.optimizers)} optimizers; the plan is for one. `perfdoc scan` measures the memory of "
+                "the real step."
+            )
+        plan = memory.plan_step(
+            step.module, step.batch, step.loss, loop.optimizers[0], batch_sizes=settings["batches"],
+            device_memory=settings["device_memory"], checkpointing=settings["checkpointing"],
+            precisions=settings["precisions"] or (("bf16",) if loop.autocast_seen else ("float32", "bf16")),
+            optimizers=settings["optimizers"],
+        )
+        return {
+            "rows": [asdict(row) for row in plan.rows], "device_memory": plan.device_memory,
+            "largest": [[*key, size] for key, size in plan.largest.items()], "model": type(step.module).__name__,
+        }
