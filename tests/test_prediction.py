@@ -21,7 +21,8 @@ from perfdoc.diagnosis.prediction import (
     spread,
     widening,
 )
-from perfdoc.report import html, terminal
+from perfdoc.report import everything, html
+from perfdoc.report.model import build
 
 RUNS = 4000
 
@@ -114,5 +115,5 @@ def test_a_report_says_where_the_prediction_comes_from(cores):
     said = diagnosis.plan.expected
     width = math.log(said.high / said.low) / (2 * NORMAL)
     assert width == pytest.approx(RUN_SPREAD if cores == 2 else OTHER_MACHINE * RUN_SPREAD, rel=0.2)
-    for text in (terminal.render(diagnosis, 400), html.render(diagnosis)):
+    for text in (everything.render(build(diagnosis), 400), html.render(build(diagnosis))):
         assert ("here is 8 cores, so this is wider" in text) is (cores == 8)
