@@ -129,7 +129,7 @@ def test_open_questions_come_with_the_budget_that_settles_them():
     found = re.search(r"not known yet: .*?; --budget (\d+) should settle", one_line(screen(capture)))
     assert found
     assert int(found[1]) > capture.run["budget"]
-    assert f"perfdoc scan --budget {found[1]} train.py" in one_line(
+    assert f"perfdoc scan --budget {found[1]} train" in one_line(
         screen(capture, after=next_steps(build(diagnose(capture)), first_screen.Path("."), None)))
 
 

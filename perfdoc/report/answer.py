@@ -27,11 +27,14 @@ def answer(diagnosis: Diagnosis) -> tuple[str, ...]:
         return (f"{step}. {summary.headline(diagnosis)}",)
     if seen.withheld:
         return (f"{step}. {_withheld(diagnosis)}",)
-    if diagnosis.plan is not None and (diagnosis.plan.effect or diagnosis.plan.tried):
-        return tuple(filter(None, (f"{step}. {_of_plan(diagnosis.plan)}", _cautions(diagnosis))))
-    helping = [arm for arm in summary.arms(diagnosis) if arm.verdict == "helps"]
+    plan, helping = diagnosis.plan, [arm for arm in summary.arms(diagnosis) if arm.verdict == "helps"]
+    if plan is not None and (plan.tried or (plan.effect and not plan.note)):
+        return tuple(filter(None, (f"{step}. {_of_plan(plan)}", _cautions(diagnosis))))
     if helping:
-        return (f"{step}. {summary.headline(diagnosis)}",)
+        return (f"{step}. {_beside_plans(diagnosis, helping)}",)
+    if plan is not None and plan.effect is not None and plan.effect.known:
+        return (f"{step}. No change is known to help yet. The best so far came out {changed(plan.effect)}: "
+                f"{' + '.join(plan.changes)}.",)
     return (f"{step}{_own_work(diagnosis)}. {_nothing(diagnosis)}", *_loader(diagnosis))
 
 
@@ -53,8 +56,6 @@ def _of_plan(plan: Plan) -> str:
     if plan.effect is None:
         assert plan.tried is not None
         return f"{subject} made it {_made(plan.tried)} when it was tried; the budget did not reach the confirmation."
-    if plan.note:
-        return f"No change is known to help yet. The best so far came out {_made(plan.effect)}: {' + '.join(plan.changes)}."
     if plan.expected is None or not plan.expected.known:
         return f"{subject} make{'' if many else 's'} it {_made(plan.effect)} in this scan; another run may differ."
     low, high = plan.expected.low, plan.expected.high
@@ -63,6 +64,18 @@ def _of_plan(plan: Plan) -> str:
                 f"{_ratio(low)} to {_ratio(high)}.")
     makes = "perfdoc apply makes them" if many else "perfdoc apply makes the change"
     return f"{subject} make{'' if many else 's'} it {low:.2f}x to {high:.2f}x faster in another run; {makes}."
+
+
+def _beside_plans(diagnosis: Diagnosis, helping: list[summary.Arm]) -> str:
+    """What helps without a confirmed plan: alone, or by trading something for time."""
+    best = next((arm for arm in helping if diagnosis.seen.planned(arm.arm)), None)
+    if best is not None and best.effect is not None:
+        return f"{best.change} made it {_made(best.effect)} when it was tried; no combination was confirmed."
+    trade = helping[0]
+    assert trade.effect is not None
+    what = "samples come" if trades_batch(trade.arm) else "a step gets"
+    return (f"No change that leaves your training as it is is known to help. With {trade.change} {what} "
+            f"{_made(trade.effect)}, which changes what you train or needs more memory.")
 
 
 def _made(effect: Effect) -> str:

@@ -25,6 +25,8 @@ BAR = 20
 """Width of a phase that takes the whole step, in characters."""
 SMALLEST_PHASE = 0.02
 """Minimum share of the step for a phase to have a line of its own: less makes no difference, whatever is done about it."""
+LONGEST_COMMAND = 44
+"""Maximum width of a command that is named, in characters: a longer one is the user's own and known to them."""
 COLOURS = {"helps": "green", "in the plan": "green", "hurts": "red"}
 
 
@@ -125,11 +127,16 @@ def _rows(model: ReportModel, most: int) -> RenderableType:
 def what_next(after: Next) -> list[RenderableType]:
     """The report's path, and the commands with what each does."""
     from rich.table import Table
-    table = Table.grid(padding=(0, 2))
-    table.add_column()
-    table.add_column(overflow="fold")
+
+    parts: list[RenderableType] = [drawing.text("")]
     if after.report is not None:
-        table.add_row("  report", drawing.text(os.path.relpath(after.report)))
+        parts.append(drawing.text(f"  report  {os.path.relpath(after.report)}"))
+    table = Table.grid(padding=(0, 2))
+    table.add_column(width=8)
+    table.add_column(max_width=LONGEST_COMMAND, overflow="ellipsis", no_wrap=True)
+    table.add_column(overflow="fold")
     for place, (command, what) in enumerate(after.commands):
-        table.add_row("  next" if place == 0 else "", drawing.text(command, "bold") + drawing.text(f"  {what}"))
-    return [drawing.text(""), table] if table.row_count else []
+        table.add_row("  next" if place == 0 else "", drawing.text(command, "bold"), drawing.text(what))
+    if after.commands:
+        parts.append(table)
+    return parts if len(parts) > 1 else []

@@ -28,11 +28,11 @@ def _patch(model: ReportModel, folder: Path) -> list[tuple[str, str]]:
     seen = model.diagnosis.seen
     found = []
     if patch["lines"]:
-        files = sorted({str(place).rsplit(":", 1)[0] for place in patch["edited"].values()})
+        files = sorted({str(place).rsplit(":", 1)[0].rsplit("/", 1)[-1] for place in patch["edited"].values()})
         what = "it" if len(plan.changes) == 1 else "them"
-        found.append(("perfdoc apply", f"writes {what} into {', '.join(files)}; perfdoc verify tries that first"))
-    left = [seen.change(config_id({part["slug"]: part["level"]})) + (f" at {part['where']}" if part["where"] else "")
-            for part in patch["snippets"]]
+        found.append(("perfdoc verify", "tries that in turns with your script as it is, and leaves your files alone"))
+        found.append(("perfdoc apply", f"writes {what} into {', '.join(files)}"))
+    left = [seen.change(config_id({part["slug"]: part["level"]})) for part in patch["snippets"]]
     if left:
         found.append(("by hand", f"{', '.join(left)}: the code is in the report"))
     return found
@@ -44,4 +44,4 @@ def _longer(model: ReportModel) -> list[tuple[str, str]]:
     budget = outcomes.budget_wanted(model.diagnosis)
     if budget is None or (plan is not None and plan.effect is not None and not plan.note):
         return []
-    return [(f"perfdoc scan --budget {budget} {model.command}", "goes on asking")]
+    return [(f"perfdoc scan --budget {budget} {model.command}", "settles more")]
