@@ -13,6 +13,7 @@ from perfdoc.core.errors import PerfdocError
 
 if TYPE_CHECKING:
     from perfdoc.capture.document import Capture
+    from perfdoc.report.model import ReportModel
 
 
 @click.command()
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def command(run: Path | None, as_json: bool, as_markdown: bool, show_all: bool, html_file: Path | None) -> None:
     """Show a RUN again: its folder, its capture.json, or its id; the newest run when left out."""
     from perfdoc.diagnosis.diagnose import diagnose
-    from perfdoc.report import bench, everything, first_screen, html, json_view, markdown, terminal
+    from perfdoc.report import bench, everything, first_screen, json_view, markdown, terminal
     from perfdoc.report.model import build
     from perfdoc.report.next_steps import next_steps
 
@@ -38,22 +39,28 @@ def command(run: Path | None, as_json: bool, as_markdown: bool, show_all: bool, 
         click.echo(markdown.render(model))
         return
     target = html_file or (folder / "report.html" if folder.is_dir() else None)
-    if not (capture.loop or capture.loader):
-        target = None
-    if target is not None:
-        try:
-            html.write(model, target)
-        except OSError as error:
-            raise PerfdocError(f"{os.path.relpath(target)} cannot be written: {error.strerror or error}") from None
+    written, failure = _write(model, target) if target is not None and (capture.loop or capture.loader) else (None, "")
     benched = bench.render(capture, terminal.columns())
     if benched:
         click.echo(benched)
-        if target is not None:
-            click.echo(f"report: {os.path.relpath(target)}")
-        return
-    view = everything if show_all else first_screen
-    home = folder if folder.is_dir() else folder.parent
-    click.echo(view.render(model, terminal.columns(), next_steps(model, home, target), terminal.colours()))
+        if written is not None:
+            click.echo(f"report: {os.path.relpath(written)}")
+    else:
+        view = everything if show_all else first_screen
+        home = folder if folder.is_dir() else folder.parent
+        click.echo(view.render(model, terminal.columns(), next_steps(model, home, written), terminal.colours()))
+    if failure:
+        raise PerfdocError(failure)
+
+
+def _write(model: ReportModel, target: Path) -> tuple[Path | None, str]:
+    """The page that was written; or None, and why it could not be."""
+    from perfdoc.report import html
+
+    try:
+        return html.write(model, target), ""
+    except OSError as error:
+        return None, f"{os.path.relpath(target)} cannot be written: {error.strerror or error}"
 
 
 def find(run: Path | None) -> Path:
