@@ -18,7 +18,7 @@ PERFDOC = Path(perfdoc.__file__).parent
 
 PRELUDE = """
 import json, sys, time
-from perfdoc.inject import import_hooks
+from perfdoc.inject.system import import_hooks
 heard, errors = [], []
 import_hooks.failed = errors.append
 def hook(module):
