@@ -31,6 +31,8 @@ from perfdoc.report import (
 )
 from perfdoc.report.model import build
 
+pytestmark = pytest.mark.any_python
+
 VIEWS = (
     lambda m: first_screen.render(m, 100), lambda m: everything.render(m, 100), markdown.render,
     lambda m: " ".join(m.answer),

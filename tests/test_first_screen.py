@@ -14,6 +14,8 @@ from perfdoc.report.first_screen import MOST_LINES, Next
 from perfdoc.report.model import build
 from perfdoc.report.next_steps import next_steps
 
+pytestmark = pytest.mark.any_python
+
 NOTHING_HELPS = {"autocast=bf16": 0.7, "channels_last=on": 1.0, "compute_ceiling=on": 1.005, "cpu_threads=1": 1.0,
                  "dataloader_workers=1": 0.8, "dataloader_workers=2": 1.0}
 

@@ -24,6 +24,8 @@ from perfdoc.diagnosis.prediction import (
 from perfdoc.report import everything, html
 from perfdoc.report.model import build
 
+pytestmark = pytest.mark.any_python
+
 RUNS = 4000
 MEASURED_SPREAD = 0.028
 """Standard deviation from run to run, the likeliest for the 54 plans that were realised (benchmarks/README.md, patched runs).

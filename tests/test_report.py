@@ -19,6 +19,8 @@ from perfdoc.diagnosis.diagnose import diagnose
 from perfdoc.report import everything, figures, html, json_view
 from perfdoc.report.model import build
 
+pytestmark = pytest.mark.any_python
+
 RUN = {
     "id": "20260101-120000-abcd", "command": ["/usr/bin/python3", "train.py", "--epochs", "3"], "directory": "/home/me",
     "started": "2026-01-01T12:00:00+00:00", "seconds": 70.5, "perfdoc": "0.1.0", "budget": 60.0,

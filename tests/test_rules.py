@@ -10,7 +10,9 @@ import pytest
 from perfdoc.capture.document import Capture
 from perfdoc.core.measurement import UNITS, Measurement, Unavailable
 from perfdoc.core.metrics import DERIVED
-from perfdoc.core.probe import Probe, discover, packages, slugs
+from perfdoc.core.probe import Probe
+from perfdoc.core.registry import discover, packages
+from perfdoc.core.registry import names as slugs
 from perfdoc.core.treatment import Treatment, config_from_id
 from perfdoc.diagnosis.diagnose import diagnose
 from perfdoc.diagnosis.rule import SECTIONS, Evidence, discover_rules

@@ -14,6 +14,8 @@ from perfdoc.capture.document import Capture
 from perfdoc.commands._run_list import FOLDER, Row, put, rows
 from perfdoc.commands._storing import keep
 
+pytestmark = pytest.mark.any_python
+
 
 def test_a_row_is_written_whole(tmp_path):
     """A process that is killed while it writes leaves the row before it, and the list can be read and written on."""

@@ -18,7 +18,7 @@ import perfdoc
 from perfdoc.capture import document as captures
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.finding import Finding
-from perfdoc.core.probe import packages
+from perfdoc.core.registry import packages
 from perfdoc.core.treatment import config_id
 from perfdoc.diagnosis.diagnose import Diagnosis, Plan, diagnose
 from perfdoc.launch import page_faults

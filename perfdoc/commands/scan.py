@@ -111,7 +111,8 @@ def _written(make: Callable[[], Made | None]) -> Made | None:
 
 def _check_names(names: tuple[str, ...]) -> None:
     from perfdoc.core.errors import PerfdocError
-    from perfdoc.core.probe import packages, slugs
+    from perfdoc.core.registry import names as slugs
+    from perfdoc.core.registry import packages
 
     known = slugs(packages())
     for name in names:

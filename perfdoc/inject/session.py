@@ -29,7 +29,8 @@ import torch.optim.optimizer as torch_optimizer
 from perfdoc.core import step_log
 from perfdoc.core.metrics import PHASES
 from perfdoc.core.parent_death import die_with_parent
-from perfdoc.core.probe import Probe, discover
+from perfdoc.core.probe import Probe
+from perfdoc.core.registry import discover
 from perfdoc.core.treatment import Treatment, config_id
 from perfdoc.inject.experiment.applicability import factors
 from perfdoc.inject.experiment.experiment import Experiment
