@@ -6,7 +6,7 @@ BUDGET ?= 120
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint wheel clean
+.PHONY: demo test lint docs wheel clean
 
 # The built wheel is what is installed, demonstrated and tested, never the checkout.
 $(BIN)/pip:
@@ -38,6 +38,11 @@ lint: wheel
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: wheel
+	$(BIN)/pip install --quiet --group docs
+	$(BIN)/sphinx-build -W --keep-going --quiet docs build/docs
+	@echo "Open build/docs/index.html in a browser."
 
 clean:
 	rm -rf $(VENV) build dist perfdoc-demo
