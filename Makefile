@@ -6,7 +6,7 @@ BUDGET ?= 120
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-pythons lint wheel clean
+.PHONY: demo test test-pythons lint docs wheel clean
 
 # The built wheel is what is installed, demonstrated and tested, never the checkout.
 $(BIN)/pip:
@@ -42,6 +42,11 @@ lint: wheel
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: wheel
+	$(BIN)/pip install --quiet --group docs
+	$(BIN)/sphinx-build -W --keep-going --quiet docs build/docs
+	@echo "Open build/docs/index.html in a browser."
 
 clean:
 	rm -rf $(VENV) .venv-3.* build dist perfdoc-demo
