@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from test_rules import make
@@ -70,8 +71,8 @@ def test_no_report_shows_an_absurd_interval(rounds, noise):
     arms = {"dataloader_workers=2": 4.0, "autocast=bf16": 1.2, "compute_ceiling=on": 2.0, "batch_size=2": 1.5,
             "activation_checkpointing=blocks": 0.9, "channels_last=on+autocast=bf16": 1.3}
     capture = make(arms, rounds=rounds, noise=noise, measurements=RATES, plan={"autocast": "bf16"})
-    capture.blocks += [{**b, "phase": "confirm", "i": b["i"] + 1000} for b in capture.blocks if b["arm"] in ("control",)][:4]
-    capture.blocks += [{**b, "phase": "confirm", "i": b["i"] + 1001} for b in capture.blocks if b["arm"] == "autocast=bf16"][:3]
+    capture.blocks += [replace(b, phase="confirm", i=b.i + 1000) for b in capture.blocks if b.arm == "control"][:4]
+    capture.blocks += [replace(b, phase="confirm", i=b.i + 1001) for b in capture.blocks if b.arm == "autocast=bf16"][:3]
     capture.run["perfdoc"], capture.guard = "", {"redirected": []}
     capture.experiment["estimates"] = {"autocast=bf16": {"center": 0.3, "deviation": 4.0, "blocks": 3}}
     diagnosis = diagnose(capture)

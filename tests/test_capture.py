@@ -55,7 +55,7 @@ PROCESS = {
     "cuda": None, "rank": None,
 }
 OFFER = {"slug": "autocast", "title": "mixed precision", "status": "offered", "reason": "",
-         "levels": [["bf16", "autocast bf16"]], "ceiling": False}
+         "levels": [["bf16", "autocast bf16"]], "ceiling": False, "numerics": True, "planned": True}
 
 
 def all_events():
@@ -169,7 +169,7 @@ def test_events_end_up_in_their_places(tmp_path):
     assert capture.loop == LOOP
     assert capture.environment == {name: PROCESS[name] for name in ("python", "executable", "torch", "cuda")}
     assert capture.offers == [OFFER]
-    assert [b["arm"] for b in capture.blocks] == ["control", "autocast=bf16", "A/A", "control"]
+    assert [b.arm for b in capture.blocks] == ["control", "autocast=bf16", "A/A", "control"]
     assert capture.experiment == {
         "plan": {"autocast": "bf16"}, "verdicts": {"A/A": "no difference", "autocast=bf16": "helps"},
         "failed": {"channels_last=on": "RuntimeError: view"}, "estimates": {}, "reason": "settled",
@@ -271,14 +271,14 @@ def test_blocks_of_all_laps_are_kept(tmp_path):
     written(tmp_path, second, "events-1-60.jsonl")
     written(tmp_path, [event("arm_failed", arm="cpu_threads=1", error="signal SIGKILL")], "events-parent.jsonl")
     capture = built(tmp_path)
-    assert [b["lap"] for b in capture.blocks] == [0] * 4 + [1] * 4
+    assert [b.lap for b in capture.blocks] == [0] * 4 + [1] * 4
     assert set(capture.experiment["failed"]) == {"channels_last=on", "cpu_threads=1"}
     assert problems(capture.to_json()) == []
 
 
 def test_the_users_failure_is_kept(tmp_path):
     """The script's own exception is in the capture as it was shown."""
-    failure = {"type": "KeyError", "message": "'x'", "traceback": "Traceback..."}
+    failure = {"type": "KeyError", "message": "'x'", "traceback": "Traceback...", "site": "train.py:3", "guarded": False}
     written(tmp_path, [event("process", **PROCESS), event("failure", **failure)])
     capture = built(tmp_path)
     assert capture.failure == failure

@@ -9,6 +9,7 @@ import random
 from collections import Counter
 
 import pytest
+from builders import block
 from conftest import perfdoc
 
 from perfdoc.capture.document import Capture
@@ -31,8 +32,7 @@ def capture(levels, *, threads=1, other=0.02, device="cpu"):
         machine={"system": "linux", "cpu": "EPYC", "cores": 2, "memory": 2**33, "host": "one", "boot": "first"},
         environment={"python": "3.11.7", "torch": "2.14.1", "cuda": None},
         measurements=[Measurement("machine.other_cpu", "1", (other,)), Measurement("machine.steal", "1", (0.0,))],
-        blocks=[{"lap": 0, "i": i, "arm": "control", "phase": "screen", "count": 3, "seconds": 0.3 * math.exp(level)}
-                for i, level in enumerate(levels)],
+        blocks=[block(i, "control", 0.3 * math.exp(level), 3) for i, level in enumerate(levels)],
     )
 
 

@@ -6,6 +6,7 @@ import math
 import random
 
 import pytest
+from builders import block
 
 from perfdoc.capture.document import Capture
 from perfdoc.core.measurement import Measurement
@@ -197,7 +198,7 @@ def test_demand_from_a_scan_is_the_step_without_its_wait():
     capture = Capture({"id": "x"}, loop={"loaders": [{"batches_a_step": 1}]})
     capture.measurements = [Measurement("step.time", "s", (0.03,) * 5), Measurement("step.data", "s", (0.01,) * 5)]
     assert loader_answer.demand_of(capture) == pytest.approx(50)
-    capture.blocks = [{"arm": "compute_ceiling=on", "seconds": 0.1, "count": 10}]
+    capture.blocks = [block(0, "compute_ceiling=on", 0.1, 10)]
     assert loader_answer.demand_of(capture) == pytest.approx(100)
 
 

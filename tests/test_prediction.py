@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from dataclasses import replace
 
 import pytest
 from test_rules import make
@@ -106,8 +107,7 @@ def test_the_spread_is_of_two_cores_without_a_gpu(device, usable, cores, other):
 def test_a_report_says_where_the_prediction_comes_from(cores):
     """On eight cores terminal and page say that the spread was measured on two, and the interval is wider than there."""
     capture = make({"autocast=bf16": 1.5}, plan={"autocast": "bf16"})
-    for block in [b for b in capture.blocks if b["arm"] == "autocast=bf16"]:
-        block["phase"] = "confirm"
+    capture.blocks = [replace(b, phase="confirm") if b.arm == "autocast=bf16" else b for b in capture.blocks]
     capture.loop["cores"] = cores
     capture.run["perfdoc"], capture.guard = "", {"redirected": []}
     diagnosis = diagnose(capture)

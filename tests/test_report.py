@@ -5,16 +5,19 @@ import json
 import math
 import random
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import click
 import pytest
+from builders import block
 
 from perfdoc.capture.document import Capture
 from perfdoc.commands.report import load
 from perfdoc.core.finding import Effect
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.metrics import PHASES
+from perfdoc.core.typed_json import to_json
 from perfdoc.diagnosis.diagnose import diagnose
 from perfdoc.report import figures, html, terminal
 
@@ -56,10 +59,8 @@ def blocks_of(arms, rounds=8, noise=0.01, phase="screen", start=0):
         for arm, speedup in {"A/A": 1.0, **arms}.items():
             for name, gain in (("control", 1.0), (arm, speedup)):
                 seconds = 0.4 * math.exp(rng.gauss(0, noise)) / gain
-                blocks.append({
-                    "lap": 0, "i": start + len(blocks), "arm": name, "phase": phase, "count": 4, "seconds": seconds,
-                    "steps": [seconds / 4] * 4, "warmup": [0.2], "switch": 0.001, "drained": 0, "irregular": 0,
-                })
+                blocks.append(block(
+                    start + len(blocks), name, seconds, 4, phase, steps=[seconds / 4] * 4, warmup=[0.2], switch=0.001))
     return blocks
 
 
@@ -127,8 +128,7 @@ def hostile(evil):
         offer.update(title=evil, reason=evil, levels=[[name, evil] for name, _ in offer["levels"]])
     capture.experiment["failed"] = {"channels_last=on": f"RuntimeError: {evil}"}
     capture.guard.update(redirected=[{"path": evil, "to": evil}], kept=[evil], git_changed=[evil])
-    capture.blocks.extend({**b, "arm": f"mine={evil}", "i": b["i"] + 500_000} if b["arm"] == "A/A" else
-                          {**b, "i": b["i"] + 500_000} for b in blocks_of({}))
+    capture.blocks.extend(replace(b, arm=f"mine={evil}" if b.arm == "A/A" else b.arm, i=b.i + 500_000) for b in blocks_of({}))
     capture.measurements.append(Unavailable("loader.ceiling", evil))
     return capture
 
@@ -214,7 +214,7 @@ def test_a_killed_run_is_rendered_from_its_events(tmp_path):
          "executable": "/usr/bin/python3", "torch": "2.9.0", "cuda": None, "rank": None},
         {"e": "loop", "t": 2.0, "lap": 0, **LOOP},
         *[{"e": "step", "lap": 0, "during": "observed", "seconds": 0.1, "phases": [0.1, 0, 0, 0, 0, 0, 0]}] * 6,
-        *[{"e": "block", "t": 3.0, **block} for block in blocks_of(ARMS, rounds=2)],
+        *[{"e": "block", "t": 3.0, **to_json(block)} for block in blocks_of(ARMS, rounds=2)],
     ]
     (tmp_path / "events-0-5.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     (tmp_path / "events-1-9.jsonl").write_text(json.dumps({**events[0], "lap": 1, "pid": 9}) + '\n{"e": "block", "t": 9')

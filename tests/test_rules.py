@@ -4,8 +4,10 @@ import importlib
 import math
 import random
 import re
+from dataclasses import replace
 
 import pytest
+from builders import block
 
 from perfdoc.capture.document import Capture
 from perfdoc.core.measurement import UNITS, Measurement, Unavailable
@@ -45,7 +47,7 @@ def blocks_of(arms, rounds=10, noise=0.004, aa=1.0):
 
     def add(arm, speedup):
         seconds = 0.4 * math.exp(rng.gauss(0, noise)) / speedup
-        blocks.append({"lap": 0, "i": len(blocks), "arm": arm, "phase": "screen", "count": 4, "seconds": seconds})
+        blocks.append(block(len(blocks), arm, seconds, 4))
 
     for _ in range(rounds):
         for arm, speedup in truth.items():
@@ -308,8 +310,8 @@ def test_page_faults_that_a_plan_does_not_take_in_the_scan_are_expected_of_the_c
         capture = make({arm: 1.5}, workers=workers,
                        measurements=[Measurement("machine.page_fault", "s", (2e-6, 2e-6, 2e-6))])
         capture.loop["device"] = device
-        for block in capture.blocks:  # four steps of 0.1 s
-            block["faults"] = own if block["arm"] == arm else 20_000
+        # four steps of 0.1 s
+        capture.blocks = [replace(b, faults=own if b.arm == arm else 20_000) for b in capture.blocks]
         return Evidence(capture).unseen_faults(arm)
 
     assert unseen("autocast=bf16") == pytest.approx(0.25 * 20_000 * 2e-6 / 0.4, rel=0.02)
@@ -326,8 +328,7 @@ def test_memory_that_goes_back_to_the_system_is_said():
     def found(faults, device="cpu", arm="control"):
         capture = make({"autocast=bf16": 1.2}, measurements=[Measurement("machine.page_fault", "s", (1.9e-6, 2e-6, 9e-6))])
         capture.loop["device"] = device
-        for block in capture.blocks:
-            block["faults"] = faults if block["arm"] == arm else 0
+        capture.blocks = [replace(b, faults=faults if b.arm == arm else 0) for b in capture.blocks]
         return findings(capture).get("PD316")
 
     said = found(40_000)
@@ -422,8 +423,8 @@ def test_a_noisy_control_leaves_what_is_larger_than_its_noise():
 def test_a_plan_within_the_controls_own_noise_is_not_claimed(noise, confirmed, claimed):
     """However well its own blocks agree: what the control may differ from itself by is no plan, noisy or quiet."""
     capture = make({"autocast=bf16": 2.4}, noise=noise, plan={"autocast": "bf16"})
-    more = [b for b in blocks_of({"autocast=bf16": confirmed}, noise=0.02) if b["arm"] != "A/A"]
-    capture.blocks.extend({**b, "i": b["i"] + 1000, "phase": "confirm"} for b in more)
+    more = [b for b in blocks_of({"autocast=bf16": confirmed}, noise=0.02) if b.arm != "A/A"]
+    capture.blocks.extend(replace(b, i=b.i + 1000, phase="confirm") for b in more)
     found = diagnose(capture)
     assert found.plan.effect.low > 1
     assert ("the control against itself" in found.plan.note) is not claimed
@@ -469,7 +470,7 @@ def test_a_plan_is_only_as_good_as_its_confirmation():
     plan = diagnose(capture).plan
     assert (plan.effect, plan.changes) == (None, ("autocast bf16",))
     assert "--budget" in plan.note
-    more = [{**b, "i": b["i"] + 1000, "phase": "confirm"} for b in blocks_of({"autocast=bf16": 1.2})]
+    more = [replace(b, i=b.i + 1000, phase="confirm") for b in blocks_of({"autocast=bf16": 1.2})]
     confirmed = diagnose(make({"autocast=bf16": 1.4}, plan={"autocast": "bf16"}))
     confirmed.capture.blocks.extend(more)
     assert diagnose(confirmed.capture).plan.effect.speedup == pytest.approx(1.2, rel=0.01)
@@ -547,8 +548,8 @@ def test_a_first_switch_that_takes_long_is_repaid_later():
         Measurement("compile.graphs", "count", (3.0,)), Measurement("compile.graph_breaks", "count", (2.0,)),
         Measurement("compile.recompiles", "count", (4.0,), {"reason": "size mismatch at index 0"}),
     ])
-    first = next(block for block in capture.blocks if block["arm"] == "compiled_model=default")
-    first.update(warmup=[30.0, 0.08], switch=0.0)
+    place = next(i for i, b in enumerate(capture.blocks) if b.arm == "compiled_model=default")
+    capture.blocks[place] = replace(capture.blocks[place], warmup=[30.0, 0.08], switch=0.0)
     found = findings(capture)["PD305"]
     assert found.verdict == "helps"
     assert any("2 graph breaks" in line for line in found.evidence)
@@ -672,8 +673,8 @@ def test_page_faults_of_some_blocks_are_not_the_allocators():
     """PD316 is silent where almost half of the blocks have next to no page faults: no environment variable helps there."""
     def said(quiet):
         capture = make(measurements=[Measurement("machine.page_fault", "s", (2e-6,) * 8)])
-        for place, block in enumerate(capture.blocks):
-            block["faults"] = 0 if place % 9 < quiet else 100_000 * block["seconds"]
+        capture.blocks = [replace(b, faults=0 if place % 9 < quiet else round(100_000 * b.seconds))
+                          for place, b in enumerate(capture.blocks)]
         return "PD316" in findings(capture)
 
     assert said(0)

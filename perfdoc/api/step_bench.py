@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import perfdoc
 from perfdoc.capture import document as captures
+from perfdoc.capture import events
+from perfdoc.capture.event import of
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.finding import Finding
 from perfdoc.core.probe import packages
 from perfdoc.core.treatment import config_id
+from perfdoc.core.typed_json import to_json
 from perfdoc.diagnosis.diagnose import Diagnosis, Plan, diagnose
 from perfdoc.launch import page_faults
-from perfdoc.launch.scan import Machine
+from perfdoc.launch.host_monitor import HostMonitor
 from perfdoc.memory.plan import loss_of_batch
 from perfdoc.report import html, terminal
 
@@ -125,7 +128,7 @@ def bench_step(
             "perfdoc": perfdoc.__version__, "budget": budget, "smallest_effect": smallest_effect, "seed": settings["seed"],
             "laps": 1, "outcome": "complete", "reason": reason, "exit_code": 0,
         }
-        capture = captures.from_events(captures.read_events(Path(folder)), run, Machine.describe())
+        capture = captures.from_events(captures.read_events(Path(folder)), run, HostMonitor.describe())
         capture.measurements.append(page_faults.measure())
         return StepBench(diagnose(capture))
 
@@ -151,9 +154,9 @@ def _laps(folder: str, settings: dict[str, Any], train: Callable[[], None]) -> s
     excluded: list[str] = []
     spent = 0.0
     for lap in range(MOST_LAPS):
-        events = captures.read_events(Path(folder))
+        blocks = [event.record for event in of(events.BlockEnded, captures.read_events(Path(folder)))]
         history = Path(folder) / "history.json"
-        history.write_text(json.dumps([e for e in events if e["e"] == "block"]), encoding="utf-8")
+        history.write_text(json.dumps(to_json(blocks)), encoding="utf-8")
         recorder = Recorder(folder, lap)
         this = {"lap": lap, "spent": spent, "history": str(history), "excluded": excluded}
         session = Session(recorder, {**settings, **this})
@@ -169,7 +172,7 @@ def _laps(folder: str, settings: dict[str, Any], train: Callable[[], None]) -> s
             if not config:
                 raise
             name = config_id(config)
-            recorder.write("arm_failed", arm=name, error=f"{type(error).__name__}: {error}")
+            recorder.write(events.ArmFailed(arm=name, error=f"{type(error).__name__}: {error}"))
             excluded.append(name)
         finally:
             session.uninstall()

@@ -6,7 +6,10 @@ import math
 import shutil
 import time
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
+
+from perfdoc.capture import events, incidents
+from perfdoc.capture.event import Event
 
 LINE_SECONDS = 10.0
 """Without a terminal, a line is printed this often."""
@@ -39,28 +42,27 @@ class Progress:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
 
-    def show(self, event: dict[str, Any]) -> None:
+    def show(self, event: Event) -> None:
         """Take notice of one event."""
-        kind = event["e"]
-        if kind == "seen" and event["what"] == "optimizer step":
+        if isinstance(event, events.Seen) and event.what == "optimizer step":
             self._say("training; looking at the loop...", True)
-        elif kind == "progress":
-            self._arms.add(event["arm"])
-            used = max(0.0, self._budget - event["left"])
+        elif isinstance(event, events.Progress):
+            self._arms.add(event.arm)
+            used = max(0.0, self._budget - event.left)
             share = min(1.0, used / self._budget)
             bar = "#" * round(20 * share) + "-" * (20 - round(20 * share))
-            settled = len(event["settled"])
-            phase = _PHASES.get(event["phase"], event["phase"])
-            arm = event["arm"]
+            settled = len(event.settled)
+            phase = _PHASES.get(event.phase, event.phase)
+            arm = event.arm
             self._say(f"[{bar}] {used:3.0f}/{self._budget:.0f} s  {phase}: {arm}  ({settled} settled)", False)
-        elif kind == "unwatched":
-            self._say(f"torch trains in process {event['pid']} without perfdoc in it: {event['command']}", True)
-        elif kind == "resumed":
-            self._say(event["why"], True)
-        elif kind == "relaunch":
-            self._say(f"starting the script again: {event['why']}", True)
-        elif kind == "end":
-            self._say(f"done ({event['reason']}); ending the script...", True)
+        elif isinstance(event, incidents.UnwatchedFound):
+            self._say(f"torch trains in process {event.pid} without perfdoc in it: {event.command}", True)
+        elif isinstance(event, incidents.Resumed):
+            self._say(event.why, True)
+        elif isinstance(event, incidents.Relaunched):
+            self._say(f"starting the script again: {event.why}", True)
+        elif isinstance(event, events.End):
+            self._say(f"done ({event.reason}); ending the script...", True)
 
     def _say(self, text: str, now: bool) -> None:
         try:

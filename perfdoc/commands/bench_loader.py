@@ -101,6 +101,8 @@ def command(
     then iterated alone under every setting. The answer is the smallest count within 3% of the best.
     """
     from perfdoc.capture.document import read_events
+    from perfdoc.capture.event import last
+    from perfdoc.capture.events import BenchFailed
     from perfdoc.commands._progress import Progress
     from perfdoc.core.errors import PerfdocError
     from perfdoc.core.measurement import Measurement
@@ -140,11 +142,11 @@ def command(
         capture.measurements.append(Measurement("loader.demand", "1/s", (demand,), {"from": step_time or "", **size}))
         capture.write(scan.folder)
     answer = loader_answer.read(capture.measurements, capture.experiment["failed"])
-    failed = next((e["error"] for e in reversed(read_events(scan.folder)) if e["e"] == "bench_failed"), None)
+    failed = last(BenchFailed, read_events(scan.folder))
     if answer is None or answer.recommended is None:
         if capture.run["outcome"] in ("failed", "never trained"):
             terminal.show_failure(capture, scan.log, True)
-        why = failed or capture.run["reason"] or "no loader was iterated"
+        why = failed.error if failed else capture.run["reason"] or "no loader was iterated"
         raise PerfdocError(str(why).strip(), int(capture.run["exit_code"]) or 3)
     if as_json:
         click.echo(json.dumps({**answer.to_json(), "loader": capture.loader}, indent=1))
@@ -164,14 +166,16 @@ DECODING = 0.1
 def _compare_decoders(capture: Capture, folder: Path, budget: float) -> None:
     """Add the comparison of decoders to the capture, where the data set was seen decoding pictures."""
     from perfdoc.capture.document import read_events
+    from perfdoc.capture.event import first
+    from perfdoc.capture.events import PicturesFound
     from perfdoc.core.measurement import Measurement
     from perfdoc.decoder_bench.bench import DecoderBench
     from perfdoc.loader_bench import samples as sample_answer
     from perfdoc.report import decoder_table
 
-    event = next((e for e in read_events(folder) if e["e"] == "pictures"), None)
+    pictures = first(PicturesFound, read_events(folder))
     anatomy = sample_answer.read(capture.measurements)
-    if event is None or not event["paths"] or anatomy is None or anatomy.share("decode") < DECODING:
+    if pictures is None or not pictures.paths or anatomy is None or anatomy.share("decode") < DECODING:
         return
     used = next((m for m in capture.measurements if isinstance(m, Measurement) and m.metric == "sample.used_pixels"), None)
     side = round(used.median**0.5) if used else 224
@@ -182,8 +186,9 @@ def _compare_decoders(capture: Capture, folder: Path, budget: float) -> None:
             click.echo(f"\r\x1b[K{line}", nl=False, err=True)
 
     if not sys.stderr.isatty():
-        click.echo(f"perfdoc: comparing decoders on {len(event['paths'])} of the files...", err=True)
-    bench = DecoderBench(python, folder, event["paths"], side, math.floor(event["cores"]), budget, decoder_table.modules(), say)
+        click.echo(f"perfdoc: comparing decoders on {len(pictures.paths)} of the files...", err=True)
+    bench = DecoderBench(
+        python, folder, pictures.paths, side, math.floor(pictures.cores), budget, decoder_table.modules(), say)
     capture.measurements += bench.run()
     say("")
     capture.write(folder)
@@ -210,7 +215,7 @@ def _demand(text: str) -> float:
 def _target(target: tuple[str, ...], images: Path | None, batch_size: tuple[int, ...]) -> tuple[list[str], str]:
     """The command that iterates the loader, and, where it was not named, a line that says what was taken."""
     from perfdoc.core.errors import PerfdocError
-    from perfdoc.launch.scan import python_command, resolve
+    from perfdoc.launch.environment import python_command, resolve
 
     driver = ["-m", "perfdoc.loader_bench.target"]
     if images is not None:
@@ -237,7 +242,7 @@ def _target(target: tuple[str, ...], images: Path | None, batch_size: tuple[int,
 def _configured() -> tuple[list[str], str] | None:
     """``loader`` or ``command`` of ``[tool.perfdoc]``."""
     from perfdoc.core.errors import PerfdocError
-    from perfdoc.launch.scan import python_command, resolve
+    from perfdoc.launch.environment import python_command, resolve
 
     try:
         import tomllib
@@ -282,7 +287,7 @@ def _bundled() -> Path:
     """The demo's JPEGs, made where they are not there yet."""
     from perfdoc import demo
     from perfdoc.core.errors import PerfdocError
-    from perfdoc.launch.scan import python_command
+    from perfdoc.launch.environment import python_command
 
     folder = Path("perfdoc-demo") / "images"
     if not folder.is_dir():

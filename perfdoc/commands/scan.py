@@ -49,7 +49,8 @@ def command(
     from perfdoc.commands._storing import commit, keep
     from perfdoc.core.errors import PerfdocError
     from perfdoc.diagnosis.diagnose import diagnose
-    from perfdoc.launch.scan import Options, Scan, resolve
+    from perfdoc.launch.environment import resolve
+    from perfdoc.launch.scan import Options, Scan
     from perfdoc.patch import make
     from perfdoc.report import html, terminal
 

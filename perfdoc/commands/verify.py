@@ -188,7 +188,7 @@ def _loaded(side: Side, written: Written) -> None:
     """Raises PerfdocError where a side did not load its own versions of the patch's files."""
     from perfdoc.core.errors import PerfdocError
 
-    loaded = {Path(m).resolve() for m in side.counts.get("modules", ())}
+    loaded = {Path(m).resolve() for m in side.counts.modules}
     missing = [path for path in written.about["before"] if (side.home / path).resolve() not in loaded]
     if missing:
         raise PerfdocError(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from perfdoc.capture.document import Capture
+from perfdoc.capture.records import Counts
 from perfdoc.compare.paired_runs import FEWEST_STARTS, PRIOR_DF, START_SPREAD, Ratio
 from perfdoc.core import stats
 from perfdoc.core.errors import PerfdocError
@@ -110,20 +111,20 @@ def takes(ratio: Ratio, step: str = "a step", of: str = "the base's") -> str:
     return f"{step} takes {ratio.ratio:.1%} [{low:.1%}, {high:.1%}] of {of} time"
 
 
-def count_checks(base: Mapping[str, Any], head: Mapping[str, Any]) -> list[Check]:
+def count_checks(base: Counts, head: Counts) -> list[Check]:
     """What can be counted exactly: more of it than in the base is a regression. What varies by step is not judged."""
     found = []
     had, has = _syncs(base), _syncs(head)
     before, now = sum(had.values()), sum(has.values())
     more = _new_syncs(had, has)
-    varying = {(str(site).rpartition(":")[0], str(call)) for side in (base, head) for site, call in side.get("varying", ())}
+    varying = {(site.rpartition(":")[0], call) for side in (base, head) for site, call in side.varying}
     if now > before and not varying & set(has - had):
         found.append(Check("host-device syncs", "regression", f"{now} a step, {before} in the base; new: {', '.join(more)}"))
     else:
         rest = f"; not judged, as they vary from step to step: {', '.join(sorted(c for _, c in varying))}" if varying else ""
         found.append(Check("host-device syncs", "fine", f"{now} a step, {before} in the base{rest}"))
-    for key, name, unit in (("graph_breaks", "graph breaks", ""), ("input_bytes", "bytes given to the model", " a step")):
-        one, other = base.get(key), head.get(key)
+    for one, other, name, unit in ((base.graph_breaks, head.graph_breaks, "graph breaks", ""),
+                                   (base.input_bytes, head.input_bytes, "bytes given to the model", " a step")):
         if one is None or other is None:  # nothing was compiled in one of them; batches of varying size
             continue
         worse = other > one
@@ -136,11 +137,11 @@ def _number(value: int) -> str:
     return f"{value:,}"
 
 
-def _syncs(counts: Mapping[str, Any]) -> Counter[tuple[str, str]]:
+def _syncs(counts: Counts) -> Counter[tuple[str, str]]:
     """Times a step, by file and call: lines move from revision to revision."""
     found: Counter[tuple[str, str]] = Counter()
-    for site, call, times in counts.get("syncs", ()):
-        found[str(site).rpartition(":")[0], str(call)] += int(times)
+    for site, call, times in counts.syncs:
+        found[site.rpartition(":")[0], call] += times
     return found
 
 
@@ -214,9 +215,9 @@ def others_cores(capture: Capture) -> tuple[float, float]:
 
 def control_steps(capture: Capture) -> list[float]:
     """Seconds a step of the control's blocks, in the order they ran; of single steps where there are no blocks."""
-    found = sorted((b for b in capture.blocks if b.get("arm") == "control" and b.get("count")),
-                   key=lambda b: (b["lap"], b["i"]))
-    blocks = [b["seconds"] / b["count"] for b in found]
+    found = sorted((b for b in capture.blocks if b.arm == "control" and b.count),
+                   key=lambda b: (b.lap, b.i))
+    blocks = [b.pace for b in found]
     if len(blocks) >= 2:
         return blocks
     return [s for m in capture.measurements if isinstance(m, Measurement) and m.metric == "step.time" for s in m.samples]

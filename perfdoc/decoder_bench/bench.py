@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from perfdoc.core.measurement import How, Measurement, Unavailable
-from perfdoc.launch.scan import environment_for_helpers
+from perfdoc.launch.environment import environment_for_helpers
 
 ALONE, WORKERS = "alone", "in workers"
 SECONDS = 0.5

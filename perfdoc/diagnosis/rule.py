@@ -64,7 +64,7 @@ class Evidence:
     @property
     def step_seconds(self) -> float:
         """Mean duration of a step under the user's own settings, over the medians of the control blocks, in seconds."""
-        controls = [b["seconds"] / b["count"] for b in self.capture.blocks if b["arm"] == CONTROL_ARM and b["count"]]
+        controls = [b.pace for b in self.capture.blocks if b.arm == CONTROL_ARM and b.count]
         if controls:
             return float(statistics.median(controls))
         step = self.measurement("step.time")
@@ -108,7 +108,7 @@ class Evidence:
         """Ids of all arms that were to be tried, without control, A/A and ceilings."""
         # Stacks that the search came by on its way to the plan are no answers to anybody's question.
         names = dict.fromkeys(
-            str(block["arm"]) for block in self.capture.blocks if block["phase"] not in (SEARCH_PHASE, CONFIRM_PHASE)
+            str(block.arm) for block in self.capture.blocks if block.phase not in (SEARCH_PHASE, CONFIRM_PHASE)
         )
         for offer in self.capture.offers:
             for level, _ in offer["levels"]:
@@ -218,8 +218,8 @@ class Evidence:
         if self.capture.loop is None or self.capture.loop["device"] != "cpu":
             return []
         # What other work (validation) took of memory is in the count of a block that has such steps, and not in its seconds.
-        return [b["faults"] / b["seconds"] for b in self.capture.blocks
-                if b["arm"] in (CONTROL_ARM, AA_ARM) and b["seconds"] and "faults" in b and not b.get("irregular")]
+        return [b.faults / b.seconds for b in self.capture.blocks
+                if b.arm in (CONTROL_ARM, AA_ARM) and b.seconds and b.faults is not None and not b.irregular]
 
     def unseen_faults(self, arm: str) -> float:
         """Share of the original's step for page faults that the changed script takes, and ``arm`` did not in the scan.
@@ -237,11 +237,11 @@ class Evidence:
     def _faults_a_second(self, arm: str) -> float | None:
         """Page faults of an arm's blocks in a second of the control's steps; None where none were counted."""
         blocks = [b for b in self.capture.blocks
-                  if b["arm"] == arm and b["count"] and "faults" in b and not b.get("irregular")]
+                  if b.arm == arm and b.count and b.faults is not None and not b.irregular]
         pace = self.control_pace()
         if not blocks or not pace:
             return None
-        return math.fsum(b["faults"] for b in blocks) / (pace * sum(int(b["count"]) for b in blocks))
+        return math.fsum(b.faults or 0 for b in blocks) / (pace * sum(b.count for b in blocks))
 
     def expected(self, arm: str, measured: Effect) -> Effect:
         """What a script changed as in ``arm``, which was measured so, should come to: for another process at another time."""
@@ -255,8 +255,8 @@ class Evidence:
 
     def control_pace(self) -> float | None:
         """Median seconds a step of the control while the plan was confirmed, or else of the scan; None without steps."""
-        paces = [b["seconds"] / b["count"] for b in self.capture.blocks
-                 if b["arm"] == CONTROL_ARM and b["count"] and b.get("phase") == CONFIRM_PHASE]
+        paces = [b.pace for b in self.capture.blocks
+                 if b.arm == CONTROL_ARM and b.count and b.phase == CONFIRM_PHASE]
         return statistics.median(paces) if paces else self.step_seconds or None
 
     def budget_for(self, pairs: int, arms: int) -> str:
@@ -264,7 +264,7 @@ class Evidence:
 
         Empty where it was not the budget that ended the experiment.
         """
-        blocks = [b["seconds"] + math.fsum(b.get("warmup", ())) + b.get("switch", 0.0) for b in self.capture.blocks]
+        blocks = [b.seconds + math.fsum(b.warmup) + b.switch for b in self.capture.blocks]
         budget = self.capture.run.get("budget")
         if not blocks or budget is None or self.capture.experiment.get("reason") != "budget spent":
             return ""
@@ -349,13 +349,13 @@ class Evidence:
 
     def one_time_seconds(self, arm: str) -> float | None:
         """Seconds that the first switch to ``arm`` took beyond what its steps take later; None where it was never made."""
-        mine = [block for block in self.capture.blocks if block["arm"] == arm and block["count"]]
+        mine = [block for block in self.capture.blocks if block.arm == arm and block.count]
         if not mine:
             return None
-        first = min(mine, key=lambda block: (block["lap"], block["i"]))
-        usual = statistics.median(block["seconds"] / block["count"] for block in mine)
-        warmup = first.get("warmup", ())
-        return max(0.0, float(first.get("switch", 0.0) + math.fsum(warmup) - usual * len(warmup)))
+        first = min(mine, key=lambda block: (block.lap, block.i))
+        usual = statistics.median(block.pace for block in mine)
+        warmup = first.warmup
+        return max(0.0, float(first.switch + math.fsum(warmup) - usual * len(warmup)))
 
 
 LEAST_SHARE = 0.02

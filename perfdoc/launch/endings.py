@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from perfdoc.capture import events, incidents
+from perfdoc.capture.event import Event, of
+from perfdoc.capture.event import last as last_of
 from perfdoc.launch import launches, signals, unwatched
 
 STEPS_WANTED = 16
@@ -21,8 +24,8 @@ NO_ROOM = 65536
 
 
 def outcome(
-    done: Sequence[launches.Launch], interrupted: KeyboardInterrupt | None, seen: dict[str, Any],
-    events: Sequence[dict[str, Any]], folder: Path, wait: float, errand_limit: float | None,
+    done: Sequence[launches.Launch], interrupted: KeyboardInterrupt | None, seen: Collection[str],
+    written: Sequence[Event], folder: Path, wait: float, errand_limit: float | None,
 ) -> dict[str, Any]:
     """``outcome``, with the reason in words and perfdoc's exit code.
 
@@ -34,15 +37,15 @@ def outcome(
     if not done:
         return {"outcome": "failed", "reason": "the command could not be run", "exit_code": 1}
     last = done[-1]
-    slow = next((e for e in reversed(events) if e["e"] == "too_slow"), None)
+    slow = last_of(events.TooSlow, written)
     if last.ended_by_scan and last.kind == "experiment" and slow is not None:
         return {"outcome": "complete", "exit_code": 0, "reason": (
-            f"a step takes about {slow['seconds']:.0f} s, so the budget was over before anything could be tried: "
-            f"--budget {STEPS_WANTED * slow['seconds']:.0f}")}
+            f"a step takes about {slow.seconds:.0f} s, so the budget was over before anything could be tried: "
+            f"--budget {STEPS_WANTED * slow.seconds:.0f}")}
     if last.ended_by_scan and last.kind == "experiment":
         return {"outcome": "complete", "reason": "", "exit_code": 0}
     injected = [file.read_text(encoding="utf-8") for file in folder.glob("inject-error-*.txt")]
-    injected += [e["error"] for e in events if e["e"] == "inject_failed"]
+    injected += [event.error for event in of(incidents.InjectFailed, written)]
     if injected:
         return {"outcome": "failed", "reason": "perfdoc could not get into the script: " + injected[-1].strip()[-500:],
                 "exit_code": last.exit_code or 1}
@@ -50,10 +53,10 @@ def outcome(
         return {"outcome": "failed", "exit_code": 1,
                 "reason": f"it hung: nothing came for longer than the {errand_limit or 0:.0f} s that it may take"}
     if last.why == "unwatched":
-        return {"outcome": "never trained", "exit_code": 3, "reason": got_to(seen, events)}
+        return {"outcome": "never trained", "exit_code": 3, "reason": got_to(seen, written)}
     if last.why == "never trained":
         return {"outcome": "never trained", "exit_code": 3,
-                "reason": f"no optimizer step within {wait:g} s; {got_to(seen, events)}"}
+                "reason": f"no optimizer step within {wait:g} s; {got_to(seen, written)}"}
     if last.failure is not None and _is_full(folder):
         return {"outcome": "failed", "exit_code": 1, "reason": (
             f"no room is left on the disk that holds {folder}: the script's output and files go there in a scan")}
@@ -80,17 +83,17 @@ def outcome(
         return {"outcome": "failed", "reason": reason, "exit_code": 1}
     if not any(launch.stepped for launch in done):
         return {"outcome": "never trained", "exit_code": 3,
-                "reason": f"the script ended without an optimizer step; {got_to(seen, events)}"}
+                "reason": f"the script ended without an optimizer step; {got_to(seen, written)}"}
     if not blocks:
         return {"outcome": "too short", "exit_code": 0,
-                "reason": f"the script ended before its loop was known: let it train longer ({longer(events)})"}
+                "reason": f"the script ended before its loop was known: let it train longer ({longer(written)})"}
     if len(done) > 1:
         starts = sum(launch.start_seconds for launch in done[1:])
         times = f"it was started {len(done)} times, which took {starts:.0f} s of the budget"
         return {"outcome": "complete", "exit_code": 0, "reason": (
-            f"the script ended before all questions were settled; {times}: let it train longer ({longer(events)})")}
+            f"the script ended before all questions were settled; {times}: let it train longer ({longer(written)})")}
     return {"outcome": "complete", "exit_code": 0, "reason": (
-        f"the script ended before all questions were settled: let it train longer ({longer(events)})")}
+        f"the script ended before all questions were settled: let it train longer ({longer(written)})")}
 
 
 def _is_full(folder: Path) -> bool:
@@ -101,10 +104,10 @@ def _is_full(folder: Path) -> bool:
         return False
 
 
-def longer(events: Sequence[dict[str, Any]]) -> str:
+def longer(written: Sequence[Event]) -> str:
     """How the script could be told to train longer, where its options were seen."""
-    options = [tuple(option) for e in events if e["e"] == "options" for option in e["longer"]]
-    said = [f"{name}, now {value}" if value is not None else str(name) for name, value in dict.fromkeys(options)]
+    options = [option for event in of(events.OptionsSeen, written) for option in event.longer]
+    said = [f"{name}, now {value}" if value is not None else name for name, value in dict.fromkeys(options)]
     return "; ".join(said[:3]) or "more epochs or data"
 
 
@@ -119,13 +122,13 @@ def status(code: int) -> str:
     return f"signal {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 
-def got_to(seen: dict[str, Any], events: Sequence[dict[str, Any]]) -> str:
+def got_to(seen: Collection[str], written: Sequence[Event]) -> str:
     """How far a script came that never trained, in words."""
-    strangers = unwatched.told(events)
+    strangers = unwatched.told(written)
     if strangers:
         return strangers
-    if not any(e["e"] == "process" for e in events):
-        if any(e["e"] == "entered" for e in events):
+    if not of(events.ProcessSeen, written):
+        if of(events.Entered, written):
             return "torch was never imported in it. Is it the right script?"
         return ("perfdoc could not get into it. Is it the right command? (Nothing is seen in `python -I`, `-E` or `-S`, nor in "
                 "programs that are not Python.)")

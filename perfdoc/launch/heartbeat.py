@@ -12,6 +12,9 @@ from typing import Any
 
 import psutil
 
+from perfdoc.capture.event import Event
+from perfdoc.capture.incidents import Resumed
+
 STILL_SECONDS = 60.0
 """Maximum age of a heartbeat, in seconds. The watchdog in the process beats every second; it stops where the process hangs in
 compiled code that never lets Python run."""
@@ -33,7 +36,7 @@ class Heartbeat:
     """
 
     def __init__(
-        self, folder: Path, lap: int, budget: float, wait: float, say: Callable[[dict[str, Any]], None]
+        self, folder: Path, lap: int, budget: float, wait: float, say: Callable[[Event], None]
     ) -> None:
         self._folder = folder
         self._lap = lap
@@ -84,7 +87,7 @@ class Heartbeat:
         elif now - self._stopped_since > SUSPENDED_SECONDS:
             self._stopped_since = None
             self._resumed += 1
-            self._say({"e": "resumed", "why": "the script was suspended by somebody else; it is told to go on"})
+            self._say(Resumed(why="the script was suspended by somebody else; it is told to go on"))
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGCONT)
         return True

@@ -533,7 +533,7 @@ def demand_of(capture: Capture) -> float | None:
     loaders = capture.loop["loaders"] if capture.loop else []
     if not loaders:
         return None
-    cached = [b["seconds"] / b["count"] for b in capture.blocks if b["arm"] == "compute_ceiling=on" and b["count"]]
+    cached = [b.pace for b in capture.blocks if b.arm == "compute_ceiling=on" and b.count]
     if cached:
         return float(loaders[0]["batches_a_step"] / statistics.median(cached))
     found = {m.metric: m for m in capture.measurements if isinstance(m, Measurement)}

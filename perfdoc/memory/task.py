@@ -9,6 +9,7 @@ import traceback
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from perfdoc.capture.events import MemoryPlanned
 from perfdoc.core.errors import PerfdocError
 from perfdoc.inject.observe.step_finder import Step
 from perfdoc.inject.samples.step_capture import StepCapture
@@ -32,16 +33,16 @@ class Errand:
         capture.stop()
         session.enabled = False
         try:
-            session.recorder.write("memory_plan", **self._plan())
+            session.recorder.write(self._plan())
         except PerfdocError as error:
-            session.recorder.write("memory_plan", error=str(error))
+            session.recorder.write(MemoryPlanned(error=str(error)))
         except Exception:  # users' models of any kind are copied and run without data: the parent shows where it broke
-            session.recorder.write("memory_plan", error=traceback.format_exc(limit=-3))
+            session.recorder.write(MemoryPlanned(error=traceback.format_exc(limit=-3)))
         finally:
             session.enabled = True
         session.end("memory planned")
 
-    def _plan(self) -> dict[str, object]:
+    def _plan(self) -> MemoryPlanned:
         settings, loop, step = self._session.settings["memory"], self._session.loop, self._capture.step
         if step is None or self._capture.why:
             why = self._capture.why or "no model was called with gradients in the step that was watched"
@@ -57,7 +58,7 @@ class Errand:
             precisions=settings["precisions"] or (("bf16",) if loop.autocast_seen else ("float32", "bf16")),
             optimizers=settings["optimizers"],
         )
-        return {
-            "rows": [asdict(row) for row in plan.rows], "device_memory": plan.device_memory,
-            "largest": [[*key, size] for key, size in plan.largest.items()], "model": type(step.module).__name__,
-        }
+        return MemoryPlanned(
+            rows=[asdict(row) for row in plan.rows], device_memory=plan.device_memory,
+            largest=[(*key, size) for key, size in plan.largest.items()], model=type(step.module).__name__,
+        )

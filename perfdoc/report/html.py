@@ -111,26 +111,26 @@ def forest(diagnosis: Diagnosis) -> dict[str, Any] | None:
 
 def timeline(diagnosis: Diagnosis) -> dict[str, Any] | None:
     """Every block in the order it ran: seconds a step by arm, for an SVG of 1000 x 240 units."""
-    blocks = sorted((b for b in diagnosis.capture.blocks if b["count"]), key=lambda b: (b["lap"], b["i"]))
+    blocks = sorted((b for b in diagnosis.capture.blocks if b.count), key=lambda b: (b.lap, b.i))
     if len(blocks) < 3:
         return None
-    per_step = [b["seconds"] / b["count"] for b in blocks]
+    per_step = [b.pace for b in blocks]
     # One stalled block must not flatten the picture: the axis ends at the 98th percentile, what is above is drawn at its edge.
     top = sorted(per_step)[min(len(per_step) - 1, int(0.98 * len(per_step)))] * 1.08
-    names = [CONTROL_ARM, *dict.fromkeys(b["arm"] for b in blocks if b["arm"] != CONTROL_ARM)]
+    names = [CONTROL_ARM, *dict.fromkeys(b.arm for b in blocks if b.arm != CONTROL_ARM)]
     points = [
         {
             "x": round(1000 * (place + 0.5) / len(blocks), 1),
             "y": round(240 * (1 - min(1.0, value / top)), 1),
-            "arm": names.index(block["arm"]),
-            "title": f"{block['arm']} · {figures.seconds(value)} a step · block {block['i']} ({block['phase']})",
+            "arm": names.index(block.arm),
+            "title": f"{block.arm} · {figures.seconds(value)} a step · block {block.i} ({block.phase})",
         }
         for place, (block, value) in enumerate(zip(blocks, per_step, strict=True))
     ]
     phases = []
     for place, block in enumerate(blocks):
-        if place == 0 or block["phase"] != blocks[place - 1]["phase"]:
-            phases.append({"x": round(1000 * place / len(blocks), 1), "name": block["phase"]})
+        if place == 0 or block.phase != blocks[place - 1].phase:
+            phases.append({"x": round(1000 * place / len(blocks), 1), "name": block.phase})
     control = [p for p in points if p["arm"] == 0]
     return {
         "points": points,
