@@ -83,7 +83,7 @@ def device(diagnosis: Diagnosis) -> str:
 def step_time(diagnosis: Diagnosis) -> tuple[float, float, float] | None:
     """Seconds a step under the user's own settings over control blocks, with 95% interval; None if not measured."""
     logs = [
-        math.log(b["seconds"] / b["count"]) for b in diagnosis.capture.blocks if b["arm"] == CONTROL_ARM and b["count"]
+        math.log(b.pace) for b in diagnosis.capture.blocks if b.arm == CONTROL_ARM and b.count
     ]
     if len(logs) >= 4:
         low, high = stats.bootstrap_bounds(logs, 0.05)
@@ -103,7 +103,7 @@ def anatomy(diagnosis: Diagnosis) -> list[Phase]:
     On a device that works asynchronously, the device's own time between the marks of the phases; else the host's.
     """
     means: dict[str, float] = {}
-    device = [b["device_phases"] for b in diagnosis.capture.blocks if "device_phases" in b]
+    device = [b.device_phases for b in diagnosis.capture.blocks if b.device_phases is not None]
     if device:
         means = {
             phase: value for place, phase in enumerate(PHASES) if (value := statistics.fmean(b[place] for b in device)) > 0
