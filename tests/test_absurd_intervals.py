@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from test_rules import make
 
+from perfdoc.capture.records import Estimate
 from perfdoc.commands.runs import _effect
 from perfdoc.compare.gate import step_check, takes
 from perfdoc.compare.paired_runs import Ratio
@@ -73,8 +74,7 @@ def test_no_report_shows_an_absurd_interval(rounds, noise):
     capture = make(arms, rounds=rounds, noise=noise, measurements=RATES, plan={"autocast": "bf16"})
     capture.blocks += [replace(b, phase="confirm", i=b.i + 1000) for b in capture.blocks if b.arm == "control"][:4]
     capture.blocks += [replace(b, phase="confirm", i=b.i + 1001) for b in capture.blocks if b.arm == "autocast=bf16"][:3]
-    capture.run["perfdoc"], capture.guard = "", {"redirected": []}
-    capture.experiment["estimates"] = {"autocast=bf16": {"center": 0.3, "deviation": 4.0, "blocks": 3}}
+    capture.experiment.estimates = {"autocast=bf16": Estimate(center=0.3, deviation=4.0, blocks=3)}
     diagnosis = diagnose(capture)
     page = html.render(diagnosis)
     written = json.dumps(terminal.as_json(diagnosis), allow_nan=False)
@@ -95,7 +95,6 @@ def test_what_verify_measured_is_shown_the_same_way(tmp_path):
         "speedup": 3.0, "low": 0.01, "high": 900.0, "starts": 1, "rounds": 2}}))
     assert patch_section.read(tmp_path)["verified"]["realised"]["high"] == 900.0
     capture = make({"autocast=bf16": 1.5}, plan={"autocast": "bf16"})
-    capture.run["perfdoc"], capture.guard = "", {"redirected": []}
     page = html.render(diagnose(capture), tmp_path)
     assert "not known yet (1 pair of processes)" in page
     assert not absurd(page)

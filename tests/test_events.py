@@ -18,6 +18,7 @@ from perfdoc.capture import events, incidents
 from perfdoc.capture.event import Event, first, last, of
 from perfdoc.capture.event_lines import KINDS, decode, from_entry, to_entry
 from perfdoc.capture.incidents import ENVELOPE, Incident
+from perfdoc.capture.settings import Settings
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.inject.system.recorder import Recorder
 
@@ -156,3 +157,26 @@ def test_incidents_are_in_the_capture(tmp_path: Path) -> None:
     capture = captures.from_events(captures.read_events(tmp_path), {}, {})
     assert [(one.what, one.words) for one in capture.incidents] == [
         ("probe_failed", "probe storage, error OSError: gone"), ("went_on", "")]
+
+
+def test_every_setting_that_is_read_is_one_that_the_parent_writes() -> None:
+    """Keys of ``settings.json`` that the user's process asks for are fields of the class that the parent writes."""
+    known = {field.name for field in fields(Settings)}
+    asked = {}
+    for file, tree in sources():
+        if file.parts[-3:-1] not in (("inject", "feed"), ("inject", "samples")):  # other settings: those of a DataLoader
+            asked |= {key: f"{file.name}:{line}" for key, line in setting_keys(tree)}
+    assert {"budget", "packages"} <= asked.keys()
+    assert asked.keys() <= known, {key: place for key, place in asked.items() if key not in known}
+
+
+def setting_keys(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Literal keys that something called ``settings`` is asked for: ``settings["budget"]``, ``settings.get("lap")``."""
+    for node in ast.walk(tree):
+        whole, key = None, None
+        if isinstance(node, ast.Subscript):
+            whole, key = node.value, node.slice
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get" and node.args:
+            whole, key = node.func.value, node.args[0]
+        if whole is not None and isinstance(key, ast.Constant) and ast.unparse(whole).split(".")[-1] == "settings":
+            yield str(key.value), node.lineno

@@ -191,9 +191,7 @@ def test_verify_prints_predicted_against_realised(tmp_path, monkeypatch):
             optimizer.step()  # step
             optimizer.zero_grad()
     """)
-    capture.run.update(id="one", command=[sys.executable, "train.py"])
-    capture.loop.update(rank=0, ranks=1, cores=2.0, threads=2, models=["Linear"], parameters=20, torch="2.14.1",
-                        step={"batches": 1, "optimizer_calls": 1, "forwards": 1, "backwards": 1, "by_hand": False})
+    capture.run.id, capture.run.command = "one", [sys.executable, "train.py"]
     folder = tmp_path / ".perfdoc" / "runs" / "one"
     folder.mkdir(parents=True)
     capture.write(folder)

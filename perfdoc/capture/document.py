@@ -6,22 +6,23 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from perfdoc.capture import events
 from perfdoc.capture.event import Event, first, last, of
 from perfdoc.capture.event_lines import decode
 from perfdoc.capture.incidents import Incident
-from perfdoc.capture.records import Happened
-from perfdoc.core import step_log, typed_json
+from perfdoc.capture.records import BenchedLoader, Failure, Happened, Loop, Offer, Parity, Process, Redirected
+from perfdoc.capture.run import Environment, Experiment, Guard, Machine, Run
+from perfdoc.core import measurement, step_log
 from perfdoc.core.blocks import Block
 from perfdoc.core.errors import PerfdocError
-from perfdoc.core.measurement import Measurement, Unavailable, from_json
+from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.metrics import PHASES
-from perfdoc.core.typed_json import to_json
+from perfdoc.core.typed_json import About, from_json, to_json
 
 FORMAT = "perfdoc-capture"
 VERSION = 1
@@ -35,33 +36,38 @@ MOST_INCIDENTS = 100
 
 @dataclass
 class Capture:
-    """One run, read back or about to be written. The fields are the document's top-level entries."""
+    """Everything that was measured in one run of a training script under perfdoc. Durations are in seconds, sizes in bytes."""
 
-    run: dict[str, Any]
-    machine: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
-    loop: dict[str, Any] | None = None
-    processes: list[dict[str, Any]] = field(default_factory=list)
-    offers: list[dict[str, Any]] = field(default_factory=list)
-    measurements: list[Measurement | Unavailable] = field(default_factory=list)
-    blocks: list[Block] = field(default_factory=list)
-    experiment: dict[str, Any] = field(default_factory=dict)
-    parity: list[dict[str, Any]] = field(default_factory=list)
-    guard: dict[str, Any] = field(default_factory=dict)
-    failure: dict[str, Any] | None = None
-    loader: dict[str, Any] | None = None
-    incidents: list[Happened] = field(default_factory=list)
+    run: Run
+    machine: Machine = field(default_factory=Machine)
+    environment: Environment = field(default_factory=Environment)
+    loop: Annotated[Loop | None, About("What the step was recognised to be; null where no whole step was seen.")] = None
+    processes: Annotated[list[Process], About("Processes of the run that imported torch, of all launches.")] = field(
+        default_factory=list)
+    offers: Annotated[list[Offer], About("What each treatment said it could do in this loop; one entry a treatment.")] = field(
+        default_factory=list)
+    measurements: Annotated[list[Measurement | Unavailable], About(
+        "Metrics with their raw samples, or the reason why they could not be measured.")] = field(default_factory=list)
+    blocks: Annotated[list[Block], About(
+        "All blocks of the experiment, in the order they ran within each launch.")] = field(default_factory=list)
+    experiment: Experiment = field(default_factory=lambda: Experiment({}, {}, {}, ""))
+    parity: Annotated[list[Parity], About("Comparisons of a treatment's numbers with the control's.")] = field(
+        default_factory=list)
+    guard: Guard = field(default_factory=Guard)
+    failure: Annotated[Failure | None, About(
+        "The script's own uncaught exception, the last one; null where there was none.")] = None
+    loader: Annotated[BenchedLoader | None, About(
+        "The DataLoader that `perfdoc bench-loader` measured; null, or missing in captures of other commands.")] = None
+    incidents: Annotated[list[Happened], About(
+        "What went wrong, or another way than usual, and that the scan survived; missing in older captures.")] = field(
+        default_factory=list)
     unwritten = ""
     """Why :meth:`write` could not write it; no part of the document."""
 
     def to_json(self) -> dict[str, Any]:
         """The document as it is stored."""
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            **{name: to_json(getattr(self, name)) for name in self.__dataclass_fields__ if name != "measurements"},
-            "measurements": [m.to_json() for m in self.measurements],
-        }
+        entries = {name: to_json(getattr(self, name)) for name in self.__dataclass_fields__ if name != "measurements"}
+        return {"format": FORMAT, "version": VERSION, **entries, "measurements": [m.to_json() for m in self.measurements]}
 
     def write(self, folder: Path) -> Path:
         """Write ``capture.json`` into ``folder``, whole or not at all.
@@ -97,15 +103,22 @@ def read(path: Path) -> Capture:
             f"{file} is a capture of version {document.get('version')}; this perfdoc reads version {VERSION}. "
             "Use the perfdoc that wrote it, or scan again."
         )
-    try:
-        # Captures of before there was such an entry are read too.
-        fields: dict[str, Any] = {"loader": None, "incidents": []} | document
-        fields = {name: fields[name] for name in Capture.__dataclass_fields__ if name != "measurements"}
-        fields["incidents"] = [typed_json.from_json(Happened, entry) for entry in fields["incidents"]]
-        fields["blocks"] = [typed_json.from_json(Block, entry) for entry in fields["blocks"]]
-        return Capture(**fields, measurements=[from_json(entry) for entry in document["measurements"]])
-    except (KeyError, TypeError) as error:
-        raise PerfdocError(f"{file} is damaged: {error} is missing or of another kind.") from None
+    return from_document(document, str(file))
+
+
+def from_document(document: dict[str, Any], file: str) -> Capture:
+    """A capture from its JSON document. Entries that this version does not know are left out.
+
+    Raises PerfdocError, which names ``file``, where the document does not follow the schema.
+    """
+    from perfdoc.capture.schema import problem
+
+    wrong = problem(document)
+    if wrong:
+        raise PerfdocError(f"{file} is damaged: {wrong}.")
+    capture = from_json(Capture, {**document, "measurements": []})
+    capture.measurements = [measurement.from_json(entry) for entry in document["measurements"]]
+    return capture
 
 
 def read_events(folder: Path) -> list[Event]:
@@ -124,7 +137,7 @@ def read_events(folder: Path) -> list[Event]:
     return found
 
 
-def from_events(written: Iterable[Event], run: dict[str, Any], machine: dict[str, Any]) -> Capture:
+def from_events(written: Iterable[Event], run: Run, machine: Machine) -> Capture:
     """Put a capture together from a run's events; works on whatever a killed run left."""
     found = list(written)
     capture = Capture(run=run, machine=machine)
@@ -133,35 +146,33 @@ def from_events(written: Iterable[Event], run: dict[str, Any], machine: dict[str
     leader = offer.file if offer is not None else None
     loop = next((one for one in loops if one.file == leader), loops[0] if loops else None)
     if loop is not None:
-        capture.loop = to_json(loop.record)
+        capture.loop = loop.record
         leader = leader or loop.file
     leaders: set[str | None] = {one.file for one in found if isinstance(one, events.Offered | events.BlockEnded)} or {leader}
-    capture.processes = [to_json(one.record) for one in processes]
+    capture.processes = [one.record for one in processes]
     process = next((one.record for one in processes if one.file == leader), processes[0].record if processes else None)
     if process is not None:
-        capture.environment = {
-            "python": process.python, "executable": process.executable, "torch": process.torch, "cuda": process.cuda}
-    capture.offers = list({one.record.slug: to_json(one.record) for one in of(events.Offered, found)}.values())
+        capture.environment = Environment(process.python, process.executable, process.torch, process.cuda)
+    capture.offers = list({one.record.slug: one.record for one in of(events.Offered, found)}.values())
     capture.blocks = [one.record for one in of(events.BlockEnded, found)]
     failure, loader = last(events.ScriptFailed, found), last(events.LoaderBenched, found)
-    capture.failure = to_json(failure.record) if failure is not None else None
-    capture.loader = to_json(loader.record) if loader is not None else None
-    capture.parity = [to_json(one.record) for one in of(events.NumericsCompared, found)]
+    capture.failure = failure.record if failure is not None else None
+    capture.loader = loader.record if loader is not None else None
+    capture.parity = [one.record for one in of(events.NumericsCompared, found)]
     capture.measurements = [*_steps([one for one in of(events.StepTimed, found) if one.file in leaders]),
                             *merged(event.found for event in of(events.Measured, found)), *_loader(capture.loop)]
     capture.experiment = _experiment(found)
     capture.incidents = [Happened(one.lap, one.t, one.kind, one.words()) for one in of(Incident, found)[:MOST_INCIDENTS]]
-    capture.guard = {
-        "redirected": [{"path": one.path, "to": one.to} for one in of(events.FileRedirected, found)],
-        "created": [],
-        "kept": [one.path for one in of(events.FileKept, found)],
-        "changed": [one.path for one in of(events.FileChanged, found)],
-        "trackers": sorted({one.name for one in of(events.TrackerOff, found)}),
-    }
+    capture.guard = Guard(
+        redirected=[Redirected(one.path, one.to) for one in of(events.FileRedirected, found)],
+        kept=[one.path for one in of(events.FileKept, found)],
+        changed=[one.path for one in of(events.FileChanged, found)],
+        trackers=sorted({one.name for one in of(events.TrackerOff, found)}),
+    )
     return capture
 
 
-def _experiment(found: Sequence[Event]) -> dict[str, Any]:
+def _experiment(found: Sequence[Event]) -> Experiment:
     outcome, progress = last(events.Outcome, found), last(events.Progress, found)
     natural = last(events.Natural, found)
     failed = {one.arm: one.error for one in of(events.ArmFailed, found)}
@@ -169,15 +180,15 @@ def _experiment(found: Sequence[Event]) -> dict[str, Any]:
         failed = {**one.failed, **failed}
     for cleared in of(events.ArmCleared, found):  # the script does by itself what was first laid to this arm
         failed.pop(cleared.arm, None)
-    return {
-        "plan": outcome.plan if outcome else progress.plan if progress else {},
-        "verdicts": outcome.verdicts if outcome else progress.settled if progress else {},
-        "failed": failed,
-        "estimates": to_json(outcome.estimates) if outcome else {},
-        "natural": natural.why if natural else "",
-        "carried": sorted({one.arm for one in of(events.Carried, found)}),
-        "reason": outcome.reason if outcome else "the run ended before the experiment did",
-    }
+    return Experiment(
+        plan=outcome.plan if outcome else progress.plan if progress else {},
+        verdicts=outcome.verdicts if outcome else progress.settled if progress else {},
+        failed=failed,
+        reason=outcome.reason if outcome else "the run ended before the experiment did",
+        estimates=outcome.estimates if outcome else {},
+        natural=natural.why if natural else "",
+        carried=sorted({one.arm for one in of(events.Carried, found)}),
+    )
 
 
 def _steps(seen: list[events.StepTimed]) -> list[Measurement | Unavailable]:
@@ -213,17 +224,16 @@ def merged(measured: Iterable[Measurement | Unavailable]) -> list[Measurement | 
     return list(kept.values())
 
 
-def _loader(loop: Mapping[str, Any] | None) -> list[Measurement | Unavailable]:
-    loaders = loop["loaders"] if loop else []
-    if not loaders:
+def _loader(loop: Loop | None) -> list[Measurement | Unavailable]:
+    if loop is None or not loop.loaders:
         why = "no DataLoader in the step" if loop else "no whole step was seen"
         return [Unavailable("loader.num_workers", why), Unavailable("loader.batches_an_epoch", why)]
-    first = loaders[0]
+    loader = loop.loaders[0]
     found: list[Measurement | Unavailable] = [
-        Measurement("loader.num_workers", "count", (float(first["num_workers"]),), {"site": first["site"]})
+        Measurement("loader.num_workers", "count", (float(loader.num_workers),), {"site": loader.site})
     ]
-    if first["batches_an_epoch"] is None:
+    if loader.batches_an_epoch is None:
         found.append(Unavailable("loader.batches_an_epoch", "the data set has no length"))
     else:
-        found.append(Measurement("loader.batches_an_epoch", "count", (float(first["batches_an_epoch"]),)))
+        found.append(Measurement("loader.batches_an_epoch", "count", (float(loader.batches_an_epoch),)))
     return found

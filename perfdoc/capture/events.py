@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perfdoc.capture.event import Event
-from perfdoc.capture.records import BenchedLoader, Counts, Estimate, Failure, Loop, Offer, Parity, Process
+from perfdoc.capture.records import BenchedLoader, Counts, Estimate, Failure, Judged, Loop, Offer, Parity, Process
 from perfdoc.core import measurement
 from perfdoc.core.blocks import Block
 from perfdoc.core.measurement import How, Measurement, Unavailable, Unit
@@ -118,7 +118,7 @@ class Progress(Event):
     arm: str
     left: float
     """Seconds of the budget."""
-    settled: dict[str, str]
+    settled: dict[str, Judged]
     """Verdict by arm."""
     failed: list[str]
     plan: dict[str, str]
@@ -205,7 +205,7 @@ class Outcome(Event):
     kind = "outcome"
     reason: str
     plan: dict[str, str]
-    verdicts: dict[str, str]
+    verdicts: dict[str, Judged]
     failed: dict[str, str]
     estimates: dict[str, Estimate] = field(default_factory=dict)
     seconds_left: float = 0.0

@@ -26,7 +26,7 @@ class Step:
     by_hand: Annotated[bool, About("Whether parameters are updated without an optimizer.")]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Loader:
     """A DataLoader that every step fetches from."""
 
@@ -68,7 +68,7 @@ class CallSites:
         default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Loop:
     """The training loop: what the step was recognised to be."""
 
@@ -103,7 +103,7 @@ class Process:
     rank: Annotated[str | None, About("Environment variable RANK; null where it is not set.")]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Offer:
     """What a treatment said it could do in this loop."""
 
@@ -122,7 +122,7 @@ class Offer:
         return dict(self.levels).get(level)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Failure:
     """The script's own uncaught exception."""
 
@@ -163,7 +163,7 @@ class Parity:
     seed_free_error: Annotated[float | None, About("Its standard error.")] = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class BenchedLoader:
     """The DataLoader that `perfdoc bench-loader` measured."""
 

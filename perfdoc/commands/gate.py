@@ -89,7 +89,7 @@ def _captures(arguments: tuple[str, ...], allowed: float) -> tuple[Verdict, dict
         raise PerfdocError("say what to compare: `perfdoc gate --base REV -- python train.py`, or two captures that exist: "
                            "`perfdoc gate base.json head.json`.")
     base, head = (captures.read(Path(argument)) for argument in arguments)
-    kept = [capture.environment.get("variables") for capture in (base, head)]
+    kept = [capture.environment.variables for capture in (base, head)]
     differs = difference(kept[0], kept[1]) if kept[0] and kept[1] else ""
     if differs:
         click.echo(f"perfdoc: the two ran in different environments: {differs}", err=True)

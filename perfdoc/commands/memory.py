@@ -77,6 +77,7 @@ def command(
     from perfdoc.capture.document import read_events
     from perfdoc.capture.event import last
     from perfdoc.capture.events import MemoryPlanned
+    from perfdoc.capture.settings import MemoryAsked
     from perfdoc.commands._progress import Progress
     from perfdoc.core.errors import PerfdocError
     from perfdoc.launch.environment import resolve
@@ -86,24 +87,24 @@ def command(
 
     before = sys.argv[1:]
     dashed = "--" in before and list(command) == before[before.index("--") + 1 :]
-    asked = {
-        "batches": list(batches), "device_memory": device_memory, "precisions": list(precision),
-        "checkpointing": [False] if no_checkpointing else [False, True], "optimizers": list(optimizers),
-    }
+    asked = MemoryAsked(
+        batches=list(batches), device_memory=device_memory, precisions=list(precision),
+        checkpointing=[False] if no_checkpointing else [False, True], optimizers=list(optimizers),
+    )
     with tempfile.TemporaryDirectory(prefix="perfdoc-") as folder:
         options = Options(resolve(command, dashed), budget=600.0, wait=wait, folder=Path(folder), experiment=False,
-                          errand="perfdoc.memory.task", errand_settings={"memory": asked})
+                          errand="perfdoc.memory.task", memory=asked)
         scan = Scan(options, lambda event: None)
         with Progress(options.budget, sys.stderr) as progress:
             scan.show = progress.show
             capture = scan.run()
         planned = last(MemoryPlanned, read_events(scan.folder))
         if planned is None:
-            if capture.run["outcome"] in ("failed", "never trained"):
+            if capture.run.outcome in ("failed", "never trained"):
                 terminal.show_failure(capture, scan.log, True)
             else:
-                click.echo(f"perfdoc: {capture.run['reason'] or 'the script ended before a step could be caught'}", err=True)
-            sys.exit(int(capture.run["exit_code"]) or 3)
+                click.echo(f"perfdoc: {capture.run.reason or 'the script ended before a step could be caught'}", err=True)
+            sys.exit(capture.run.exit_code or 3)
     if planned.error is not None:
         raise PerfdocError(planned.error.strip(), 3)
     if as_json:

@@ -59,6 +59,7 @@ def load(folder: Path) -> Capture:
     from perfdoc.capture import document as captures
     from perfdoc.capture.event import first
     from perfdoc.capture.events import ProcessSeen
+    from perfdoc.capture.run import Machine, Run
 
     if folder.is_file() or (folder / captures.FILE_NAME).exists():
         return captures.read(folder)
@@ -68,16 +69,15 @@ def load(folder: Path) -> Capture:
     process = first(ProcessSeen, written)
     asked = _settings(folder)
     times = [event.t for event in written if event.t] or [0.0]
-    run = {
-        "id": folder.name, "perfdoc": None, "command": process.record.argv if process else [],
-        "outcome": "killed", "exit_code": 137,
-        "reason": "the scan ended before its capture was written (killed, or no room left on the disk); this is what it had "
-                  "measured by then",
-        "laps": 1 + max(event.lap for event in written),
-        "seconds": round(max(times) - min(times), 2),
-        "budget": asked.get("budget"), "smallest_effect": asked.get("smallest_effect", 0.02), "seed": asked.get("seed"),
-    }
-    return captures.from_events(written, run, {})
+    run = Run(
+        id=folder.name, command=process.record.argv if process else [], directory="", started="",
+        seconds=round(max(times) - min(times), 2), perfdoc=None, budget=asked.get("budget"),
+        smallest_effect=asked.get("smallest_effect", 0.02), seed=asked.get("seed"),
+        laps=1 + max(event.lap for event in written), outcome="killed", exit_code=137,
+        reason="the scan ended before its capture was written (killed, or no room left on the disk); this is what it had "
+               "measured by then",
+    )
+    return captures.from_events(written, run, Machine())
 
 
 def _settings(folder: Path) -> dict[str, Any]:

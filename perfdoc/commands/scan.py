@@ -93,11 +93,11 @@ def command(
             f"perfdoc: the capture could not be written: {capture.unwritten}. What was measured stands in the run's events: "
             f"perfdoc report {os.path.relpath(scan.folder)}", err=True,
         )
-    outcome = capture.run["outcome"]
+    outcome = capture.run.outcome
     if outcome in ("failed", "never trained"):
         terminal.show_failure(capture, scan.log, not show_output)
     if outcome != "complete":
-        sys.exit(int(capture.run["exit_code"]))
+        sys.exit(capture.run.exit_code)
 
 
 def _written(make: Callable[[], Made | None]) -> Made | None:

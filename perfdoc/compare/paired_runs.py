@@ -31,11 +31,13 @@ import psutil
 from perfdoc.capture import events, incidents
 from perfdoc.capture.event import last
 from perfdoc.capture.records import Counts
+from perfdoc.capture.settings import Settings
 from perfdoc.core import stats
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.finding import says_nothing
 from perfdoc.core.parent_death import die_with_parent
 from perfdoc.core.probe import packages
+from perfdoc.core.typed_json import to_json
 from perfdoc.launch import processes
 from perfdoc.launch.environment import environment
 from perfdoc.launch.event_reader import EventReader
@@ -307,14 +309,12 @@ class _Runner:
         self.folder = folder
         self._least = block
         folder.mkdir(parents=True)
-        settings = {
-            "lap": 0, "budget": 1e9, "spent": 0, "guard": True,
-            "protect": [str(side.directory), str(side.home), *map(str, side.protect)],
-            "experiment": False, "only": [], "packages": packages(), "smallest_effect": 0.02, "seed": 0, "history": None,
-            "excluded": [], "errand": "perfdoc.compare.task", "block": block, "home": str(side.home),
-            "dies_with_parent": True,
-        }
-        (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+        settings = Settings(
+            budget=1e9, protect=[str(side.directory), str(side.home), *map(str, side.protect)], experiment=False,
+            packages=packages(), seed=0, history=None, errand="perfdoc.compare.task", block=block, home=str(side.home),
+            dies_with_parent=True,
+        )
+        (folder / "settings.json").write_text(json.dumps(to_json(settings)), encoding="utf-8")
         self.reader = EventReader(folder)
         side.log = folder / "output.log"
         env = environment(folder, side.python_path) | side.variables

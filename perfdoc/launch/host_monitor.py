@@ -6,10 +6,10 @@ import contextlib
 import os
 import sys
 import time
-from typing import Any
 
 import psutil
 
+from perfdoc.capture.run import Machine
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.launch import host, page_faults
 from perfdoc.launch.gpus import Gpus
@@ -67,13 +67,12 @@ class HostMonitor:
         ]
 
     @staticmethod
-    def describe() -> dict[str, Any]:
+    def describe() -> Machine:
         """The machine in words and figures, and which one it is; memory in bytes."""
         model = ""
         with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:
             model = next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), "")
-        return {"system": sys.platform, "cpu": model, "cores": psutil.cpu_count(), "memory": psutil.virtual_memory().total,
-                **host.identity()}
+        return Machine(sys.platform, model, psutil.cpu_count(), psutil.virtual_memory().total, **host.identity())
 
 
 def _shm() -> list[Measurement | Unavailable]:

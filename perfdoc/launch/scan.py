@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from perfdoc.capture import document as captures
 from perfdoc.capture import events, incidents
 from perfdoc.capture.event import Event, last, of
 from perfdoc.capture.event_lines import to_entry
+from perfdoc.capture.run import Run
+from perfdoc.capture.settings import BenchAsked, MemoryAsked, Settings
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.probe import packages
 from perfdoc.core.typed_json import to_json
@@ -63,7 +65,10 @@ class Options:
     """What the plan may do besides: ``numerics``, change the training's numbers."""
     errand: str = ""
     """Module whose ``Errand`` is run in the loop in place of an experiment."""
-    errand_settings: dict[str, Any] = field(default_factory=dict)
+    bench: BenchAsked | None = None
+    memory: MemoryAsked | None = None
+    loader_after: float | None = None
+    """Seconds after which an errand takes the loader that is iterated, though nothing trains."""
     errand_limit: float | None = None
     """Seconds after which an errand is ended from outside: a data set that hangs must not hang perfdoc."""
 
@@ -173,20 +178,18 @@ class Scan:
         check = todo.kind == "check"
         shortest = min((launch.train_seconds for launch in done if launch.stepped and not launch.why), default=None)
         progress = last(events.Progress, self.reader.events)
-        settings = {
-            "lap": self.reader.lap, "parent": os.getpid(),
-            "budget": todo.seconds if check else self.options.budget, "spent": 0.0 if check else self._spent,
-            "guard": self.options.guard,
-            "protect": [os.getcwd()], "experiment": self.options.experiment and not check, "only": list(self.options.only),
-            "packages": packages(), "smallest_effect": self.options.smallest_effect, "seed": seed, "history": history,
-            "verdicts": progress.settled if progress else {},
-            "excluded": list(self._excluded), "allow_numerics": "numerics" in self.options.allow,
-            "natural": self._natural,
-            "pausing": not any(isinstance(event, events.Woken | events.Stuck) for event in self.reader.events),
-            "trained_seconds": shortest,
-            "errand": "" if check else self.options.errand, **self.options.errand_settings,
-        }
-        (self.folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+        settings = Settings(
+            lap=self.reader.lap, parent=os.getpid(), budget=todo.seconds if check else self.options.budget,
+            spent=0.0 if check else self._spent, guard=self.options.guard, protect=[os.getcwd()],
+            experiment=self.options.experiment and not check, only=list(self.options.only), packages=packages(),
+            smallest_effect=self.options.smallest_effect, seed=seed, history=history,
+            verdicts=dict(progress.settled) if progress else {}, excluded=list(self._excluded),
+            allow_numerics="numerics" in self.options.allow, natural=self._natural,
+            pausing=not any(isinstance(event, events.Woken | events.Stuck) for event in self.reader.events),
+            trained_seconds=shortest, errand="" if check else self.options.errand, loader_after=self.options.loader_after,
+            bench=self.options.bench, memory=self.options.memory,
+        )
+        (self.folder / "settings.json").write_text(json.dumps(to_json(settings)), encoding="utf-8")
 
     @property
     def log(self) -> Path:
@@ -344,34 +347,28 @@ class Scan:
         processes.remove_shared_memory(pids)
 
     def _finish(self, started: float, done: list[launches.Launch]) -> captures.Capture:
-        outcome = endings.outcome(
+        ending = endings.outcome(
             done, self.interrupted, self.reader.seen(), captures.read_events(self.folder), self.folder, self.options.wait,
             self.options.errand_limit,
         )
         self._clear(launches.own_failure(done) if done else None)
         written = captures.read_events(self.folder)
-        run: dict[str, Any] = {
-            "id": self.folder.name,
-            "command": self.options.command,
-            "directory": os.getcwd(),
-            "started": datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
-            "seconds": round(time.time() - started, 2),
-            "perfdoc": perfdoc.__version__,
-            "budget": self.options.budget,
-            "smallest_effect": self.options.smallest_effect,
-            "seed": self.options.seed,
-            "laps": len(done),
-            **outcome,
-        }
+        run = Run(
+            id=self.folder.name, command=self.options.command, directory=os.getcwd(),
+            started=datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
+            seconds=round(time.time() - started, 2), perfdoc=perfdoc.__version__, budget=self.options.budget,
+            smallest_effect=self.options.smallest_effect, seed=self.options.seed, laps=len(done), outcome=ending.outcome,
+            reason=ending.reason, exit_code=ending.exit_code,
+        )
         capture = captures.from_events(written, run, self.monitor.describe())
-        capture.environment["variables"] = variables.record(os.environ)
+        capture.environment.variables = variables.record(os.environ)
         capture.measurements += self.monitor.measurements()
         if self.options.guard:
-            capture.guard["moved"] = tidy(written, target=self.folder / "unguarded", folder=self.folder)
-            capture.guard["left"] = Listing(Path.cwd(), self.folder.parent.parent).new(self._files)[:MOST_LEFT]
+            capture.guard.moved = tidy(written, target=self.folder / "unguarded", folder=self.folder)
+            capture.guard.left = Listing(Path.cwd(), self.folder.parent.parent).new(self._files)[:MOST_LEFT]
         if self._git is not None:
             now = git_status(Path.cwd())
-            capture.guard["git_changed"] = sorted((now or set()) - self._git)
+            capture.guard.git_changed = sorted((now or set()) - self._git)
         for name in ("history.json", "settings.json"):
             (self.folder / name).unlink(missing_ok=True)
         for pattern in ("leader-*", "schedule-*", "beat-*"):

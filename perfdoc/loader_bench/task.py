@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from perfdoc.capture import events
 from perfdoc.capture.records import BenchedLoader
+from perfdoc.capture.settings import BenchAsked
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.probe import Probe, discover
+from perfdoc.core.typed_json import from_json
 from perfdoc.inject.observe.clock import DATA
 from perfdoc.inject.observe.step_finder import Step
 from perfdoc.inject.samples import pictures
@@ -65,18 +67,18 @@ class Errand:
 
     def _bench(self, handle: Any, compute: float | None = None) -> None:
         """``compute``: seconds a batch that the step computes on the loader's cores; None: elsewhere, or unknown."""
-        session, asked = self._session, self._session.settings["bench"]
+        session, asked = self._session, from_json(BenchAsked, self._session.settings["bench"])
         session.enabled = False
         session.seen("errand")
         loader = handle.loader
         session.recorder.write(events.LoaderBenched(record=BenchedLoader(
-            site=asked["name"] or handle.site, dataset=type(loader.dataset).__name__, batch_size=loader.batch_size,
+            site=asked.name or handle.site, dataset=type(loader.dataset).__name__, batch_size=loader.batch_size,
             workers=loader.num_workers, length=handle.batches_an_epoch, held=open_resources(loader.dataset),
             cores=session.loop.cores, device=session.loop.device if session.finder.shape is not None else "",
         )))
         self._tell(Measurement("loader.num_workers", "count", (float(loader.num_workers),), {"site": handle.site}))
         bench = LoaderBench(
-            loader, settings_of(asked["workers"], asked["others"]), asked["budget"], self._tell, self._not_tried,
+            loader, settings_of(asked.workers, asked.others), asked.budget, self._tell, self._not_tried,
             self._progress, int(session.settings["seed"]), compute,
         )
         try:
@@ -85,11 +87,11 @@ class Errand:
             session.recorder.write(events.BenchFailed(error=str(error)))
         except Exception:  # a loader of a kind never seen: the parent shows where it broke
             session.recorder.write(events.BenchFailed(error=traceback.format_exc(limit=-3)))
-        self._look_at_samples(handle)
+        self._look_at_samples(handle, asked.decoders)
         session.enabled = True
         session.end("loader benched")
 
-    def _look_at_samples(self, handle: Any) -> None:
+    def _look_at_samples(self, handle: Any, decoders: bool) -> None:
         """Where a sample's time goes, and the pictures to compare decoders on."""
         recorder, settings = self._session.recorder, self._session.settings
         loop = self._session.loop
@@ -103,7 +105,7 @@ class Errand:
                 found = [Unavailable(metric, f"{type(error).__name__}: {error}") for metric in probe.provides]
             for one in found:
                 recorder.write(events.Measured.of(one))
-        if not settings["bench"]["decoders"]:
+        if not decoders:
             return
         try:
             paths = pictures.gather(handle.loader.dataset, os.path.join(recorder.run_dir, "pictures"))

@@ -10,7 +10,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from perfdoc.capture.events import MemoryPlanned
+from perfdoc.capture.settings import MemoryAsked
 from perfdoc.core.errors import PerfdocError
+from perfdoc.core.typed_json import from_json
 from perfdoc.inject.observe.step_finder import Step
 from perfdoc.inject.samples.step_capture import StepCapture
 from perfdoc.memory import plan as memory
@@ -43,7 +45,8 @@ class Errand:
         session.end("memory planned")
 
     def _plan(self) -> MemoryPlanned:
-        settings, loop, step = self._session.settings["memory"], self._session.loop, self._capture.step
+        asked = from_json(MemoryAsked, self._session.settings["memory"])
+        loop, step = self._session.loop, self._capture.step
         if step is None or self._capture.why:
             why = self._capture.why or "no model was called with gradients in the step that was watched"
             raise PerfdocError(f"this step cannot be planned: {why}. `perfdoc scan` measures the memory of the real step.")
@@ -53,10 +56,10 @@ class Errand:
                 "the real step."
             )
         plan = memory.plan_step(
-            step.module, step.batch, step.loss, loop.optimizers[0], batch_sizes=settings["batches"],
-            device_memory=settings["device_memory"], checkpointing=settings["checkpointing"],
-            precisions=settings["precisions"] or (("bf16",) if loop.autocast_seen else ("float32", "bf16")),
-            optimizers=settings["optimizers"],
+            step.module, step.batch, step.loss, loop.optimizers[0], batch_sizes=asked.batches,
+            device_memory=asked.device_memory, checkpointing=asked.checkpointing,
+            precisions=asked.precisions or (("bf16",) if loop.autocast_seen else ("float32", "bf16")),
+            optimizers=asked.optimizers,
         )
         return MemoryPlanned(
             rows=[asdict(row) for row in plan.rows], device_memory=plan.device_memory,

@@ -38,15 +38,16 @@ def render(diagnosis: Diagnosis, folder: Path | None = None) -> str:
     env.filters["realised"] = figures.realised
     capture = diagnosis.capture
     sample, decoders = sample_answer.read(capture.measurements), decoder_answer.read(capture.measurements)
-    loader = loader_answer.read(capture.measurements, capture.experiment.get("failed", {}))
+    loader = loader_answer.read(capture.measurements, capture.experiment.failed)
     if loader is not None and loader.recommended is None:
         loader = None
     return env.get_template("report.html.j2").render(
         sample=sample and {"parts": sample.parts, "notes": sample_table.notes(sample)},
         decoders=decoders and decoder_section(decoders),
-        loader=loader and loader_curve.section(loader, capture.loader or {}),
-        run=capture.run, loop=capture.loop, machine=capture.machine, environment=capture.environment,
-        device=summary.device(diagnosis), command=figures.command_line(capture.run["command"]),
+        loader=loader and loader_curve.section(loader, capture.loader),
+        run=capture.run, loop=capture.loop, machine=capture.machine if capture.machine.system else None,
+        environment=capture.environment if capture.environment.python else None,
+        device=summary.device(diagnosis), command=figures.command_line(capture.run.command),
         headline=loader.sentence if loader and not capture.blocks else summary.headline(diagnosis),
         step=summary.step_sentence(diagnosis), time=summary.step_time(diagnosis),
         anatomy=summary.anatomy(diagnosis), ceilings=summary.ceilings(diagnosis), plan=diagnosis.plan,
