@@ -11,6 +11,7 @@ import click
 from tabulate import tabulate
 
 from perfdoc.capture.document import Capture
+from perfdoc.core.typed_json import to_json
 from perfdoc.diagnosis.diagnose import Diagnosis
 from perfdoc.report import summary
 from perfdoc.report.figures import command_line, seconds, speedup
@@ -28,7 +29,7 @@ def render(diagnosis: Diagnosis, width: int = 100) -> str:
     """The whole summary as text."""
     capture = diagnosis.capture
     run = capture.run
-    title = f"perfdoc scan · {command_line(run['command'])} · run {run['id']}"
+    title = f"perfdoc scan · {command_line(run.command)} · run {run.id}"
     out = ["", *(click.style(line, bold=True) for line in textwrap.wrap(title, width))]
     out += textwrap.wrap(summary.headline(diagnosis), width)
     if capture.loop is None:
@@ -73,10 +74,10 @@ def _about(diagnosis: Diagnosis) -> str:
     assert loop is not None
     time = summary.step_time(diagnosis)
     spent = f"{seconds(time[0])} a step [{seconds(time[1])}, {seconds(time[2])}]" if time else "step time not measured"
-    ranks = f", {loop['ranks']} ranks" if loop["ranks"] > 1 else ""
+    ranks = f", {loop.ranks} ranks" if loop.ranks > 1 else ""
     return (
-        f"{summary.step_sentence(diagnosis)}; {spent} on {summary.device(diagnosis)}, {loop['cores']:g} cores, "
-        f"{loop['threads']} threads{ranks}"
+        f"{summary.step_sentence(diagnosis)}; {spent} on {summary.device(diagnosis)}, {loop.cores:g} cores, "
+        f"{loop.threads} threads{ranks}"
     )
 
 
@@ -140,9 +141,9 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
     """What ``--json`` prints."""
     plan = diagnosis.plan
     return {
-        "run": diagnosis.capture.run,
+        "run": to_json(diagnosis.capture.run),
         "headline": summary.headline(diagnosis),
-        "loop": diagnosis.capture.loop,
+        "loop": to_json(diagnosis.capture.loop),
         "step_seconds": summary.step_time(diagnosis),
         "anatomy": {phase.name: phase.seconds for phase in summary.anatomy(diagnosis)},
         "ceilings": {
@@ -179,6 +180,6 @@ def show_failure(capture: Capture, log: Path, from_log: bool) -> None:
         shown = lines[starts[-1]:] if starts and capture.failure else lines[-TAIL_LINES:]
         if shown:
             click.echo("\n".join(shown[-3 * TAIL_LINES:]), err=True)
-    click.echo(f"perfdoc: {capture.run['reason']}", err=True)
+    click.echo(f"perfdoc: {capture.run.reason}", err=True)
     if from_log and log.exists():
         click.echo(f"perfdoc: all of its output is in {log}", err=True)
