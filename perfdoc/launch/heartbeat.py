@@ -6,9 +6,8 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -50,7 +49,7 @@ class Heartbeat:
         self._slept = 0.0
         self._last = time.monotonic()
 
-    def trouble(self, pid: int, seen: Mapping[str, Any], known: bool = True) -> str:
+    def trouble(self, pid: int, seen: Collection[str], known: bool = True) -> str:
         """Why this launch has to be ended now: ``stuck`` or ``did not end``; empty where all is well.
 
         ``pid``: of the command. ``seen``: what its processes got to (``optimizer step``). ``known``: whether the loop is known.
