@@ -27,11 +27,13 @@ import torch
 import torch.optim.optimizer as torch_optimizer
 
 from perfdoc.core import step_log
+from perfdoc.core.blocks import Block
 from perfdoc.core.metrics import PHASES
 from perfdoc.core.parent_death import die_with_parent
 from perfdoc.core.probe import Probe
 from perfdoc.core.registry import discover
 from perfdoc.core.treatment import Treatment, config_id
+from perfdoc.core.typed_json import from_json
 from perfdoc.inject.experiment.applicability import factors
 from perfdoc.inject.experiment.experiment import Experiment
 from perfdoc.inject.experiment.follower import Follower
@@ -835,11 +837,11 @@ def _distributed() -> bool:
     return bool(torch.distributed.is_available() and torch.distributed.is_initialized())
 
 
-def _read_history(path: str | None) -> list[dict[str, Any]]:
+def _read_history(path: str | None) -> list[Block]:
     if not path:
         return []
     with open(path, encoding="utf-8") as f:
-        return list(json.load(f))
+        return [from_json(Block, entry) for entry in json.load(f)]
 
 
 assert len(PHASES) == 7

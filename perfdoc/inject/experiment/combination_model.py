@@ -35,7 +35,7 @@ class Stacks:
 
     def seen(self) -> list[tuple[Config, list[float]]]:
         """What may be planned, with its pairs so far."""
-        arms = {block["arm"]: config_from_id(block["arm"]) for block in self._ledger.blocks if "=" in block["arm"]}
+        arms = {block.arm: config_from_id(block.arm) for block in self._ledger.blocks if "=" in block.arm}
         found = [(arm, self._ledger.values(name)) for name, arm in arms.items() if self._ledger.plannable(arm)]
         return [(arm, values) for arm, values in found if values]
 
@@ -94,7 +94,7 @@ class Stacks:
         ledger = self._ledger
         if not self.any_quick() or not self.seen():
             return {}
-        tried = [block["arm"] for block in ledger.blocks if block["phase"] != CONFIRM_PHASE and block["count"]]
+        tried = [block.arm for block in ledger.blocks if block.phase != CONFIRM_PHASE and block.count]
         had = Counter(part for arm in tried for part in arm.split("+"))
         model, found = self.surrogate(), {}
         plan = {slug: level for slug, level in plan.items() if not ledger.late_seconds({slug: level})}

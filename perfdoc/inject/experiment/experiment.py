@@ -10,11 +10,10 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from typing import Any
 
 from perfdoc.core import blocks as pairing
 from perfdoc.core import stats
-from perfdoc.core.blocks import AA_ARM, CONFIRM_PHASE, CONTROL_ARM, SEARCH_PHASE
+from perfdoc.core.blocks import AA_ARM, CONFIRM_PHASE, CONTROL_ARM, SEARCH_PHASE, Block
 from perfdoc.core.treatment import CONTROL, Config, config_id
 from perfdoc.inject.experiment.arm_results import Ledger
 from perfdoc.inject.experiment.combination_model import Stacks
@@ -78,7 +77,7 @@ class Experiment:
     """
 
     def __init__(self, factors: Sequence[Factor], budget: float, remaining: Callable[[], float], *, seed: int = 0,
-                 smallest_effect: float = 0.02, history: Iterable[Mapping[str, Any]] = (), excluded: Collection[str] = (),
+                 smallest_effect: float = 0.02, history: Iterable[Block] = (), excluded: Collection[str] = (),
                  allow_numerics: bool = False, verdicts: Mapping[str, str] | None = None) -> None:
         self.budget = budget
         self.remaining = remaining
@@ -177,7 +176,7 @@ class Experiment:
     def _seconds_an_arm(self) -> float:
         """About how long one more block of an arm takes, its share of the control blocks included; 0 before the first."""
         # A later block of the same arm has one or two steps of warm-up instead of the first one's many.
-        seconds = [b["seconds"] * (1 + 1.5 / b["count"]) for b in self.ledger.blocks]
+        seconds = [b.seconds * (1 + 1.5 / b.count) for b in self.ledger.blocks]
         return (1 + 1 / ARMS_A_CONTROL) * statistics.fmean(seconds) if seconds else 0.0
 
     def _arms_left(self) -> float:

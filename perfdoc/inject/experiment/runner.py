@@ -11,7 +11,8 @@ from contextlib import closing
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from perfdoc.core.blocks import CONTROL_ARM
+from perfdoc.capture import events
+from perfdoc.core.blocks import CONTROL_ARM, Block
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.probe import Probe
 from perfdoc.core.treatment import CONTROL, Config, Treatment, config_from_id, config_id
@@ -192,7 +193,7 @@ class Conductor:
         for factor in known.factors:
             if any(factor.slug in probe.under for probe in watching):
                 arms |= {config_id({factor.slug: level.name}): {factor.slug: level.name} for level in factor.levels}
-        ran = {block["arm"] for block in known.blocks} - {*known.failed, *known.excluded}
+        ran = {block.arm for block in known.blocks} - {*known.failed, *known.excluded}
         start = perf_counter()
         for name, arm in arms.items():
             if arm and (name not in ran or name in self._watched_arms):
@@ -560,32 +561,30 @@ class Conductor:
         else:
             seconds = math.fsum(self._steps)
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - self._faults
-        block = {
-            "i": self._index,
-            "arm": self._request.arm,
-            "phase": self._request.phase,
-            "count": len(self._steps),
-            "seconds": seconds,
-            "steps": [] if self.session.asynchronous else [round(s, 7) for s in self._steps],
-            "warmup": [round(s, 7) for s in self._warmup],
-            "switch": round(self._switch_seconds, 6),
-            "drained": self._drained,
-            "irregular": self._irregular,
-            "faults": faults,
-        }
-        work = self._work(self._request.config)
-        if work != 1.0:
-            block["work"] = work
-        peak = self.session.device_peak()
-        if peak is not None:
-            block["peak"] = peak
         device = self.session.clock.device_phases()
-        if device is not None and self._request.arm == CONTROL_ARM:
-            block["device_phases"] = [value / len(self._steps) for value in device]
+        if device is not None:
+            device = tuple(value / len(self._steps) for value in device) if self._request.arm == CONTROL_ARM else None
+        block = Block(
+            lap=self.session.lap,
+            i=self._index,
+            arm=self._request.arm,
+            phase=self._request.phase,
+            count=len(self._steps),
+            seconds=seconds,
+            steps=[] if self.session.asynchronous else [round(s, 7) for s in self._steps],
+            warmup=[round(s, 7) for s in self._warmup],
+            switch=round(self._switch_seconds, 6),
+            drained=self._drained,
+            irregular=self._irregular,
+            faults=faults,
+            device_phases=None if device is None else list(device),
+            work=self._work(self._request.config),
+            peak=self.session.device_peak(),
+        )
         self._index += 1
         self._thresholds.settle(self.config)
-        self.session.recorder.write("block", **block)
-        self._advance(BlockResult({**block, "lap": self.session.lap}))
+        self.session.recorder.write(events.BlockEnded(record=block))
+        self._advance(BlockResult(block))
 
     def counting(self) -> bool:
         """Whether the current step counts (is neither warm-up nor waiting for a switch)."""
