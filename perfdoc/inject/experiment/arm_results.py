@@ -34,11 +34,11 @@ LATE_SECONDS = 5.0
 """Expected duration of a first switch from which an arm waits until the others are known."""
 
 
-class Ledger:
+class ArmResults:
     """Blocks so far, and what follows of each arm.
 
-    ``smallest_effect``: a share (0.02). ``history``: blocks of earlier laps of the same scan, ``verdicts``: what they settled.
-    ``excluded``: config ids that failed in an earlier lap. ``allow_numerics``: whether what changes the training may be part of
+    ``smallest_effect``: a share (0.02). ``history``: blocks of earlier launches of the same scan, ``verdicts``: what they
+    settled, ``excluded``: config ids that failed in one. ``allow_numerics``: whether what changes the training may be part of
     the plan.
     """
 

@@ -16,8 +16,8 @@ from perfdoc.core import blocks as pairing
 from perfdoc.core import stats
 from perfdoc.core.blocks import AA_ARM, CONFIRM_PHASE, CONTROL_ARM, SEARCH_PHASE
 from perfdoc.core.treatment import CONTROL, Config, config_id
-from perfdoc.inject.experiment.arm_results import Ledger
-from perfdoc.inject.experiment.combination_model import Stacks
+from perfdoc.inject.experiment.arm_results import ArmResults
+from perfdoc.inject.experiment.combination_model import CombinationModel
 from perfdoc.inject.experiment.design import Factor, without
 from perfdoc.inject.experiment.requests import BlockRequest, BlockResult, ParityRequest, ProbeRequest, Request, Result, Steps
 
@@ -73,7 +73,7 @@ SEARCH_DRAWS = 16
 class Experiment:
     """One scan's experiment: the order of its phases and blocks.
 
-    ``budget`` seconds in all; ``remaining()`` seconds left. What is known so far is in ``ledger``, for whose
+    ``budget`` seconds in all; ``remaining()`` seconds left. What is known so far is in ``arm_results``, for whose
     ``smallest_effect``, ``history``, ``excluded`` and ``allow_numerics`` see there.
     """
 
@@ -82,8 +82,8 @@ class Experiment:
                  allow_numerics: bool = False, verdicts: Mapping[str, str] | None = None) -> None:
         self.budget = budget
         self.remaining = remaining
-        self.ledger = Ledger(factors, smallest_effect, history, excluded, allow_numerics, verdicts or {})
-        self.stacks = Stacks(self.ledger)
+        self.arm_results = ArmResults(factors, smallest_effect, history, excluded, allow_numerics, verdicts or {})
+        self.combinations = CombinationModel(self.arm_results)
         self.plan: Config = {}
         self._random = random.Random(seed)
         self._last_was_control = False
@@ -95,14 +95,14 @@ class Experiment:
     def _control(self, phase: str) -> Generator[Request, Result, bool]:
         result = yield BlockRequest(CONTROL, CONTROL_ARM, phase)
         self._last_was_control = True
-        return self.ledger.keep(result)
+        return self.arm_results.keep(result)
 
     def _round(self, arms: Mapping[str, Config], phase: str, floor: float) -> Steps:
         """One block of every arm in random order, with control blocks before, after, and after every second arm.
 
         Ends early, but never without the closing control block, when less than ``floor`` seconds are left.
         """
-        known = self.ledger
+        known = self.arm_results
         order = list(arms)
         if AA_ARM in arms:
             # How far A/A is known bounds every verdict: in rounds of many arms it has several places.
@@ -133,7 +133,7 @@ class Experiment:
 
     def run(self) -> Steps:
         """The whole experiment, from the first control block to the confirmed plan."""
-        known = self.ledger
+        known = self.arm_results
         yield from self._control("screen")
         if self._steps_are_slow():
             yield from self._decide_few()
@@ -171,13 +171,13 @@ class Experiment:
 
     def _kept_for_the_end(self) -> float:
         """Seconds of the budget for what is measured when the plan is known."""
-        trades, enlarging = self.ledger.trades(TRADE_PAIRS), self.ledger.enlarging()
+        trades, enlarging = self.arm_results.trades(TRADE_PAIRS), self.arm_results.enlarging()
         return math.fsum((PROBES_SHARE, TRADES_SHARE * bool(trades), ENLARGING_SHARE * bool(enlarging))) * self.budget
 
     def _seconds_an_arm(self) -> float:
         """About how long one more block of an arm takes, its share of the control blocks included; 0 before the first."""
         # A later block of the same arm has one or two steps of warm-up instead of the first one's many.
-        seconds = [b["seconds"] * (1 + 1.5 / b["count"]) for b in self.ledger.blocks]
+        seconds = [b["seconds"] * (1 + 1.5 / b["count"]) for b in self.arm_results.blocks]
         return (1 + 1 / ARMS_A_CONTROL) * statistics.fmean(seconds) if seconds else 0.0
 
     def _arms_left(self) -> float:
@@ -195,7 +195,7 @@ class Experiment:
         They are chosen before any of them was tried, so only they count as comparisons, and they are measured in turns with
         the A/A arm until they are settled. What helps most is the plan, and what time is left confirms it.
         """
-        known = self.ledger
+        known = self.arm_results
         arms: dict[str, Config] = {}
         for factor in self._by_share():
             alone = [arm for arm in known.arms if set(arm) == {factor.slug} and known.plannable(arm)]
@@ -234,7 +234,7 @@ class Experiment:
 
     def _by_share(self) -> list[Factor]:
         """What may be planned, by the share of the step that it acts on."""
-        return sorted((f for f in self.ledger.factors if f.planned and not f.ceiling), key=lambda f: -f.share)
+        return sorted((f for f in self.arm_results.factors if f.planned and not f.ceiling), key=lambda f: -f.share)
 
     def _affordable(self, arms: dict[str, Config], floor: float, pairs: int) -> dict[str, Config]:
         """As many arms, in order, as can get that many more pairs before ``floor``; at least three."""
@@ -244,7 +244,7 @@ class Experiment:
 
     def _screen(self) -> Steps:
         """Every arm alone, and small designs of those that interact; the less promising make way where time is short."""
-        known = self.ledger
+        known = self.arm_results
         floor = (1 - SCREEN_SHARE) * self.budget
         last = known.enlarging()
         quick = {
@@ -257,7 +257,7 @@ class Experiment:
             first = self.remaining() - FIRST_ROUND_SHARE * (self.remaining() - floor)
             open_ones = self._affordable(can, first, 1)
         while self.remaining() > floor:
-            live = {AA_ARM: CONTROL, **self._affordable(self.stacks.by_promise(open_ones), floor, ROUNDS_AHEAD)}
+            live = {AA_ARM: CONTROL, **self._affordable(self.combinations.by_promise(open_ones), floor, ROUNDS_AHEAD)}
             yield ProbeRequest(True, {})
             yield from self._round(live, "screen", floor)
             known.settle(live)
@@ -269,7 +269,7 @@ class Experiment:
 
     def _screen_late(self) -> Steps:
         """Arms whose first switch takes long (compilation) wait until the others are known, and need the time to be there."""
-        known = self.ledger
+        known = self.arm_results
         floor = self._search_floor()
         late = sorted((arm for arm in known.arms if known.late_seconds(arm)), key=known.late_seconds)
         for arm in late:
@@ -285,17 +285,17 @@ class Experiment:
         """A block or two of everything that trades something else for time, so that nobody must ask what it would bring."""
         floor = max(0.0, self.remaining() - TRADES_SHARE * self.budget)
         for _ in range(TRADE_PAIRS):
-            live = self.ledger.trades(TRADE_PAIRS)
+            live = self.arm_results.trades(TRADE_PAIRS)
             if not live or self.remaining() <= floor:
                 return
             if self._plan_is_due():
                 yield from self._confirm_again(floor)
             yield from self._round(live, "settle", floor)
-            self.ledger.settle(live)
+            self.arm_results.settle(live)
 
     def _try_enlarging(self) -> Steps:
         """Larger batches and the like, when nothing else will be measured any more: see :attr:`Factor.enlarges`."""
-        known = self.ledger
+        known = self.arm_results
         rounds = 0
         while self.remaining() > 0:
             live = known.enlarging()
@@ -313,12 +313,12 @@ class Experiment:
 
     def _search(self, floor: float) -> Steps:
         """Draw stacks that may be the best, measure them beside the best so far, until none is likely to beat it."""
-        known = self.ledger
+        known = self.arm_results
         named = {AA_ARM, *map(config_id, known.arms)}
         bound = math.log1p(known.smallest_effect)
         with_aa = False
-        while self.stacks.any_quick() and self.remaining() > floor:
-            model = self.stacks.surrogate()
+        while self.combinations.any_quick() and self.remaining() > floor:
+            model = self.combinations.surrogate()
             best = model.best(model.mean)
             draws = [model.draw(self._random) for _ in range(SEARCH_DRAWS)]
             stacks = [model.best(weights) for weights in draws]
@@ -341,11 +341,11 @@ class Experiment:
             known.settle(name for name in live if name in named)
             if len(known.blocks) == before:
                 break
-        self.plan = self.stacks.best(self._random)
+        self.plan = self.combinations.best(self._random)
 
     def _add_late(self) -> Steps:
         """What takes long to switch to, alone or on top of the plan, where it did better alone than nothing."""
-        known = self.ledger
+        known = self.arm_results
         floor = self._search_floor()
         late = [
             arm for arm in known.arms
@@ -368,7 +368,7 @@ class Experiment:
 
     def _compare_numbers(self, arms: Iterable[Config]) -> Steps:
         """Compare the numbers of what may be advised with the control's, where that was not done before."""
-        known = self.ledger
+        known = self.arm_results
         touching = {factor.slug for factor in known.factors if factor.numerics and not factor.ceiling}
         # Part by part: what two changes do to the numbers together is no worse than what the worse one does.
         parts = {config_id({slug: arm[slug]}): {slug: arm[slug]} for arm in arms for slug in sorted(touching & set(arm))}
@@ -383,7 +383,7 @@ class Experiment:
         self, base: Config, stacks: Sequence[Config], floor: float
     ) -> Generator[Request, Result, Config | None]:
         """The stack that beats ``base`` clearly, by differences within the same rounds; None if none does."""
-        known = self.ledger
+        known = self.arm_results
         live = {config_id(arm): arm for arm in stacks}
         base_id = config_id(base)
         gains: dict[str, list[float]] = {arm: [] for arm in live}
@@ -417,7 +417,7 @@ class Experiment:
     def _confirm(self, pairs: int, floor: float = 0.0) -> Steps:
         if not self.plan:
             return
-        known = self.ledger
+        known = self.arm_results
         name = config_id(self.plan)
         while self.remaining() > floor and len(known.values(name, confirm=True)) < pairs:
             before = len(known.blocks)
@@ -432,7 +432,7 @@ class Experiment:
         name = config_id(self.plan)
         yield from self._round({name: self.plan}, CONFIRM_PHASE, floor)
         self._confirmed_at = self.remaining()
-        if name in self.ledger.failed:
+        if name in self.arm_results.failed:
             self.plan = {}  # what fails now is no advice, however fast it was
 
     def _plan_is_due(self) -> bool:
@@ -446,7 +446,7 @@ class Experiment:
         its effect is that of the machine's state of these seconds, and over a minute that of the states in between. For the
         same reason one change alone that was decided within few pairs goes on in every round.
         """
-        known = self.ledger
+        known = self.arm_results
         last = known.enlarging()
         named = {AA_ARM: CONTROL, **{config_id(arm): arm for arm in known.arms if config_id(arm) not in last}}
         noise = known.noise
