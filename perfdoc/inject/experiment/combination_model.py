@@ -9,18 +9,8 @@ from collections import Counter
 
 from perfdoc.core.blocks import CONFIRM_PHASE
 from perfdoc.core.treatment import Config, config_from_id, config_id
-from perfdoc.inject.experiment.arm_results import LATE_SECONDS, ArmResults
+from perfdoc.inject.experiment.arm_results import ArmResults
 from perfdoc.inject.experiment.surrogate import Surrogate
-
-UNKNOWN_NOISE = 0.1**2
-LEAST_NOISE = 0.01**2
-"""Variance of a pair taken for the surrogate before enough control blocks have run, and the least one."""
-TOLD = math.sqrt(0.5)
-"""An estimate is told where the blocks took half of the variance that was there before them: else it repeats an assumption."""
-DRAWS = 50
-"""Draws from the surrogate for a probability."""
-MEMBER = 0.8
-"""Probability of helping from which a change stays in the plan."""
 
 
 class CombinationModel:
@@ -44,9 +34,9 @@ class CombinationModel:
         results = self._results
         quick = [
             factor for factor in results.factors if factor.planned and not factor.ceiling
-            and max(level.expected_seconds for level in factor.levels) < LATE_SECONDS
+            and max(level.expected_seconds for level in factor.levels) < self._results.policy.late_seconds
         ]
-        noise = max(results.noise or UNKNOWN_NOISE, LEAST_NOISE)
+        noise = max(results.noise or self._results.policy.unknown_noise, self._results.policy.least_noise)
         banned = [*results.excluded, *results.failed]
         if not results.allow_numerics:
             banned += [arm for arm, said in results.numerics.items() if said == "changes training"]
@@ -70,7 +60,7 @@ class CombinationModel:
             return {}
         model = self.surrogate()
         plan = dict(model.best(model.mean))
-        draws = [model.draw(rng) for _ in range(DRAWS)]
+        draws = [model.draw(rng) for _ in range(self._results.policy.member_draws)]
 
         def sure(config: Config, without: Config) -> float:
             return statistics.fmean(
@@ -80,7 +70,7 @@ class CombinationModel:
         while plan:
             less = {slug: {s: level for s, level in plan.items() if s != slug} for slug in plan}
             weakest = min(plan, key=lambda slug: sure(plan, less[slug]))
-            if sure(plan, less[weakest]) >= MEMBER:
+            if sure(plan, less[weakest]) >= self._results.policy.member:
                 break
             plan = less[weakest]
         return plan
@@ -103,7 +93,7 @@ class CombinationModel:
             if had[name] and name not in results.failed and self._quick(arm):
                 ((slug, level),) = arm.items()
                 center, deviation, before = model.beside(plan, slug, level)
-                if deviation <= TOLD * before:
+                if deviation <= self._results.policy.told * before:
                     found[name] = {"center": round(center, 5), "deviation": round(deviation, 5), "blocks": had[name]}
         return found
 
