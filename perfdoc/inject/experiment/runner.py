@@ -132,7 +132,8 @@ class Runner:
         if self.done:
             return
         self.done = True
-        self.switcher.switch(CONTROL)
+        if self._announcements is None:
+            self.switcher.switch(CONTROL)
         self._beside.record_notes(self._timer.entered())
         if self._experiment is not None:
             known = self._experiment.arm_results
@@ -147,7 +148,7 @@ class Runner:
             )
         if self._announcements is None:
             self._context.end(reason)
-        # With several ranks all end at the same step: a rank alone would wait for the others' gradients for ever.
+        # Several ranks take off what is on, and end, at the same step: one alone would wait for the others' gradients for ever.
         at = self._loop.optimizer_calls + LOOKAHEAD * self._loop.calls_a_step
         self._announcements.announce(at, None)
         self._end = (at, reason)
@@ -216,6 +217,7 @@ class Runner:
             self.finish(self._wishes.end)
         self._beside.turned = turned
         if self._end is not None and self._loop.optimizer_calls >= self._end[0]:
+            self.switcher.switch(CONTROL)
             self._context.end(self._end[1])
         if self.done:
             return

@@ -53,8 +53,10 @@ class KnownLoaders:
 
     def forget(self) -> None:
         """Take perfdoc's marks off the user's loaders."""
-        for handle in self.handles.values():
-            if getattr(handle.loader, "_iterator", None) is not None:
-                handle.loader._iterator = None  # its workers were ended: the next epoch starts new ones
-            for name in [n for n in vars(handle.loader) if n.startswith("_perfdoc_")]:
-                del handle.loader.__dict__[name]
+        for loader in [handle.loader for handle in self.handles.values()]:
+            if loader is None:
+                continue  # the user's own code let go of it
+            if getattr(loader, "_iterator", None) is not None:
+                loader._iterator = None  # its workers were ended: the next epoch starts new ones
+            for name in [n for n in vars(loader) if n.startswith("_perfdoc_")]:
+                del loader.__dict__[name]
