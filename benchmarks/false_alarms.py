@@ -90,14 +90,14 @@ def simulated(repeats: int) -> None:
             for seed in range(repeats):
                 log = math.log1p(effect)
                 experiment = simulate(Truth({"real": log, "null1": 0.0, "null2": 0.0, "null3": 0.0}), noise, 120.0, seed)
-                control = pairing.control_noise(experiment.ledger.blocks)
+                control = pairing.control_noise(experiment.arm_results.blocks)
                 for name, true in (("real", log), ("null1", 0.0), ("null2", 0.0), ("null3", 0.0)):
-                    values = experiment.ledger.values(f"x={name}")
+                    values = experiment.arm_results.values(f"x={name}")
                     if len(values) < stats.LOOKS[0]:
                         continue
-                    ledger = experiment.ledger
-                    judged = stats.keep(ledger.verdicts.get(f"x={name}"), values, 0.02, 4, control, ledger.overlap(f"x={name}"))
-                    shown = stats.interval(values, control, overlap=ledger.overlap(f"x={name}"))
+                    known = experiment.arm_results
+                    judged = stats.keep(known.verdicts.get(f"x={name}"), values, 0.02, 4, control, known.overlap(f"x={name}"))
+                    shown = stats.interval(values, control, overlap=known.overlap(f"x={name}"))
                     total += 1
                     held += shown.low <= true <= shown.high
                     counts[f"{'real' if name == 'real' else 'null'} {judged}"] += 1

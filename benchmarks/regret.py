@@ -30,10 +30,10 @@ from perfdoc.core import stats
 from perfdoc.core.treatment import Config, Level, config_from_id, config_id
 from perfdoc.demo.make_images import make
 from perfdoc.diagnosis.prediction import NORMAL
+from perfdoc.inject.experiment.block_timer import BLOCK_SECONDS, SLOW_STEP
 from perfdoc.inject.experiment.design import Factor
 from perfdoc.inject.experiment.experiment import Experiment
 from perfdoc.inject.experiment.requests import BlockRequest, BlockResult, ParityRequest, ProbeRequest
-from perfdoc.inject.experiment.runner import BLOCK_SECONDS, SLOW_STEP
 
 FACTORS = {
     "images": {"cpu_threads": ["1"], "dataloader_workers": ["1", "2"], "autocast": ["bf16"], "channels_last": ["on"]},
@@ -181,17 +181,17 @@ def simulate(step: float, noise: float, budget: float, seed: int) -> tuple[float
     best = max(speedup(truth, cell) for cell in cells(
         {f.slug: [level.name for level in f.levels] for f in factors if f.planned and not f.ceiling}))
     estimated = []
-    for name, found in experiment.stacks.estimates(experiment.plan).items():
-        if len(experiment.ledger.values(name)) < 2:
+    for name, found in experiment.combinations.estimates(experiment.plan).items():
+        if len(experiment.arm_results.values(name)) < 2:
             ((slug, at),) = config_from_id(name).items()
             rest = {other: level for other, level in experiment.plan.items() if other != slug}
             off = found["center"] - speedup(truth, {**rest, slug: at}) + speedup(truth, rest)
             estimated.append(abs(off) <= NORMAL * found["deviation"])
-    values = experiment.ledger.values(config_id(experiment.plan), confirm=True) if experiment.plan else []
+    values = experiment.arm_results.values(config_id(experiment.plan), confirm=True) if experiment.plan else []
     gained = speedup(truth, experiment.plan)
     if len(values) < 2:
         return best, gained, None, estimated
-    shown = stats.interval(values, pairing.control_noise(experiment.ledger.blocks))
+    shown = stats.interval(values, pairing.control_noise(experiment.arm_results.blocks))
     return best, gained, shown.low <= gained <= shown.high, estimated
 
 

@@ -57,12 +57,12 @@ class BatchSize(Treatment):
     def apply(self, loop: Loop, level: str) -> None:
         """Serve larger batches from the next fetch on."""
         for handle in loop.loaders:
-            handle.feed_grown(int(level.removeprefix("x")))
+            handle.feed_multiplied(int(level.removeprefix("x")))
 
     def restore(self, loop: Loop) -> None:
         """Serve the user's batches."""
         for handle in loop.loaders:
-            handle.feed_grown(1)
+            handle.feed_multiplied(1)
 
 
 def _fits(factor: float) -> bool:

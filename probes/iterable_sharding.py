@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.probe import Probe
 from perfdoc.core.treatment import Loop
-from perfdoc.inject.feed import loaders
+from perfdoc.inject.feed import twin
 
 BATCHES = 3
 """Batches of each worker that are compared."""
@@ -33,15 +33,15 @@ class IterableSharding(Probe):
         workers = int(plan.get("dataloader_workers", loader.num_workers))
         if workers < 2:
             return [Unavailable("iterable.duplicated", "fewer than two workers")]
-        iterator = loaders.start(loaders.twin(loader, 2, lambda sampler: sampler))
+        iterator = twin.start(twin.twin(loader, 2, lambda sampler: sampler))
         batches = []
         try:
             for _ in range(2 * BATCHES):  # in order, batches come from the two workers in turn
-                batches.append(loaders.original_next(iterator))
+                batches.append(twin.original_next(iterator))
         except StopIteration:
             return [Unavailable("iterable.duplicated", f"the stream has fewer than {2 * BATCHES} batches")]
         finally:
-            loaders.stop(iterator)
+            twin.stop(iterator)
         same = all(_equal(batches[n], batches[n + 1]) for n in range(0, 2 * BATCHES, 2))
         return [Measurement("iterable.duplicated", "1", (float(same),), {"workers": workers}, "measured in isolation")]
 

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from perfdoc.core.measurement import How, Measurement, Unavailable
 from perfdoc.core.probe import Probe
 from perfdoc.core.treatment import Loop
-from perfdoc.inject.feed import loaders
+from perfdoc.inject.feed import twin
 from perfdoc.inject.samples.sample_watch import Sample, SampleWatch
-from perfdoc.inject.system.batches import tensors_in
+from perfdoc.inject.system.batches import shallow, tensors_in
 
 SECONDS = 2.0
 """Time given to watching samples."""
@@ -78,7 +78,7 @@ class SampleAnatomy(Probe):
 
 def _indices(loader: Any) -> Iterator[Any]:
     """The order in which the loader would ask for samples, again and again."""
-    for batch in loaders.Endless(loader.batch_sampler):
+    for batch in twin.Endless(loader.batch_sampler):
         yield from batch
 
 
@@ -159,7 +159,7 @@ def _of_batches(loader: Any, samples: list[Any]) -> list[Measurement | Unavailab
     seconds = []
     batch = None
     for _ in range(4):
-        given = [loaders.shallow(sample) for sample in samples]  # collate functions take entries out of samples
+        given = [shallow(sample) for sample in samples]  # collate functions take entries out of samples
         start = perf_counter()
         batch = loader.collate_fn(given)
         seconds.append(perf_counter() - start)
@@ -194,16 +194,16 @@ def _sent(loader: Any, batch: Any) -> tuple[float, ...]:
     sender = DataLoader(_Same(batch), batch_size=None, num_workers=1, timeout=30,
                         multiprocessing_context=loader.multiprocessing_context)
     sender.__dict__["_perfdoc_twin"] = True
-    iterator = loaders.start(sender)
+    iterator = twin.start(sender)
     try:
         for _ in range(4):
-            loaders.original_next(iterator)
+            twin.original_next(iterator)
         seconds = []
         for _ in range(SENT):
             start = perf_counter()
-            loaders.original_next(iterator)
+            twin.original_next(iterator)
             seconds.append(perf_counter() - start)
         return tuple(seconds)
     finally:
         with contextlib.suppress(Exception):
-            loaders.stop(iterator)
+            twin.stop(iterator)

@@ -41,7 +41,7 @@ def step(seconds, during="control"):
 
 
 def block(i, arm, **fields):
-    """One block as the conductor writes it."""
+    """One block as the runner writes it."""
     return event("block", **{
         "i": i, "arm": arm, "phase": "screen", "count": 2, "seconds": 0.2, "steps": [0.1, 0.1], "warmup": [0.3],
         "switch": 0.001, "drained": 0, "irregular": 0, **fields,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Sampler, TensorDataset
 
-from perfdoc.inject.feed import loaders
+from perfdoc.inject.feed import twin
 from perfdoc.inject.feed.epoch import Epoch, natural_length
 
 DATA = TensorDataset(torch.arange(40.0))
@@ -93,7 +93,7 @@ def test_the_loop_is_held_until_it_is_to_be_natural() -> None:
 def test_a_held_loader_is_iterated_without_workers(workers: int) -> None:
     """What the user's loop holds of a held loader starts no processes: its batches come from elsewhere."""
     loader = DataLoader(DATA, batch_size=8, num_workers=workers, persistent_workers=workers > 0)
-    iterator = loaders.placeholder(loader)
+    iterator = twin.placeholder(loader)
     assert not hasattr(iterator, "_workers")
     assert iterator._perfdoc_loader is loader
     assert len(iterator) == 5

@@ -115,7 +115,7 @@ def test_what_changes_the_training_is_never_in_the_plan():
     loop = SimulatedLoop(alone(a=1.5, b=1.2), changing=("a=on",))
     experiment = loop.run(NUMERIC)
     assert experiment.plan == {"b": "on"}
-    assert experiment.ledger.numerics == {"a=on": "changes training", "b=on": "same numbers"}
+    assert experiment.arm_results.numerics == {"a=on": "changes training", "b=on": "same numbers"}
 
 
 def test_who_allows_other_numbers_gets_them():
@@ -129,14 +129,14 @@ def test_numbers_are_compared_only_for_what_may_be_advised():
     truth = {("a=on",): 0.0, ("b=on",): math.log(0.9), ("a=on", "b=on"): math.log(1.4), ("c=on",): math.log(0.8)}
     factors = [factor("a", interacts=("b",), numerics=True), factor("b"), factor("c", numerics=True)]
     experiment = SimulatedLoop(truth).run(factors)
-    assert set(experiment.ledger.numerics) == {"a=on"}
+    assert set(experiment.arm_results.numerics) == {"a=on"}
     assert experiment.plan == {"a": "on", "b": "on"}
 
 
 def test_what_trades_something_else_for_time_is_never_in_the_plan():
     """A treatment that is not planned gets its verdict, and is neither chosen nor stacked."""
     experiment = SimulatedLoop(alone(a=1.5, b=1.2)).run([factor("a", planned=False), factor("b")])
-    assert experiment.ledger.verdicts["a=on"] == "helps"
+    assert experiment.arm_results.verdicts["a=on"] == "helps"
     assert experiment.plan == {"b": "on"}
 
 
@@ -149,9 +149,9 @@ def test_what_trades_something_else_for_time_is_tried_where_the_search_needs_all
     trades = [factor(f"t{i}", planned=False, enlarges=i < 2) for i in range(5)]
     loop = SimulatedLoop(alone(a=1.6, x1=1.1, t0=1.5), seed=seed, noise=0.04)
     experiment = loop.run([*many_factors(), *trades], 120.0, seed=seed)
-    assert all(len(experiment.ledger.values(f"{trade.slug}=on")) >= 2 for trade in trades)
+    assert all(len(experiment.arm_results.values(f"{trade.slug}=on")) >= 2 for trade in trades)
     assert experiment.plan["a"] == "on"
-    assert len(experiment.ledger.values(config_id(experiment.plan), confirm=True)) >= 4
+    assert len(experiment.arm_results.values(config_id(experiment.plan), confirm=True)) >= 4
     assert loop.spent < 120.0 + 2 * (4 * 0.2 + 0.3) + 0.5  # a block that was begun, the control after it, a stall
 
 
@@ -162,7 +162,7 @@ def test_what_enlarges_the_process_comes_last():
     experiment = loop.run(factors)
     first = loop.arms.index("big=on")
     assert set(loop.arms[first:]) == {"big=on", "control"}
-    assert experiment.ledger.verdicts["big=on"] == "helps"
+    assert experiment.arm_results.verdicts["big=on"] == "helps"
     assert experiment.plan == {"a": "on"}
 
 
@@ -171,7 +171,7 @@ def test_time_that_was_kept_for_the_end_is_not_given_back_while_questions_are_op
     factors = [factor("close"), factor("big", planned=False, enlarges=True)]
     loop = SimulatedLoop(alone(close=1.019, big=2.0), noise=0.03, stalls=0.0)
     experiment = loop.run(factors, 30.0)
-    assert "close=on" not in experiment.ledger.verdicts
+    assert "close=on" not in experiment.arm_results.verdicts
     assert loop.spent > 29.5
 
 
@@ -238,7 +238,7 @@ def test_the_best_level_is_chosen():
 def test_the_plan_is_confirmed_with_blocks_of_its_own():
     """After the plan is chosen it is measured again, and those values alone are near its true effect."""
     experiment = SimulatedLoop(alone(a=1.3, b=1.2)).run(FACTORS)
-    values = experiment.ledger.values(config_id(experiment.plan), confirm=True)
+    values = experiment.arm_results.values(config_id(experiment.plan), confirm=True)
     assert len(values) >= 6
     assert sorted(values)[len(values) // 2] == pytest.approx(math.log(1.3 * 1.2), abs=0.03)
 
@@ -274,7 +274,7 @@ def test_a_machine_that_changes_is_met_in_both_states():
     loop = SimulatedLoop(alone(a=1.6, b=1.02), stalls=0.0)
     before, loop.speedup = loop.speedup, lambda config: before(config) * (1.0 if loop.spent < 40.0 else 0.4)
     experiment = loop.run(FACTORS)
-    shown = stats.interval(experiment.ledger.values(config_id(experiment.plan), confirm=True))
+    shown = stats.interval(experiment.arm_results.values(config_id(experiment.plan), confirm=True))
     assert shown.low < math.log(1.3)
     assert shown.high > math.log(1.5)
 
@@ -283,11 +283,11 @@ def test_a_machine_that_changes_is_met_in_both_states():
 def test_a_change_that_was_decided_at_once_goes_on_until_its_size_is_known(seed):
     """In a noisy loop what hurts by far is decided within few pairs, and has more of them; a quiet one needs none."""
     noisy = SimulatedLoop(alone(a=1.3, b=0.6, c=1.01), noise=0.08, seed=seed).run(FACTORS, seed=seed)
-    assert noisy.ledger.verdicts["b=on"] == "hurts"
-    assert 9 <= len(noisy.ledger.values("b=on")) <= 13
+    assert noisy.arm_results.verdicts["b=on"] == "hurts"
+    assert 9 <= len(noisy.arm_results.values("b=on")) <= 13
     quiet = SimulatedLoop(alone(a=1.3, b=0.6, c=1.01), noise=0.005, stalls=0.0, seed=seed).run(FACTORS, seed=seed)
-    assert quiet.ledger.verdicts["b=on"] == "hurts"
-    assert len(quiet.ledger.values("b=on")) <= 6
+    assert quiet.arm_results.verdicts["b=on"] == "hurts"
+    assert len(quiet.arm_results.values("b=on")) <= 6
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -295,15 +295,15 @@ def test_nothing_is_claimed_where_nothing_helps(seed):
     """In a loop where no change has an effect there is no plan, and no arm helps or hurts, the A/A arm included."""
     experiment = SimulatedLoop({}, seed=seed).run(FACTORS, seed=seed)
     assert experiment.plan == {}
-    assert experiment.ledger.verdicts
-    assert set(experiment.ledger.verdicts.values()) <= {"no difference", "undecided"}
+    assert experiment.arm_results.verdicts
+    assert set(experiment.arm_results.verdicts.values()) <= {"no difference", "undecided"}
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_what_hurts_is_never_in_the_plan(seed):
     """A change that slows the step is called hurting and stays out of the plan beside ones that help."""
     experiment = SimulatedLoop(alone(a=1.25, b=0.8, c=1.0), seed=seed).run(FACTORS, seed=seed)
-    assert experiment.ledger.verdicts["b=on"] == "hurts"
+    assert experiment.arm_results.verdicts["b=on"] == "hurts"
     assert "b" not in experiment.plan
     assert experiment.plan == {"a": "on"}
 
@@ -317,17 +317,17 @@ def test_a_failing_arm_is_dropped_and_the_others_go_on():
     """A treatment that raises is asked for once, takes its joint arms with it, and the rest is judged as ever."""
     loop = SimulatedLoop(alone(a=1.3, b=1.5, c=1.0), broken=[("b=on",)])
     experiment = loop.run([factor("a", interacts=("b",)), factor("b"), factor("c")])
-    assert experiment.ledger.failed["b=on"] == "RuntimeError: broken"
+    assert experiment.arm_results.failed["b=on"] == "RuntimeError: broken"
     assert sum("b=on" in arm.split("+") for arm in loop.arms) <= 2
     assert experiment.plan == {"a": "on"}
-    assert experiment.ledger.verdicts["c=on"] == "no difference"
+    assert experiment.arm_results.verdicts["c=on"] == "no difference"
 
 
 def test_a_failing_joint_arm_leaves_its_halves_alone():
     """Two treatments that only fail together are each tried and judged alone."""
     loop = SimulatedLoop(alone(a=1.3, b=1.2), broken=[("a=on", "b=on")])
     experiment = loop.run([factor("a", interacts=("b",)), factor("b")])
-    assert experiment.ledger.failed == {"a=on+b=on": "RuntimeError: broken"}
+    assert experiment.arm_results.failed == {"a=on+b=on": "RuntimeError: broken"}
     assert experiment.plan == {"a": "on"}
     assert loop.arms.count("a=on+b=on") == 1
 
@@ -344,7 +344,7 @@ def test_a_plan_that_fails_when_confirmed_is_no_plan():
 
     loop._answer = failing
     experiment = loop.run([factor("a")])
-    assert "a=on" in experiment.ledger.failed
+    assert "a=on" in experiment.arm_results.failed
     assert experiment.plan == {}
 
 
@@ -374,10 +374,10 @@ def test_what_stacks_say_about_their_parts_holds_the_truth(monkeypatch):
         factors = [factor(f"x{i:02}", share=0.4) for i in range(12)]
         loop = SimulatedLoop(alone(**{f.slug: gain for f, gain in zip(factors, gains, strict=True)}), seed=seed, noise=0.03)
         experiment = loop.run(factors, 100.0, seed=seed)
-        for name, found in experiment.stacks.estimates(experiment.plan).items():
+        for name, found in experiment.combinations.estimates(experiment.plan).items():
             truth = loop.speedup({name.split("=")[0]: "on"})
             held.append(abs(found["center"] - truth) <= 1.96 * found["deviation"])
-            never_alone += not experiment.ledger.values(name)
+            never_alone += not experiment.arm_results.values(name)
             assert found["blocks"] >= 1
     assert len(held) > 60
     assert never_alone > 20
@@ -389,8 +389,8 @@ def test_what_failed_or_explains_or_may_not_be_planned_has_no_estimate():
     factors = [factor("a"), factor("b"), factor("ceiling", ceiling=True), factor("trade", planned=False)]
     loop = SimulatedLoop(alone(a=1.3), broken=[("b=on",)])
     experiment = loop.run(factors, 60.0)
-    assert set(experiment.stacks.estimates(experiment.plan)) == {"a=on"}
-    assert Experiment(factors, 60.0, lambda: 60.0).stacks.estimates({}) == {}
+    assert set(experiment.combinations.estimates(experiment.plan)) == {"a=on"}
+    assert Experiment(factors, 60.0, lambda: 60.0).combinations.estimates({}) == {}
 
 
 @pytest.fixture
@@ -411,8 +411,8 @@ def test_where_steps_are_slow_the_largest_question_is_answered(slow_steps, seed)
     """Thirteen blocks decide on the change that acts on most of the step, beside an A/A arm that lets it be believed."""
     loop = SimulatedLoop(alone(a=1.6), seed=seed, noise=0.05, stalls=0.0)
     experiment = loop.run(many_factors(), 112.0, seed=seed)
-    assert experiment.ledger.verdicts["a=on"] == "helps"
-    assert len(experiment.ledger.values("A/A")) >= 4
+    assert experiment.arm_results.verdicts["a=on"] == "helps"
+    assert len(experiment.arm_results.values("A/A")) >= 4
     assert experiment.plan == {"a": "on"}
     assert loop.spent < 112.0 + 2 * 8.2
 
@@ -422,7 +422,7 @@ def test_where_steps_are_slow_nothing_is_made_up(slow_steps, seed):
     """Where nothing helps, few blocks claim nothing."""
     experiment = SimulatedLoop({}, seed=seed, noise=0.08, stalls=0.0).run(many_factors(), 112.0, seed=seed)
     assert experiment.plan == {}
-    assert not {"helps", "hurts"} & set(experiment.ledger.verdicts.values())
+    assert not {"helps", "hurts"} & set(experiment.arm_results.verdicts.values())
 
 
 def test_where_steps_are_slow_the_plan_is_confirmed_if_there_is_time(slow_steps):
@@ -430,7 +430,7 @@ def test_where_steps_are_slow_the_plan_is_confirmed_if_there_is_time(slow_steps)
     loop = SimulatedLoop(alone(a=1.6), noise=0.05, stalls=0.0)
     experiment = loop.run(many_factors(), 190.0)
     assert experiment.plan == {"a": "on"}
-    assert len(experiment.ledger.values("a=on", confirm=True)) >= 4
+    assert len(experiment.arm_results.values("a=on", confirm=True)) >= 4
 
 
 def test_where_steps_are_slow_one_level_a_treatment_is_tried(slow_steps):
@@ -447,7 +447,7 @@ def test_no_time_at_all_is_no_crash():
     """A budget that was spent before the first block leaves an experiment without a plan."""
     experiment = SimulatedLoop(alone(a=1.5)).run(FACTORS, 0.0)
     assert experiment.plan == {}
-    assert experiment.ledger.verdicts == {}
+    assert experiment.arm_results.verdicts == {}
 
 
 def test_every_arm_has_a_control_on_both_sides():
@@ -462,7 +462,7 @@ def test_every_arm_has_a_control_on_both_sides():
 
 def test_a_quiet_control_is_no_different_from_itself():
     """Without stalls the A/A arm is settled, as no difference."""
-    assert SimulatedLoop({}, stalls=0.0).run(FACTORS).ledger.verdicts["A/A"] == "no difference"
+    assert SimulatedLoop({}, stalls=0.0).run(FACTORS).arm_results.verdicts["A/A"] == "no difference"
 
 
 def test_the_order_of_blocks_follows_the_seed():
@@ -482,10 +482,10 @@ def test_blocks_of_earlier_laps_are_used():
     before = first.run(FACTORS, 2.5)
     assert not before.plan
     second = SimulatedLoop(alone(a=1.3, b=0.9), seed=9, lap=1)
-    after = second.run(FACTORS, 30.0, history=before.ledger.blocks)
-    assert len(after.ledger.values("b=on")) > len(before.ledger.values("b=on")) > 0
+    after = second.run(FACTORS, 30.0, history=before.arm_results.blocks)
+    assert len(after.arm_results.values("b=on")) > len(before.arm_results.values("b=on")) > 0
     assert after.plan == {"a": "on"}
-    assert after.ledger.verdicts["b=on"] == "hurts"
+    assert after.arm_results.verdicts["b=on"] == "hurts"
 
 
 def test_a_confirmed_plan_needs_no_more_confirmation_in_the_next_lap():
@@ -493,7 +493,7 @@ def test_a_confirmed_plan_needs_no_more_confirmation_in_the_next_lap():
     first = SimulatedLoop(alone(a=1.3))
     before = first.run([factor("a")])
     second = SimulatedLoop(alone(a=1.3), seed=5, lap=1)
-    second.run([factor("a")], history=before.ledger.blocks)
+    second.run([factor("a")], history=before.arm_results.blocks)
     assert confirming(first)[7] - confirming(first)[0] == 14  # eight in a row, but for the control between them
     places = confirming(second)
     assert all(later - earlier > 2 for earlier, later in itertools.pairwise(places))
@@ -512,7 +512,7 @@ def test_a_ceiling_is_measured_but_never_advised():
     """The arm without a loader is the fastest of all and still no part of the plan."""
     loop = SimulatedLoop({**alone(a=1.2), ("ceiling=on",): math.log(3.0)})
     experiment = loop.run([factor("ceiling", ceiling=True), factor("a")])
-    assert experiment.ledger.verdicts["ceiling=on"] == "measured"
+    assert experiment.arm_results.verdicts["ceiling=on"] == "measured"
     assert experiment.plan == {"a": "on"}
     assert not [arm for arm in loop.arms if "ceiling=on" in arm.split("+") and arm != "ceiling=on"]
 
@@ -530,7 +530,7 @@ def test_a_control_that_differs_from_itself_stops_everything():
 
     loop._answer = biased
     experiment = loop.run(FACTORS)
-    assert experiment.ledger.verdicts["A/A"] == "helps"
+    assert experiment.arm_results.verdicts["A/A"] == "helps"
     assert experiment.plan == {}
 
 

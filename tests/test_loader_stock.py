@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from perfdoc.inject.feed.loaders import Handle, Source, twin
+from perfdoc.inject.feed.handle import Handle
+from perfdoc.inject.feed.source import Source
+from perfdoc.inject.feed.twin import twin
 
 STOCK = 4
 """Batches that two workers keep ready."""
@@ -140,7 +142,7 @@ def test_workers_that_stand_still_are_ended(slow):
 FAILING = """
 from torch.utils.data import DataLoader
 import torch
-from perfdoc.inject.feed.loaders import Handle
+from perfdoc.inject.feed.handle import Handle
 loader = DataLoader(torch.arange(64), batch_size=2, num_workers=2)
 handle = Handle(0, loader, "train.py:1")
 handle.hold()

@@ -83,58 +83,57 @@ def test_a_listener_sums_the_losses_of_a_step():
     assert [tuple(g.shape) for g in fresh.gradients] == [(2, 64)]
 
 
-class Session:
-    """As much of a session as the runs look at; its loop feeds ones or what is replayed."""
+class Loop:
+    """As much of a loop as the runs look at; it feeds ones or what is replayed."""
 
     def __init__(self, seconds):
         self.model, self.optimizer = trained()
-        self.listener = None
-        self.loop = self
+        self.numbers = None
         self.step_seconds, self.loaders = seconds, []
         self.models, self.optimizers = [self.model], [self.optimizer]
 
     def run(self):
         loss = self.model(torch.randn(4, 3, 6, 6)).pow(2).mean()
         self.optimizer.zero_grad()
-        if self.listener is not None:
-            self.listener.on_backward(loss)
+        if self.numbers is not None:
+            self.numbers.on_backward(loss)
         loss.backward()
-        if self.listener is not None:
-            self.listener.on_optimizer(self.optimizer)
+        if self.numbers is not None:
+            self.numbers.on_optimizer(self.optimizer)
         self.optimizer.step()
 
 
 def test_runs_of_the_control_repeat_and_other_seeds_do_not():
     """The control twice gives the same losses, other seeds give others, and the weights are put back in the end."""
-    session = Session(0.001)
-    runs = ParityRuns(session, [{"x": "on"}], seconds=0.1)
+    loop = Loop(0.001)
+    runs = ParityRuns(loop, [{"x": "on"}], seconds=0.1)
     configs = []
     before = None
     for config in runs.run():
         configs.append(config)
         if before is None:
-            session.run()
-            before = [p.detach().clone() for p in session.model.parameters()]
+            loop.run()
+            before = [p.detach().clone() for p in loop.model.parameters()]
             continue
-        session.run()
+        loop.run()
     (record,) = runs.records
     assert record["losses"] == record["control"] == record["again"]
     assert record["others"][0] != record["control"] != record["others"][1]
     assert record["gradient_error"] == 0.0
-    assert all(torch.equal(p, b) for p, b in zip(session.model.parameters(), before, strict=True))
+    assert all(torch.equal(p, b) for p, b in zip(loop.model.parameters(), before, strict=True))
     assert configs[0] == CONTROL
     assert configs.count({"x": "on"}) == runs.steps + 1
 
 
 def test_slow_steps_are_compared_once():
     """Where the time allows no trajectory, only the first step is compared, without other seeds."""
-    runs = ParityRuns(Session(1.0), [{"x": "on"}, {"y": "on"}, {"z": "on"}], seconds=10.0)
+    runs = ParityRuns(Loop(1.0), [{"x": "on"}, {"y": "on"}, {"z": "on"}], seconds=10.0)
     assert (runs.steps, runs.others) == (1, 0)
     assert len(runs.arms) == 3
-    assert len(ParityRuns(Session(1.0), [{"x": "on"}, {"y": "on"}, {"z": "on"}], seconds=6.0).arms) == 1
+    assert len(ParityRuns(Loop(1.0), [{"x": "on"}, {"y": "on"}, {"z": "on"}], seconds=6.0).arms) == 1
 
 
-class Wide(Session):
+class Wide(Loop):
     """A loop over a network with dropout, whose arms draw other masks, or compute another function."""
 
     def __init__(self, rate=0.1, lr=1e-3):
@@ -154,21 +153,21 @@ class Wide(Session):
             x = nn.functional.dropout(act(layer(x)), self.rate)
         loss = nn.functional.cross_entropy(self.model[2](x), self.y)
         self.optimizer.zero_grad()
-        if self.listener is not None:
-            self.listener.on_backward(loss)
+        if self.numbers is not None:
+            self.numbers.on_backward(loss)
         loss.backward()
         if "underflow" in arm:  # what fp16 without a scaled loss does to small gradients
             for p in self.model.parameters():
                 p.grad[p.grad.abs() < p.grad.abs().quantile(0.97)] = 0
-        if self.listener is not None:
-            self.listener.on_optimizer(self.optimizer)
+        if self.numbers is not None:
+            self.numbers.on_optimizer(self.optimizer)
         self.optimizer.step()
 
 
-def judged(session, *arms, seconds=0.4):
-    runs = ParityRuns(session, [{"x": arm} for arm in arms], seconds)
+def judged(loop, *arms, seconds=0.4):
+    runs = ParityRuns(loop, [{"x": arm} for arm in arms], seconds)
     for config in runs.run():
-        session.step(config.get("x", ""))
+        loop.step(config.get("x", ""))
     return {record["arm"].removeprefix("x="): (judge(record), record) for record in runs.records}
 
 

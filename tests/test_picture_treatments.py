@@ -16,7 +16,7 @@ from torchvision import datasets
 from torchvision.transforms import transforms
 
 from perfdoc.inject.feed.decoder_swap import DecoderSwap
-from perfdoc.inject.feed.loaders import Handle
+from perfdoc.inject.feed.handle import Handle
 from perfdoc.inject.feed.swapped_dataset import swapped
 
 

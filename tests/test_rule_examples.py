@@ -28,7 +28,7 @@ from perfdoc.core.probe import Probe
 from perfdoc.core.registry import discover, packages
 from perfdoc.core.treatment import EvalCall, Treatment
 from perfdoc.diagnosis.rule import TreatmentRule, discover_rules
-from perfdoc.inject.feed.loaders import Handle
+from perfdoc.inject.feed.handle import Handle
 
 TREATMENTS = discover(Treatment, packages())
 WATCHING = [probe for probe in discover(Probe, packages()) if type(probe).prepare is not Probe.prepare]

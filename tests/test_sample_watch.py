@@ -21,7 +21,7 @@ from torchvision.transforms import transforms as old
 from torchvision.transforms import v2
 
 from perfdoc.core.measurement import Measurement, Unavailable
-from perfdoc.inject.feed.loaders import Handle
+from perfdoc.inject.feed.handle import Handle
 from perfdoc.inject.samples.sample_watch import SampleWatch
 from perfdoc.loader_bench import samples as sample_answer
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from perfdoc.core.registry import discover, packages
 from perfdoc.core.treatment import Treatment
-from perfdoc.inject.feed.loaders import Handle
+from perfdoc.inject.feed.handle import Handle
 
 TREATMENTS = discover(Treatment, packages())
 
@@ -113,7 +113,7 @@ def picture(loop):
             torch.optim.Optimizer.zero_grad, nn.Module.zero_grad, torch.Tensor.to, torch.Tensor.cuda,
             torch.is_grad_enabled(),
         ),
-        "loader": (loop.loaders[0]._workers, loop.loaders[0]._grown, loop.loaders[0]._cached),
+        "loader": (loop.loaders[0]._workers, loop.loaders[0]._batch_multiplier, loop.loaders[0]._cached),
     }
 
 

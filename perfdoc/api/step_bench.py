@@ -171,7 +171,7 @@ def _laps(folder: str, settings: Settings, train: Callable[[], None]) -> str:
             return ""
         except Exception as error:
             # Under a change it is the change that broke the step; without one the caller's own error comes through.
-            config = session.conductor.config if session.conductor is not None else {}
+            config = session.runner.config if session.runner is not None else {}
             if not config:
                 raise
             name = config_id(config)

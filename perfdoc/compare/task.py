@@ -60,7 +60,7 @@ class Inputs(Treatment):
         return args, kwargs
 
 
-class Errand:
+class Task:
     """What is done with the loop in place of an experiment (see ``Session``)."""
 
     def __init__(self, session: Session) -> None:
@@ -79,7 +79,7 @@ class Errand:
         session.clock.without_events()
         # Batches that are ready were made in this side's own time, as the workers stand still too. What they waited for (a
         # disk, a network) came while the other side ran: the batch that each was making does not count.
-        making = sum(handle.loader.num_workers / max(1, handle.batches_a_step) for handle in session.handles_in_step())
+        making = sum(handle.loader.num_workers / max(1, handle.batches_a_step) for handle in session.loop.loaders)
         self._in_the_making = min(MOST_SETTLING, math.ceil(making))
 
     def on_step(self, step: Step, regular: bool) -> None:
@@ -98,7 +98,7 @@ class Errand:
             self._other += step.seconds
         # What is timed is the wall's time: on a device that works asynchronously a step is over on the host before it is done.
         if self._steps and perf_counter() - self._began - self._other >= self._block:
-            self._session.device_wait()
+            self._session.device.wait()
             seconds = perf_counter() - self._began - self._other
             faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - self._faults
             self._session.recorder.write(events.PaceMeasured(
@@ -135,7 +135,7 @@ class Errand:
 
     def _stand_still(self) -> None:
         session = self._session
-        session.device_wait()
+        session.device.wait()
         workers = [child.pid for child in multiprocessing.active_children() if child.pid]
         for pid in workers:
             with contextlib.suppress(ProcessLookupError):
@@ -147,7 +147,7 @@ class Errand:
         self._begin()
 
     def _begin(self) -> None:
-        self._session.device_wait()
+        self._session.device.wait()
         self._session.clock.restart()
         self._faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         self._began = perf_counter()

@@ -76,7 +76,7 @@ class LoaderHandle(Protocol):
         """Worker processes of the current source; 0 while a cached batch is served."""
 
     @property
-    def arrangement(self) -> tuple[Any, ...]:
+    def source_key(self) -> tuple[Any, ...]:
         """What the next batches come from: alike where nothing about it was changed in between."""
 
     @property
@@ -86,7 +86,7 @@ class LoaderHandle(Protocol):
     def feed(self, workers: int | None) -> None:
         """From the next fetch on, serve batches from a twin with ``workers`` workers; None: as the user set it."""
 
-    def feed_grown(self, factor: int) -> None:
+    def feed_multiplied(self, factor: int) -> None:
         """From the next fetch on, serve batches ``factor`` times as large as the user's; 1: as the user set it."""
 
     def feed_dataset(self, name: str, wrap: Callable[[Any], Any] | None) -> None:

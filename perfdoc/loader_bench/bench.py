@@ -26,7 +26,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.measurement import Measurement, Unavailable, Unit
-from perfdoc.inject.feed import loaders
+from perfdoc.inject.feed import twin
 from perfdoc.inject.samples.sample_watch import Unchanged
 from perfdoc.inject.system import process_use
 from perfdoc.inject.system.batches import tensors_in
@@ -192,7 +192,7 @@ class LoaderBench:
         began = perf_counter()
         try:
             with Unchanged(self.loader.dataset):
-                iterator = _Endless(self._twin(setting, loaders.Endless))
+                iterator = _Endless(self._twin(setting, twin.Endless))
                 try:
                     while perf_counter() - began < FIRST_WINDOW:
                         iterator.next()
@@ -280,7 +280,7 @@ class LoaderBench:
             # All settings of a round are given the same batches, so that none is fast because it saw easy ones.
             self._numbers.seed(self._seed + self._round)
             with unchanged:
-                iterator = _Endless(self._twin(setting, loaders.Endless))
+                iterator = _Endless(self._twin(setting, twin.Endless))
                 self._told_start(found, iterator)
                 self._steady(found, iterator, window)
         except Exception as error:  # the user's data set, in this process or in a worker: the other settings go on
@@ -371,7 +371,7 @@ class LoaderBench:
 
                 def wrapped(sampler: Any) -> Any:
                     return make(wrap(sampler.sampler), setting.batch_size, sampler.drop_last)
-        return loaders.twin(loader, setting.workers, wrapped, persistent or bool(setting.persistent), changes)
+        return twin.twin(loader, setting.workers, wrapped, persistent or bool(setting.persistent), changes)
 
     # -- what the machine allows
 
@@ -437,29 +437,29 @@ class LoaderBench:
             for persistent in kinds:
                 # Where a batch size is set, the sampler inside of the batches is what is cut short.
                 items = batches * (chosen.batch_size or 1)
-                clone = self._twin(chosen, partial(loaders.Short, count=items), persistent)
+                clone = self._twin(chosen, partial(twin.Short, count=items), persistent)
                 self._turn_of(clone, batches, chosen, persistent)
         except Exception as error:  # a sampler that cannot be cut short: the answer does not rest on this
             self._tell(Unavailable("loader.epoch_turn", f"{type(error).__name__}: {error}"))
 
 
     def _turn_of(self, clone: Any, batches: int, chosen: Setting, persistent: bool) -> None:
-        iterator = loaders.start(clone, DataLoader.__iter__)
+        iterator = twin.start(clone, DataLoader.__iter__)
         try:
             for _ in range(TURNS):
                 for _ in range(batches):
-                    loaders.original_next(iterator)
+                    twin.original_next(iterator)
                 began = perf_counter()  # ending the workers is part of the turn
                 with suppress(StopIteration):
-                    loaders.original_next(iterator)
-                iterator = loaders.start(clone, DataLoader.__iter__)
-                loaders.original_next(iterator)
+                    twin.original_next(iterator)
+                iterator = twin.start(clone, DataLoader.__iter__)
+                twin.original_next(iterator)
                 kind = "persistent" if persistent else "respawned"
                 self._tell(Measurement("loader.epoch_turn", "s", (perf_counter() - began,),
                                        {**chosen.conditions, "kind": kind}, "measured in isolation"))
                 batches = max(1, len(clone.batch_sampler)) - 1 if clone.batch_sampler is not None else batches - 1
         finally:
-            loaders.stop(iterator)
+            twin.stop(iterator)
 
     # -- beside the step
 
@@ -516,7 +516,7 @@ class LoaderBench:
         self._numbers.seed(self._seed + visit)
         unchanged: Any = nullcontext() if setting.workers else Unchanged(self.loader.dataset)
         with unchanged:
-            iterator = _Endless(self._twin(setting, loaders.Endless))
+            iterator = _Endless(self._twin(setting, twin.Endless))
             try:
                 burst = max(1, setting.workers)
                 for _ in range(self._stock(setting)):
@@ -539,7 +539,7 @@ class _Endless:
 
     def __init__(self, clone: Any) -> None:
         self.twin = clone
-        self._iterator = loaders.start(clone)
+        self._iterator = twin.start(clone)
 
     @property
     def pids(self) -> list[int]:
@@ -550,15 +550,15 @@ class _Endless:
         """The next batch; StopIteration as an error where there is none at all."""
         for _ in range(2):
             try:
-                return loaders.original_next(self._iterator)
+                return twin.original_next(self._iterator)
             except StopIteration:
                 self.close()
-                self._iterator = loaders.start(self.twin)
+                self._iterator = twin.start(self.twin)
         raise PerfdocError("the data set is empty")
 
     def close(self) -> None:
         """End its workers."""
-        loaders.stop(self._iterator)
+        twin.stop(self._iterator)
 
 
 def _is_plain(batches: Any) -> bool:

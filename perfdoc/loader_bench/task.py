@@ -36,7 +36,7 @@ class _Alone:
         self.loaders = handles
 
 
-class Errand:
+class Task:
     """What is done with the loop, or the bare loader, in place of an experiment (see ``Session``)."""
 
     active = ()
@@ -47,13 +47,14 @@ class Errand:
     def on_step(self, step: Step, regular: bool) -> None:
         """The loop is known: the loader of its steps is benched, for what its steps take."""
         session = self._session
-        handles = session.handles_in_step()
+        handles = session.loop.loaders
         if not handles:
             session.recorder.write(events.BenchFailed(error="the loop fetches from no DataLoader: there is nothing to bench."))
             session.end("no loader")
         handle = handles[0]
         computing = [
-            (step.seconds - step.phases[DATA]) / handle.batches_a_step for step in session.finder.steps() if step.seconds > 0
+            (step.seconds - step.phases[DATA]) / handle.batches_a_step
+            for step in session.loop.finder.steps() if step.seconds > 0
         ]
         rates = [1 / seconds for seconds in computing if seconds > 0]
         if rates:
@@ -75,7 +76,7 @@ class Errand:
         session.recorder.write(events.LoaderBenched(record=BenchedLoader(
             site=asked.name or handle.site, dataset=type(loader.dataset).__name__, batch_size=loader.batch_size,
             workers=loader.num_workers, length=handle.batches_an_epoch, held=open_resources(loader.dataset),
-            cores=session.loop.cores, device=session.loop.device if session.finder.shape is not None else "",
+            cores=session.loop.cores, device=session.loop.device if session.loop.finder.shape is not None else "",
         )))
         self._tell(Measurement("loader.num_workers", "count", (float(loader.num_workers),), {"site": handle.site}))
         bench = LoaderBench(

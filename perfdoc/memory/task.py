@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from perfdoc.inject.session import Session
 
 
-class Errand:
+class Task:
     """What is done with the loop in place of an experiment (see ``Session``)."""
 
     def __init__(self, session: Session) -> None:

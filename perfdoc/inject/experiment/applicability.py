@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from perfdoc.core.treatment import Offer, Treatment
 from perfdoc.inject.experiment.design import Factor
-
-if TYPE_CHECKING:
-    from perfdoc.inject.session import Session
+from perfdoc.inject.observe.loop_state import LoopState
+from perfdoc.inject.system.recorder import Recorder
 
 LONGEST_SWITCH = 0.3
-"""Share of the budget that the first switch to a level (compilation) may be expected to take."""
+"""Maximum share of the budget that the first switch to a level (compilation) may be expected to take."""
 
 
-def factors(session: Session, treatments: Mapping[str, Treatment]) -> list[Factor]:
-    """Ask the treatments that are wanted, write down what they offer, and give back those that can be tried."""
+def factors(
+    loop: LoopState, treatments: Mapping[str, Treatment], recorder: Recorder, budget: float, only: Collection[str] = ()
+) -> list[Factor]:
+    """Ask the treatments, write down what they offer, and give back those that can be tried.
+
+    ``budget``: seconds. ``only``: slugs of the treatments that are wanted, beside ceilings; empty: all.
+    """
     found = []
-    shares = session.shares()
-    wanted = session.settings["only"]
+    shares = loop.finder.shares()
     for slug, treatment in treatments.items():
-        if wanted and slug not in wanted and not treatment.ceiling:
+        if only and slug not in only and not treatment.ceiling:
             continue
         try:
-            offer = _affordable(treatment.offer(session.loop), float(session.settings["budget"]))
+            offer = _affordable(treatment.offer(loop), budget)
         except Exception as error:
             offer = Offer("untestable here", reason=f"{type(error).__name__}: {error}")
-        session.recorder.write(
+        recorder.write(
             "offer",
             slug=slug,
             title=treatment.title,

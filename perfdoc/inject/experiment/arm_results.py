@@ -13,37 +13,24 @@ from perfdoc.core import numerics, stats
 from perfdoc.core.blocks import AA_ARM, Block
 from perfdoc.core.treatment import Config, config_id
 from perfdoc.inject.experiment.design import Factor, screening_arms
+from perfdoc.inject.experiment.policy import DEFAULT, Policy
 from perfdoc.inject.experiment.requests import BlockResult, ParityResult, Result
 
-CEILING_PAIRS = 6
-"""Pairs after which a ceiling is known well enough: it explains, it is not advised."""
-VAGUE = 0.1
-"""Half-width of the A/A arm's interval, in log units, above which every round has one more block of it."""
-CONFIRMED = 0.03
-"""Half-width of the plan's interval, in log units, below which more of its blocks would tell nobody more."""
-MOST_CONFIRM_PAIRS = 32
-"""Pairs of it at most; where they do not get there, the effect itself comes and goes with the state of the machine."""
-DECIDED = 0.05
-"""Half-width of a decided change's interval, in log units, below which more of its blocks would tell nobody more."""
-MOST_DECIDED_PAIRS = 13
-"""Pairs of it at most: it is decided, and others are not."""
 OUT_OF_MEMORY = "does not fit into memory"
 """Words in the reason of an arm that failed for want of memory: what takes more of it is not tried any more."""
-LATE_SECONDS = 5.0
-"""Expected duration of a first switch from which an arm waits until the others are known."""
 
-
-class Ledger:
+class ArmResults:
     """Blocks so far, and what follows of each arm.
 
-    ``smallest_effect``: a share (0.02). ``history``: blocks of earlier laps of the same scan, ``verdicts``: what they settled.
-    ``excluded``: config ids that failed in an earlier lap. ``allow_numerics``: whether what changes the training may be part of
+    ``smallest_effect``: a share (0.02). ``history``: blocks of earlier launches of the same scan, ``verdicts``: what they
+    settled, ``excluded``: config ids that failed in one. ``allow_numerics``: whether what changes the training may be part of
     the plan.
     """
 
     def __init__(self, factors: Sequence[Factor], smallest_effect: float, history: Iterable[Block] = (),
-                 excluded: Collection[str] = (), allow_numerics: bool = False, verdicts: Mapping[str, str] | None = None
-                 ) -> None:
+                 excluded: Collection[str] = (), allow_numerics: bool = False, verdicts: Mapping[str, str] | None = None,
+                 policy: Policy = DEFAULT) -> None:
+        self.policy = policy
         self.factors = factors
         self.smallest_effect = smallest_effect
         self.blocks = list(history)
@@ -55,7 +42,7 @@ class Ledger:
         self.failed: dict[str, str] = {}
         self.numerics: dict[str, str] = {}
         """Verdicts of :func:`perfdoc.core.numerics.judge` by arm."""
-        self.arms = screening_arms(factors, excluded)
+        self.arms = screening_arms(factors, excluded, policy.most_cells)
         ceilings = {factor.slug for factor in factors if factor.ceiling}
         self.ceiling_ids = {config_id(arm) for arm in self.arms if ceilings & set(arm)}
         self.comparisons = max(1, len(self.arms) - len(self.ceiling_ids))
@@ -96,7 +83,7 @@ class Ledger:
         for arm in arms:
             pairs = len(self.values(arm))
             if arm in self.ceiling_ids:
-                if pairs >= CEILING_PAIRS:
+                if pairs >= self.policy.ceiling_pairs:
                     self.verdicts[arm] = "measured"
             elif pairs in stats.LOOKS or pairs > stats.LOOKS[-1]:
                 judged = stats.judge(
@@ -149,20 +136,20 @@ class Ledger:
         """Whether the A/A arm has too few pairs for anything to be believed."""
         return len(self.values(AA_ARM)) < stats.LOOKS[0]
 
-    def aa_is_vague(self, half: float = VAGUE) -> bool:
-        """Whether it is known to less than ``half`` (log units) on either side."""
+    def aa_is_vague(self, half: float | None = None) -> bool:
+        """Whether it is known to less than ``half`` (log units) on either side; None: as the policy says."""
         if self.needs_aa():
             return False
         shown = self.interval(AA_ARM)
-        return max(abs(shown.low), abs(shown.high)) > half
+        return max(abs(shown.low), abs(shown.high)) > (self.policy.vague if half is None else half)
 
     def is_vague(self, plan: Config) -> bool:
         """Whether what ``plan`` brings is not known well. Asked of its interval's width alone: its value decides nothing."""
         name = config_id(plan)
-        if not plan or name in self.failed or not 2 <= len(self.values(name, confirm=True)) < MOST_CONFIRM_PAIRS:
+        if not plan or name in self.failed or not 2 <= len(self.values(name, confirm=True)) < self.policy.most_confirm_pairs:
             return False
         shown = self.interval(name, confirm=True)
-        return (shown.high - shown.low) / 2 > CONFIRMED
+        return (shown.high - shown.low) / 2 > self.policy.confirmed
 
     def vaguely_decided(self) -> dict[str, Config]:
         """The change alone that helps or hurts, was decided with the fewest pairs, and is not known well; none, or one.
@@ -174,11 +161,11 @@ class Ledger:
         decided = [
             arm for arm in self.arms
             if len(arm) == 1 and self.verdicts.get(config_id(arm)) in ("helps", "hurts") and not large & set(arm)
-            and config_id(arm) not in self.failed and len(self.values(config_id(arm))) < MOST_DECIDED_PAIRS
+            and config_id(arm) not in self.failed and len(self.values(config_id(arm))) < self.policy.most_decided_pairs
         ]
         for arm in sorted(decided, key=lambda arm: len(self.values(config_id(arm)))):
             shown = self.interval(config_id(arm))
-            if (shown.high - shown.low) / 2 > DECIDED:
+            if (shown.high - shown.low) / 2 > self.policy.decided:
                 return {config_id(arm): arm}
         return {}
 
@@ -216,7 +203,7 @@ class Ledger:
         seconds = max((
             level.expected_seconds for factor in self.factors for level in factor.levels if arm.get(factor.slug) == level.name
         ), default=0.0)
-        return seconds if seconds >= LATE_SECONDS else 0.0
+        return seconds if seconds >= self.policy.late_seconds else 0.0
 
     def entry_seconds(self, arm: Config) -> float:
         """About how long the first block of ``arm`` takes to get going: as long as its slowest part took alone."""

@@ -7,9 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from perfdoc.core.treatment import Config, Level, config_id
-
-MOST_CELLS = 8
-"""Largest number of joint cells tried for one set of interacting treatments."""
+from perfdoc.inject.experiment.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -32,12 +30,14 @@ class Factor:
     """Share of the step that it acts on first, as far as the clock saw: orders the arms where time is short."""
 
 
-def screening_arms(factors: Iterable[Factor], excluded: Iterable[str] = ()) -> list[Config]:
+def screening_arms(
+    factors: Iterable[Factor], excluded: Iterable[str] = (), most_cells: int = Policy.most_cells
+) -> list[Config]:
     """Arms of the screening phase, most informative first.
 
     Ceilings, then every level alone, then the cells of interacting treatments, each group by the share of the step that
-    its treatments act on. ``excluded``: config ids that failed
-    earlier; an arm that contains one is left out.
+    its treatments act on. ``excluded``: config ids that failed earlier; an arm that contains one
+    is left out. ``most_cells``: see :class:`Policy`.
     """
     by_slug: Mapping[str, Factor] = {factor.slug: factor for factor in factors}
     arms: list[Config] = [
@@ -54,7 +54,7 @@ def screening_arms(factors: Iterable[Factor], excluded: Iterable[str] = ()) -> l
                 {first.slug: a.name, second.slug: b.name} for a in first.levels for b in second.levels
                 if not a.expected_seconds and not b.expected_seconds  # stacked later, if there is time to compile again
             ]
-            arms += cells[:MOST_CELLS]
+            arms += cells[:most_cells]
     arms += [{f.slug: level.name} for f in real if not f.planned for level in f.levels]
     return without(arms, excluded)
 

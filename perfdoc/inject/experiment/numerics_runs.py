@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from perfdoc.core.numerics import DRAWN, LEAST_COSINE, RANDOM, ROUNDING, relative, seed_free_cosine
 from perfdoc.core.treatment import CONTROL, Config, config_id
+from perfdoc.inject.observe.loop_state import LoopState
 from perfdoc.inject.system.random_state import RandomState
-
-if TYPE_CHECKING:
-    from perfdoc.inject.session import Session
 
 LONGEST = 30
 """Steps of a trajectory."""
@@ -202,10 +200,10 @@ def _products(rows: Sequence[torch.Tensor], columns: Sequence[torch.Tensor]) -> 
 class ParityRuns:
     """Compares ``arms`` with the control; a generator that yields whenever the loop has to run a step."""
 
-    def __init__(self, session: Session, arms: Sequence[Config], seconds: float) -> None:
-        self.session = session
+    def __init__(self, loop: LoopState, arms: Sequence[Config], seconds: float) -> None:
+        self._loop = loop
         self.arms = arms
-        steps = seconds / max(1e-6, session.loop.step_seconds)
+        steps = seconds / max(1e-6, loop.step_seconds)
         # A step to settle in goes with every run. Room for the control under other seeds, and for one treatment.
         affordable = int((steps - 2 * 2 * SEEDS) / (2 + OTHER_RUNS + len(arms))) - 1
         self.steps = min(LONGEST, affordable) if affordable >= SHORTEST else 1
@@ -217,9 +215,9 @@ class ParityRuns:
 
     def run(self) -> Generator[Config, None, None]:
         """Yields the config under which the next step has to run. What was found is in :attr:`records` afterwards."""
-        handles = list(self.session.loop.loaders)
+        handles = list(self._loop.loaders)
         yield CONTROL  # a whole step, so that what another arm began is not compared
-        snapshot = Snapshot(self.session.loop.models, self.session.loop.optimizers)
+        snapshot = Snapshot(self._loop.models, self._loop.optimizers)
         batches = [[handle.draw() for _ in range(handle.batches_a_step)] for handle in handles]
         size = sum(_bytes(batch) for found in batches for batch in found)
         if self.steps * size > MOST_BYTES:
@@ -252,7 +250,7 @@ class ParityRuns:
                         record |= seeds.against(mine)
                 self.records.append(record)
         finally:
-            self.session.listener = None
+            self._loop.numbers = None
             for handle in handles:
                 handle.replay(None)
             snapshot.restore()
@@ -278,16 +276,16 @@ class ParityRuns:
         self, snapshot: Snapshot, arm: Config, batches: Sequence[Sequence[Any]], seed: int, steps: int | None = None
     ) -> Generator[Config, None, Listener]:
         """One run. A step to settle in comes first: it uses up what the loop fetched ahead, and is undone."""
-        for handle, found in zip(self.session.loop.loaders, batches, strict=True):
+        for handle, found in zip(self._loop.loaders, batches, strict=True):
             handle.replay(found)
         yield arm
         snapshot.restore()
         RandomState().seed(1000 + seed)
-        listener = self.session.listener = Listener()
+        listener = self._loop.numbers = Listener()
         for _ in range(steps or self.steps):
             yield arm
             listener.step_ended()
-        self.session.listener = None
+        self._loop.numbers = None
         return listener
 
 

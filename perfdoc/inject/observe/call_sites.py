@@ -19,7 +19,7 @@ MOST_FILES = 500
 NOT_FRAMEWORKS = frozenset({"torch", "perfdoc", "perfdoc_probes", "contextlib", "functools", "__main__"})
 
 
-class Places:
+class CallSites:
     """The calls of observed steps in their order, with the lines of the user's code that they come from."""
 
     def __init__(self) -> None:

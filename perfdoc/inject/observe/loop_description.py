@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from perfdoc.inject.observe.device import Device
+from perfdoc.inject.observe.loop_state import LoopState
 from perfdoc.inject.observe.step_finder import BACKWARD_ONLY
 
-if TYPE_CHECKING:
-    from perfdoc.inject.session import Session
 
-
-def describe(session: Session, rank: int) -> dict[str, Any]:
+def describe(loop: LoopState, device: Device, rank: int) -> dict[str, Any]:
     """Fields of the ``loop`` event: machine, step, loaders, models, optimizers and where the user's code does what."""
-    shape, loop = session.finder.shape, session.loop
+    shape, name = loop.finder.shape, device.name()
     assert shape is not None
     return {
         "rank": rank,
-        "ranks": session.ranks,
+        "ranks": loop.ranks,
         "device": loop.device,
-        **({"device_name": torch.cuda.get_device_name()} if loop.device == "cuda" else {}),
+        **({"device_name": name} if name is not None else {}),
         "cores": loop.cores,
         "threads": torch.get_num_threads(),
         "step": {
@@ -49,5 +48,5 @@ def describe(session: Session, rank: int) -> dict[str, Any]:
         "parameters": sum(p.numel() for model in loop.models for p in model.parameters()),
         "optimizers": [type(optimizer).__name__ for optimizer in loop.optimizers],
         "torch": torch.__version__,
-        "places": session.places.to_json(),
+        "places": loop.call_sites.to_json(),
     }

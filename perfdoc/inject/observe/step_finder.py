@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from perfdoc.core.metrics import PHASES
 from perfdoc.inject.observe.clock import Partial
 
 BACKWARD_ONLY = 0
@@ -105,6 +106,12 @@ class StepFinder:
                 found.append(merge(current))
                 current = []
         return found[1:]
+
+    def shares(self) -> dict[str, float]:
+        """Share of the observed steps that each phase took."""
+        steps = self.steps()
+        total = sum(step.seconds for step in steps) or 1.0
+        return {name: sum(step.phases[place] for step in steps) / total for place, name in enumerate(PHASES)}
 
     def settle(self) -> Shape | None:
         """Fix the loop's shape from what was observed; None below three whole steps."""

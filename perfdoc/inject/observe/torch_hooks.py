@@ -1,13 +1,17 @@
-"""What is replaced in torch so that a session hears of the loop, and how torch is given back as it was.
+"""What is hooked into torch so that a listener hears of the loop, and how torch is given back as it was.
 
-All wrappers pass straight through where the session is not enabled: on other threads, in forked children, after the scan.
+Wrapped are the making and iteration of loaders (``_BaseDataLoaderIter.__next__``), the calls of outermost modules,
+``torch.autograd.backward`` and ``grad``, and, through torch's own global hooks, ``Optimizer.step``. All wrappers pass straight
+through where the listener is not enabled: on other threads, in forked children, after the scan.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
 import torch.optim.optimizer as torch_optimizer
@@ -15,22 +19,52 @@ from torch.optim import lr_scheduler
 from torch.utils.data import dataloader as torch_dataloader
 
 from perfdoc.core.user_code import calling_site, calling_users
-from perfdoc.inject.feed import loaders
-from perfdoc.inject.observe.clock import BACKWARD, TRANSFER
+from perfdoc.inject.feed import twin
+from perfdoc.inject.observe import user_settings
+from perfdoc.inject.observe.clock import BACKWARD, TRANSFER, Clock
+from perfdoc.inject.observe.loop_state import LoopState
+from perfdoc.inject.observe.modules import OutermostCalls
 
-if TYPE_CHECKING:
-    from perfdoc.inject.session import Session
+
+class LoopListener(Protocol):
+    """Who hears of the loop."""
+
+    enabled: bool
+    """False: every wrapper passes straight through."""
+    clock: Clock
+    loop: LoopState
+
+    def fetch(self, iterator: Any) -> Any:
+        """The next batch of a DataLoader's iterator, in place of its ``__next__``."""
+
+    def forward(self, module: Any, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call of an outermost module, in place of ``forward(*args, **kwargs)``."""
+
+    def backward(self, run: Callable[..., None], tensors: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """``torch.autograd.backward(tensors, ...)``, on the thread that trains; ``run`` is torch's own."""
+
+    def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """``optimizer.step`` is about to run."""
+
+    def after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """``optimizer.step`` has run."""
+
+    def own_settings(self) -> AbstractContextManager[None]:
+        """The user's own settings, while something of theirs is saved. Asked on the thread that trains."""
 
 
-class Wrappers:
-    """Attributes of torch that were replaced for a session."""
+class TorchHooks:
+    """Everything that is hooked into torch for a listener."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, listener: LoopListener) -> None:
+        self._listener = listener
         self._replaced: list[tuple[Any, str, Any, Any]] = []
+        self._outermost = OutermostCalls(listener.forward, listener.clock.mine)
+        self._stop_observing: Callable[[], None] | None = None
+        self._step_hooks: list[Any] = []
 
     def install(self) -> None:
-        """Wrap the making and the iteration of loaders, the making of optimizers, backward, and learning-rate schedules."""
+        """Hook in everything but what only a loop on a device needs."""
         self._loaders()
         self._iterators()
         self._optimizers()
@@ -40,9 +74,36 @@ class Wrappers:
         for member in {c for c in vars(lr_scheduler).values() if isinstance(c, type)}:
             if issubclass(member, lr_scheduler.LRScheduler):
                 self._scheduler(member)
+        self._step_hooks = [
+            torch_optimizer.register_optimizer_step_pre_hook(self._listener.before_step),
+            torch_optimizer.register_optimizer_step_post_hook(self._listener.after_step),
+        ]
+        self._outermost.observe()
+        self._stop_observing = user_settings.watch(self._listener.loop, self._listener.clock.mine)
+
+    def called(self) -> list[Any]:
+        """Modules that were called from outside any other while the loop was observed."""
+        return list(self._outermost.seen.values())
+
+    def narrow(self, models: Iterable[Any]) -> None:
+        """The loop is known, ``models`` train in it: wrap their calls, and no other modules' any more."""
+        self._outermost.narrow(models)
+        self._end_observing()
+
+    def _end_observing(self) -> None:
+        if self._stop_observing is not None:
+            self._stop_observing()
+            self._stop_observing = None
 
     def undo(self) -> None:
-        """Give back what was replaced, last first."""
+        """Give torch back as it was."""
+        self._end_observing()
+        self._outermost.release()
+        for hook in self._step_hooks:
+            hook.remove()
+        for optimizer in self._listener.loop.optimizers:
+            optimizer.__dict__.pop("_perfdoc_made_at", None)
+        self._listener.loop.known_loaders.forget()
         while self._replaced:
             place, name, own, original = self._replaced.pop()
             if own is None and isinstance(place, type):
@@ -55,19 +116,20 @@ class Wrappers:
         setattr(place, name, new)
 
     def _loaders(self) -> None:
-        session, loader_init = self._session, torch_dataloader.DataLoader.__init__
+        listener, loader_init = self._listener, torch_dataloader.DataLoader.__init__
 
         @functools.wraps(loader_init)
         def made(loader: Any, *args: Any, **kwargs: Any) -> None:
             loader_init(loader, *args, **kwargs)
-            if session.enabled:
-                loader.__dict__["_perfdoc_made_at"] = session.loaders.made_at(loader, calling_site(2), calling_users(2))
+            if listener.enabled:
+                known = listener.loop.known_loaders
+                loader.__dict__["_perfdoc_made_at"] = known.made_at(loader, calling_site(2), calling_users(2))
 
         self._replace(torch_dataloader.DataLoader, "__init__", made)
 
     def _iterators(self) -> None:
-        session, base = self._session, torch_dataloader._BaseDataLoaderIter
-        base_init, multi_init = base.__init__, loaders._MultiIter.__init__
+        listener, base = self._listener, torch_dataloader._BaseDataLoaderIter
+        base_init, multi_init = base.__init__, twin.MultiIter.__init__
 
         @functools.wraps(base_init)
         def iterated(iterator: Any, loader: Any) -> None:
@@ -85,87 +147,83 @@ class Wrappers:
                     os.environ.pop("PERFDOC_WORKER", None)
 
         def __next__(iterator: Any) -> Any:
-            if not session.enabled:
-                return loaders.original_next(iterator)
-            return session.fetch(iterator)
+            if not listener.enabled:
+                return twin.original_next(iterator)
+            return listener.fetch(iterator)
 
         iterate = torch_dataloader.DataLoader.__iter__
 
         @functools.wraps(iterate)
         def __iter__(loader: Any) -> Any:
-            if session.enabled and not loaders.is_twin(loader) and session.loaders.is_held(loader):
-                return loaders.placeholder(loader)
+            if listener.enabled and not twin.is_twin(loader) and listener.loop.known_loaders.is_held(loader):
+                return twin.placeholder(loader)
             return iterate(loader)
 
         self._replace(torch_dataloader.DataLoader, "__iter__", __iter__)
         self._replace(base, "__init__", iterated)
-        self._replace(loaders._MultiIter, "__init__", workers_started)
+        self._replace(twin.MultiIter, "__init__", workers_started)
         self._replace(base, "__next__", __next__)
 
     def _optimizers(self) -> None:
-        session, optimizer_init = self._session, torch_optimizer.Optimizer.__init__
+        listener, optimizer_init = self._listener, torch_optimizer.Optimizer.__init__
 
         @functools.wraps(optimizer_init)
         def made(optimizer: Any, *args: Any, **kwargs: Any) -> None:
             optimizer_init(optimizer, *args, **kwargs)
-            if session.enabled:
-                optimizer._perfdoc_made_at = session.places.made_here()  # type: ignore[attr-defined]
+            if listener.enabled:
+                optimizer._perfdoc_made_at = listener.loop.call_sites.made_here()  # type: ignore[attr-defined]
 
         self._replace(torch_optimizer.Optimizer, "__init__", made)
 
     def _backward(self) -> None:
-        session, backward = self._session, torch.autograd.backward
+        listener, backward = self._listener, torch.autograd.backward
 
         @functools.wraps(backward)
         def timed(tensors: Any, *args: Any, **kwargs: Any) -> None:
-            if not session.enabled or not session.clock.mine():
+            if not listener.enabled or not listener.clock.mine():
                 backward(tensors, *args, **kwargs)
             else:
-                session.backward(backward, tensors, args, kwargs)
+                listener.backward(backward, tensors, args, kwargs)
 
         self._replace(torch.autograd, "backward", timed)
 
     def _grad(self) -> None:
-        session, grad = self._session, torch.autograd.grad
+        listener, grad = self._listener, torch.autograd.grad
 
         @functools.wraps(grad)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            if not session.enabled or not session.clock.mine():
+            if not listener.enabled or not listener.clock.mine():
                 return grad(*args, **kwargs)
-            session.clock.push(BACKWARD)
+            listener.clock.push(BACKWARD)
             try:
                 return grad(*args, **kwargs)
             finally:
-                session.clock.pop()
+                listener.clock.pop()
 
         self._replace(torch.autograd, "grad", timed)
 
     def _saving(self) -> None:
         """A model is saved as the user made it: some changes put functions into modules, which cannot be pickled."""
-        session, save = self._session, torch.save
+        listener, save = self._listener, torch.save
 
         @functools.wraps(save)
         def saved(*args: Any, **kwargs: Any) -> Any:
-            conductor = session.conductor if session.enabled and session.ranks == 1 and session.clock.mine() else None
-            if conductor is None or not conductor.config:
+            if not listener.enabled or not listener.clock.mine():
                 return save(*args, **kwargs)
-            conductor.pause()
-            try:
+            with listener.own_settings():
                 return save(*args, **kwargs)
-            finally:
-                conductor.resume()
 
         self._replace(torch, "save", saved)
 
     def _scheduler(self, cls: type) -> None:
         """While the loop is held, learning-rate schedules stand still: they must not be driven past their end."""
-        session, step = self._session, cls.__dict__.get("step")
+        listener, step = self._listener, cls.__dict__.get("step")
         if step is None:
             return
 
         @functools.wraps(step)
         def stepped(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
-            if session.holding and session.enabled:
+            if listener.loop.holding and listener.enabled:
                 return None
             return step(scheduler, *args, **kwargs)
 
@@ -173,17 +231,17 @@ class Wrappers:
 
     def time_transfers(self) -> None:
         """Time copies to the device; wrapped only once parameters are known to live on one."""
-        session = self._session
+        listener = self._listener
         for name in ("to", "cuda"):
             original = getattr(torch.Tensor, name)
 
             def moved(tensor: Any, *args: Any, _original: Any = original, **kwargs: Any) -> Any:
-                if not session.enabled or tensor.is_cuda or not session.clock.mine():
+                if not listener.enabled or tensor.is_cuda or not listener.clock.mine():
                     return _original(tensor, *args, **kwargs)
-                session.clock.push(TRANSFER)
+                listener.clock.push(TRANSFER)
                 try:
                     return _original(tensor, *args, **kwargs)
                 finally:
-                    session.clock.pop()
+                    listener.clock.pop()
 
             self._replace(torch.Tensor, name, functools.wraps(original)(moved))

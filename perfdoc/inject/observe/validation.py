@@ -8,13 +8,13 @@ import torch
 
 from perfdoc.core.treatment import EvalCall
 from perfdoc.core.user_code import calling_site
-from perfdoc.inject.observe.loop_view import LoopView
+from perfdoc.inject.observe.loop_state import LoopState
 
 
 class ValidationWatch:
     """Keeps one call in eval mode as ``loop.eval_call``; one with gradients rather than one without."""
 
-    def __init__(self, loop: LoopView) -> None:
+    def __init__(self, loop: LoopState) -> None:
         self._loop = loop
         self._maybe: EvalCall | None = None
         self._known = False

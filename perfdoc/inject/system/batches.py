@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,3 +24,19 @@ def tensors_in(value: Any, depth: int = DEPTH) -> list[torch.Tensor]:
         elif depth and hasattr(leaf, "__dict__") and not isinstance(leaf, type):
             found += tensors_in(list(vars(leaf).values()), depth - 1)
     return found
+
+
+def shallow(batch: Any) -> Any:
+    """A copy of the containers of a batch, not of its tensors: scripts take entries out of batches (``pop('labels')``)."""
+    if isinstance(batch, dict):
+        try:
+            return type(batch)({key: shallow(value) for key, value in batch.items()})
+        except TypeError:
+            return copy.copy(batch)
+    if isinstance(batch, list):
+        return [shallow(value) for value in batch]
+    if type(batch) is tuple:
+        return tuple(shallow(value) for value in batch)
+    if hasattr(batch, "data") and isinstance(getattr(batch, "data", None), dict):
+        return copy.copy(batch)
+    return batch

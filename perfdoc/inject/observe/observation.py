@@ -1,0 +1,71 @@
+"""From the first steps to a loop that is known: when it is, and what trains in it."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from perfdoc.inject.observe.device import Device
+from perfdoc.inject.observe.loop_state import LoopState
+from perfdoc.inject.observe.modules import trained_parents
+from perfdoc.inject.observe.step_finder import Shape, Step, StepFinder
+
+OBSERVE_SECONDS = 1.0
+OBSERVE_STEPS = 5
+"""Minimum time, in seconds, and minimum number of steps for which the loop is only looked at."""
+QUICK_SHARE = 0.15
+"""Maximum share of the time that an earlier launch trained which may be spent on looking at the loop: a script that ends by
+itself after half a second would never be held."""
+LONG_OBSERVATION = 8.0
+"""Minimum time in seconds after which three whole steps are enough to know the loop."""
+
+
+def enough_seconds(trained: float | None) -> float:
+    """Seconds for which the loop is looked at. ``trained``: seconds that an earlier launch trained, if there was one."""
+    return OBSERVE_SECONDS if trained is None else min(OBSERVE_SECONDS, QUICK_SHARE * trained)
+
+
+def settled(finder: StepFinder, elapsed: float, enough: float) -> Shape | None:
+    """The shape of the loop's steps, ``elapsed`` seconds after the first one; None where it is too early to tell."""
+    count = len(finder.steps())
+    if (count >= OBSERVE_STEPS and elapsed >= enough) or (count >= 3 and elapsed > LONG_OBSERVATION):
+        return finder.settle()
+    return None
+
+
+def distributed() -> bool:
+    """Whether several processes train together."""
+    return bool(torch.distributed.is_available() and torch.distributed.is_initialized())
+
+
+def own_rank() -> int:
+    """The rank of this process, as torch or else the environment knows it."""
+    return torch.distributed.get_rank() if distributed() else int(os.environ.get("RANK", "0") or 0)
+
+
+def take_in(loop: LoopState, device: Device, shape: Shape, called: Iterable[Any]) -> list[Step]:
+    """Find out what trains here; the ordinary ones among the observed steps.
+
+    ``called``: modules that can be trained and were called from outside any other, for loops without an optimizer.
+    """
+    for key, count in shape.fetches.items():
+        if key in loop.known_loaders.handles:
+            loop.known_loaders.handles[key].batches_a_step = count
+    loop.ranks = torch.distributed.get_world_size() if distributed() else 1
+    parameters = [p for o in loop.optimizers for group in o.param_groups for p in group["params"]]
+    if parameters:
+        loop.models = trained_parents(parameters)
+    else:
+        loop.models = list(called)
+        parameters = [p for m in loop.models for p in m.parameters()]
+    device.look(parameters)
+    loop.device = device.kind
+    steps = loop.finder.steps()
+    regular = [step for step in steps if shape.regular(step)] or steps
+    loop.step_seconds = statistics.median(step.seconds for step in regular)
+    loop.calls_a_step = max(1, shape.optimizer_calls)
+    return regular
