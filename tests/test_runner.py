@@ -203,6 +203,19 @@ def test_a_loop_that_is_left_is_left_as_it_was(tmp_path: Path) -> None:
     assert not loop.recorder.all("outcome")
 
 
+def test_steps_that_turn_into_slower_ones_do_not_outlast_the_budget(tmp_path: Path) -> None:
+    """A loop whose steps grow a hundredfold while it runs (it adds up more and more batches): the scan ends all the same."""
+    loop = PlainLoop(tmp_path)
+    experiment = Experiment([], 5.0, lambda: 5.0 - loop.now)
+
+    def step() -> None:
+        slower = loop.now > 1.0
+        loop.step(regular=not slower, seconds=4.0 if slower else None)
+
+    assert loop.run(experiment, step) == "budget spent"
+    assert loop.now < 25.0
+
+
 class Watching(Probe):
     """Watches a step, under the control and one treatment."""
 

@@ -114,7 +114,7 @@ class Session:
     @cached_property
     def _heap(self) -> MallocThresholds:
         """glibc's thresholds; looked for when they are first asked for."""
-        return MallocThresholds()
+        return MallocThresholds(wanted=not torch.cuda.is_initialized())
 
     def _read_heap(self) -> None:
         self._heap_before = self._heap.read()
