@@ -12,6 +12,8 @@ from perfdoc.capture import document as captures
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.measurement import UNITS, Measurement, Unavailable
 
+pytestmark = pytest.mark.any_python
+
 SCHEMA = json.loads((Path(perfdoc.__file__).parent / "capture" / "capture.schema.json").read_text(encoding="utf-8"))
 RUN = {
     "id": "20260101-120000-abcd", "command": ["python", "train.py"], "directory": "/home/me", "seconds": 70.5,

@@ -16,6 +16,8 @@ import pytest
 from perfdoc.launch import heartbeat
 from perfdoc.launch.heartbeat import Heartbeat
 
+pytestmark = pytest.mark.any_python
+
 
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:

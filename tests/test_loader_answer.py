@@ -12,6 +12,8 @@ from perfdoc.core.measurement import Measurement
 from perfdoc.loader_bench import answer as loader_answer
 from perfdoc.report import loader_table
 
+pytestmark = pytest.mark.any_python
+
 COUNTS = (0, 1, 2, 3, 4, 6, 8, 16)
 TRUTHS = {
     "two cores": {n: 50.0 * min(n, 2) * (1 - 0.004 * max(0, n - 2)) if n else 55.0 for n in COUNTS},

@@ -32,7 +32,7 @@ from perfdoc.core import stats
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.finding import says_nothing
 from perfdoc.core.parent_death import die_with_parent
-from perfdoc.core.probe import packages
+from perfdoc.core.registry import packages
 from perfdoc.launch.leftovers import tidy
 from perfdoc.launch.scan import Watch, environment, processes_of_run, remove_shared_memory
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
-import pkgutil
 import re
 import statistics
 from abc import ABC, abstractmethod
@@ -19,6 +17,7 @@ from perfdoc.core import numerics, stats
 from perfdoc.core.blocks import AA_ARM, CONFIRM_PHASE, CONTROL_ARM, SEARCH_PHASE
 from perfdoc.core.finding import WIDEST, Effect, Effort, Finding, Verdict, counted
 from perfdoc.core.measurement import Measurement
+from perfdoc.core.registry import discover
 from perfdoc.core.treatment import config_from_id, config_id
 from perfdoc.diagnosis.prediction import NORMAL, UNSEEN, other_machine, predicted, spread, widening
 
@@ -259,18 +258,24 @@ class Evidence:
                  if b["arm"] == CONTROL_ARM and b["count"] and b.get("phase") == CONFIRM_PHASE]
         return statistics.median(paces) if paces else self.step_seconds or None
 
-    def budget_for(self, pairs: int, arms: int) -> str:
-        """The least budget that holds so many pairs more, and the fewest that decide on ``arms`` changes; in a sentence.
+    def budget_needed(self, pairs: int, arms: int) -> int | None:
+        """The least budget, in seconds, that holds so many pairs more, and the fewest that decide on ``arms`` changes.
 
-        Empty where it was not the budget that ended the experiment.
+        None where it was not the budget that ended the experiment.
         """
         blocks = [b["seconds"] + math.fsum(b.get("warmup", ())) + b.get("switch", 0.0) for b in self.capture.blocks]
         budget = self.capture.run.get("budget")
         if not blocks or budget is None or self.capture.experiment.get("reason") != "budget spent":
-            return ""
+            return None
         # Two arms share a control block.
         more = 1.5 * statistics.fmean(blocks) * (pairs + arms * stats.LOOKS[0])
-        asked = math.ceil((float(budget) + more) / 10) * 10
+        return math.ceil((float(budget) + more) / 10) * 10
+
+    def budget_for(self, pairs: int, arms: int) -> str:
+        """:meth:`budget_needed` in a sentence; empty where there is none."""
+        asked = self.budget_needed(pairs, arms)
+        if asked is None:
+            return ""
         what = "that needs" if arms == 0 else "one change needs" if arms == 1 else f"all {arms} need"
         return f"A step takes {self.step_seconds:.2g} s: {what} at least --budget {asked}."
 
@@ -531,18 +536,4 @@ def estimated(seen: Evidence, arm: str) -> str:
 
 def discover_rules() -> list[Rule]:
     """One instance of every rule in ``perfdoc.rules``, ordered by code."""
-    import perfdoc
-
-    package = importlib.import_module(f"{perfdoc.__name__}.rules")
-    found: list[Rule] = []
-    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        module = importlib.import_module(info.name)
-        for member in vars(module).values():
-            if (
-                inspect.isclass(member)
-                and issubclass(member, Rule)
-                and not inspect.isabstract(member)
-                and member.__module__ == module.__name__
-            ):
-                found.append(member())
-    return sorted(found, key=lambda rule: rule.code)
+    return discover(Rule, ["perfdoc.rules"], "code")  # type: ignore[type-abstract]

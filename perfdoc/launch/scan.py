@@ -25,7 +25,7 @@ import perfdoc
 from perfdoc.capture import document as captures
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.measurement import Measurement, Unavailable
-from perfdoc.core.probe import packages
+from perfdoc.core.registry import packages
 from perfdoc.launch import endings, host, launches, page_faults, signals, variables
 from perfdoc.launch.gpus import Gpus
 from perfdoc.launch.heartbeat import Heartbeat

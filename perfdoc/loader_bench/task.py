@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.measurement import Measurement, Unavailable
-from perfdoc.core.probe import Probe, discover
+from perfdoc.core.probe import Probe
+from perfdoc.core.registry import discover
 from perfdoc.inject.observe.clock import DATA
 from perfdoc.inject.observe.step_finder import Step
 from perfdoc.inject.samples import pictures
