@@ -90,7 +90,7 @@ class Cycle:
 
 
 def main() -> None:
-    from perfdoc.launch.scan import environment
+    from perfdoc.launch.environment import environment
 
     with tempfile.TemporaryDirectory() as folder:
         settings = {"lap": 0, "budget": 1e9, "spent": 0, "guard": True, "protect": [], "experiment": False, "only": [],

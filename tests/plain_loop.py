@@ -7,6 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
+from perfdoc.capture.event import Event
+from perfdoc.capture.event_lines import to_entry
 from perfdoc.core.metrics import PHASES
 from perfdoc.core.treatment import Config, Loop, Offer, Treatment
 from perfdoc.inject.experiment.arm_results import ArmResults
@@ -34,8 +36,8 @@ class Recorder:
         self.lap = 0
         self.events: list[dict[str, Any]] = []
 
-    def write(self, event: str, **fields: Any) -> None:
-        self.events.append({"e": event, **fields})
+    def write(self, event: Event | str, **fields: Any) -> None:
+        self.events.append({"e": event, **fields} if isinstance(event, str) else to_entry(event))
 
     def all(self, event: str) -> list[dict[str, Any]]:
         """The events of one kind."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from test_rules import make
 
+from perfdoc.capture.records import Estimate
 from perfdoc.commands.runs import _effect
 from perfdoc.compare.gate import step_check, takes
 from perfdoc.compare.paired_runs import Ratio
@@ -87,10 +89,9 @@ def test_no_report_shows_an_absurd_interval(rounds, noise):
     arms = {"dataloader_workers=2": 4.0, "autocast=bf16": 1.2, "compute_ceiling=on": 2.0, "batch_size=2": 1.5,
             "activation_checkpointing=blocks": 0.9, "channels_last=on+autocast=bf16": 1.3}
     capture = make(arms, rounds=rounds, noise=noise, measurements=RATES, plan={"autocast": "bf16"})
-    capture.blocks += [{**b, "phase": "confirm", "i": b["i"] + 1000} for b in capture.blocks if b["arm"] in ("control",)][:4]
-    capture.blocks += [{**b, "phase": "confirm", "i": b["i"] + 1001} for b in capture.blocks if b["arm"] == "autocast=bf16"][:3]
-    capture.run["perfdoc"], capture.guard = "", {"redirected": []}
-    capture.experiment["estimates"] = {"autocast=bf16": {"center": 0.3, "deviation": 4.0, "blocks": 3}}
+    capture.blocks += [replace(b, phase="confirm", i=b.i + 1000) for b in capture.blocks if b.arm == "control"][:4]
+    capture.blocks += [replace(b, phase="confirm", i=b.i + 1001) for b in capture.blocks if b.arm == "autocast=bf16"][:3]
+    capture.experiment.estimates = {"autocast=bf16": Estimate(center=0.3, deviation=4.0, blocks=3)}
     diagnosis = diagnose(capture)
     page = html.render(build(diagnosis))
     written = json.dumps(json_view.as_json(build(diagnosis)), allow_nan=False)
@@ -111,7 +112,6 @@ def test_what_verify_measured_is_shown_the_same_way(tmp_path):
         "speedup": 3.0, "low": 0.01, "high": 900.0, "starts": 1, "rounds": 2}}))
     assert patch_section.read(tmp_path)["verified"]["realised"]["high"] == 900.0
     capture = make({"autocast=bf16": 1.5}, plan={"autocast": "bf16"})
-    capture.run["perfdoc"], capture.guard = "", {"redirected": []}
     page = html.render(build(diagnose(capture)), tmp_path)
     assert "not known yet (1 pair of processes)" in page
     assert not absurd(page)

@@ -4,6 +4,7 @@ import math
 import random
 import statistics
 
+import builders
 import pytest
 
 from perfdoc.core import blocks, stats
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.any_python
 
 def block(i, arm, seconds, *, lap=0, phase="screen", count=4):
     """A block of ``count`` steps that take ``seconds`` each."""
-    return {"lap": lap, "i": i, "arm": arm, "phase": phase, "count": count, "seconds": seconds * count}
+    return builders.block(i, arm, seconds * count, count, phase, lap=lap)
 
 
 def speedups(found, arm="x=1", phase="screen"):
@@ -109,13 +110,13 @@ def test_noise_of_few_controls_is_unknown():
 
 def stepped(arm, *steps, i=0):
     """A block made of these steps."""
-    return {"lap": 0, "i": i, "arm": arm, "phase": "screen", "count": len(steps), "seconds": sum(steps), "steps": list(steps)}
+    return builders.block(i, arm, sum(steps), len(steps), steps=list(steps))
 
 
 def counted(found, arm="a"):
     """Seconds a step of every block of ``arm``, stalls cut down, in a comparison with the control."""
     longest = blocks.Stalls(found).longest(arm, "control" if arm != "control" else "a")
-    return [math.exp(blocks.log_seconds(block, longest)) for block in found if block["arm"] == arm]
+    return [math.exp(blocks.log_seconds(block, longest)) for block in found if block.arm == arm]
 
 
 EVEN = stepped("control", *[1.0] * 8)

@@ -7,14 +7,20 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-import perfdoc
 from perfdoc.capture import document as captures
+from perfdoc.capture.records import Redirected
+from perfdoc.capture.run import Machine, Run
+from perfdoc.capture.schema import schema
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.measurement import UNITS, Measurement, Unavailable
+from perfdoc.core.typed_json import from_json, to_json
+from perfdoc.diagnosis.diagnose import diagnose
+from perfdoc.report import everything, first_screen
+from perfdoc.report.model import build
 
 pytestmark = pytest.mark.any_python
 
-SCHEMA = json.loads((Path(perfdoc.__file__).parent / "capture" / "capture.schema.json").read_text(encoding="utf-8"))
+SCHEMA = schema()
 RUN = {
     "id": "20260101-120000-abcd", "command": ["python", "train.py"], "directory": "/home/me", "seconds": 70.5,
     "started": "2026-01-01T12:00:00+00:00", "perfdoc": "0.1.0", "budget": 60.0, "smallest_effect": 0.02, "seed": 7,
@@ -57,7 +63,7 @@ PROCESS = {
     "cuda": None, "rank": None,
 }
 OFFER = {"slug": "autocast", "title": "mixed precision", "status": "offered", "reason": "",
-         "levels": [["bf16", "autocast bf16"]], "ceiling": False}
+         "levels": [["bf16", "autocast bf16"]], "ceiling": False, "numerics": True, "planned": True}
 
 
 def all_events():
@@ -90,7 +96,7 @@ def written(folder, events, name="events-0-50.jsonl"):
 
 def built(folder):
     """The capture of a run's folder."""
-    return captures.from_events(captures.read_events(folder), dict(RUN), dict(MACHINE))
+    return captures.from_events(captures.read_events(folder), from_json(Run, RUN), from_json(Machine, MACHINE))
 
 
 def problems(document):
@@ -114,7 +120,7 @@ def test_the_schema_is_one():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["properties"]["version"]["const"] == captures.VERSION
     assert SCHEMA["properties"]["format"]["const"] == captures.FORMAT
-    assert set(SCHEMA["$defs"]["measured"]["properties"]["unit"]["enum"]) == UNITS
+    assert set(SCHEMA["$defs"]["Measured"]["properties"]["unit"]["enum"]) == UNITS
 
 
 def test_everything_in_the_schema_is_described():
@@ -139,24 +145,29 @@ def test_a_killed_run_follows_the_schema_too(tmp_path, kept):
     assert captures.read(tmp_path) == capture
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda d: d.update(surprise=1), lambda d: d.pop("blocks"), lambda d: d.update(version=2),
-        lambda d: d.update(format="har"), lambda d: d["run"].pop("command"), lambda d: d["run"].update(budget="60"),
-        lambda d: d["run"].update(outcome="fine"), lambda d: d["blocks"][0].update(seconds="0.2"),
-        lambda d: d["blocks"][0].update(count=1.5), lambda d: d["blocks"][0].update(arm="fast"),
-        lambda d: d["blocks"][0].pop("warmup"), lambda d: d["measurements"][0].update(unit="ms"),
-        lambda d: d["measurements"][0].update(unavailable="both"), lambda d: d["measurements"][0].update(samples=[]),
-        lambda d: d["measurements"][0].update(samples=["1"]), lambda d: d["measurements"][0].pop("how"),
-        lambda d: d["measurements"].append({"metric": "x.y", "unavailable": ""}),
-        lambda d: d["offers"][0].update(status="maybe"), lambda d: d["offers"][0].update(levels=[["bf16"]]),
-        lambda d: d["loop"].update(ranks=0), lambda d: d["loop"]["loaders"][0].pop("site"),
-        lambda d: d["experiment"].update(plan={"autocast": 1}),
-        lambda d: d["experiment"].update(verdicts={"a=1": "good"}), lambda d: d["guard"].update(kept=[1]),
-        lambda d: d.update(failure={"type": "KeyError"}),
-    ],
-)
+def add_surprise(document):
+    """Add an entry that nobody knows."""
+    document["surprise"] = 1
+
+
+SPOILT = [
+    add_surprise, lambda d: d.pop("blocks"), lambda d: d.update(version=2),
+    lambda d: d.update(format="har"), lambda d: d["run"].pop("command"), lambda d: d["run"].update(budget="60"),
+    lambda d: d["run"].update(outcome="fine"), lambda d: d["blocks"][0].update(seconds="0.2"),
+    lambda d: d["blocks"][0].update(count=1.5), lambda d: d["blocks"][0].update(arm="fast"),
+    lambda d: d["blocks"][0].pop("warmup"), lambda d: d["measurements"][0].update(unit="ms"),
+    lambda d: d["measurements"][0].update(unavailable="both"), lambda d: d["measurements"][0].update(samples=[]),
+    lambda d: d["measurements"][0].update(samples=["1"]), lambda d: d["measurements"][0].pop("how"),
+    lambda d: d["measurements"].append({"metric": "x.y", "unavailable": ""}),
+    lambda d: d["offers"][0].update(status="maybe"), lambda d: d["offers"][0].update(levels=[["bf16"]]),
+    lambda d: d["loop"].update(ranks=0), lambda d: d["loop"]["loaders"][0].pop("site"),
+    lambda d: d["experiment"].update(plan={"autocast": 1}),
+    lambda d: d["experiment"].update(verdicts={"a=1": "good"}), lambda d: d["guard"].update(kept=[1]),
+    lambda d: d.update(failure={"type": "KeyError"}),
+]
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
 def test_the_schema_refuses_what_is_wrong(tmp_path, spoil):
     """A document with a wrong type, a missing or an unknown entry does not validate."""
     document = copy.deepcopy(valid(tmp_path))
@@ -164,21 +175,60 @@ def test_the_schema_refuses_what_is_wrong(tmp_path, spoil):
     assert problems(document)
 
 
+@pytest.mark.parametrize("spoil", [spoil for spoil in SPOILT if spoil is not add_surprise])
+def test_what_is_wrong_is_not_read(tmp_path, spoil):
+    """Reading such a document raises PerfdocError with one line that names the file; only unknown entries are passed over."""
+    document = json.loads(json.dumps(valid(tmp_path)))
+    spoil(document)
+    (tmp_path / captures.FILE_NAME).write_text(json.dumps(document))
+    with pytest.raises(PerfdocError, match=r"capture\.json") as refused:
+        captures.read(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_entry_of_a_later_version_is_passed_over(tmp_path):
+    """What a newer perfdoc of the same format version adds does not keep an older one from reading."""
+    document = valid(tmp_path)
+    add_surprise(document)
+    document["run"]["mood"] = document["blocks"][0]["colour"] = "blue"
+    (tmp_path / captures.FILE_NAME).write_text(json.dumps(document))
+    assert captures.read(tmp_path) == built(tmp_path)
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parent / "captures").glob("*.json")), ids=lambda file: file.stem)
+def test_captures_of_before_are_read(file):
+    """Captures that were written before there were classes follow the schema, and are read and rendered."""
+    document = json.loads(file.read_text())
+    assert problems(document) == []
+    capture = captures.read(file)
+    assert problems(capture.to_json()) == []
+    assert capture.run.id == document["run"]["id"]
+    assert [b.arm for b in capture.blocks] == [b["arm"] for b in document["blocks"]]
+    model = build(diagnose(capture))
+    assert document["run"]["id"] in everything.render(model, 100)
+    assert document["run"]["id"] in first_screen.render(model, 100)
+
+
+def test_there_are_captures_of_before():
+    """The test above has something to read."""
+    assert len(list((Path(__file__).parent / "captures").glob("*.json"))) >= 3
+
+
 def test_events_end_up_in_their_places(tmp_path):
     """Loop, offers, blocks, failures, plan and guard of a run are found where reports look for them."""
     written(tmp_path, all_events())
     capture = built(tmp_path)
-    assert capture.loop == LOOP
-    assert capture.environment == {name: PROCESS[name] for name in ("python", "executable", "torch", "cuda")}
-    assert capture.offers == [OFFER]
-    assert [b["arm"] for b in capture.blocks] == ["control", "autocast=bf16", "A/A", "control"]
-    assert capture.experiment == {
+    assert to_json(capture.loop) == LOOP
+    assert to_json(capture.environment) == {name: PROCESS[name] for name in ("python", "executable", "torch")}
+    assert to_json(capture.offers) == [OFFER]
+    assert [b.arm for b in capture.blocks] == ["control", "autocast=bf16", "A/A", "control"]
+    assert to_json(capture.experiment) == {
         "plan": {"autocast": "bf16"}, "verdicts": {"A/A": "no difference", "autocast=bf16": "helps"},
         "failed": {"channels_last=on": "RuntimeError: view"}, "estimates": {}, "reason": "settled",
         "natural": "", "carried": [],
     }
-    assert capture.guard["redirected"] == [{"path": "/home/me/model.pt", "to": "redirected/home/me/model.pt"}]
-    assert (capture.guard["kept"], capture.guard["trackers"]) == (["/home/me/old"], ["wandb"])
+    assert capture.guard.redirected == [Redirected("/home/me/model.pt", "redirected/home/me/model.pt")]
+    assert (capture.guard.kept, capture.guard.trackers) == (["/home/me/old"], ["wandb"])
     assert capture.failure is None
 
 
@@ -261,9 +311,9 @@ def test_the_leader_speaks_for_the_loop(tmp_path):
                        *[step(9.0)] * 8], "events-0-10.jsonl")
     written(tmp_path, all_events(), "events-0-50.jsonl")
     capture = built(tmp_path)
-    assert capture.loop["rank"] == 0
+    assert capture.loop.rank == 0
     assert set(metrics(capture)["step.time"].samples) == {0.1}
-    assert [p["pid"] for p in capture.processes] == [10, 50]
+    assert [p.pid for p in capture.processes] == [10, 50]
 
 
 def test_blocks_of_all_laps_are_kept(tmp_path):
@@ -273,17 +323,17 @@ def test_blocks_of_all_laps_are_kept(tmp_path):
     written(tmp_path, second, "events-1-60.jsonl")
     written(tmp_path, [event("arm_failed", arm="cpu_threads=1", error="signal SIGKILL")], "events-parent.jsonl")
     capture = built(tmp_path)
-    assert [b["lap"] for b in capture.blocks] == [0] * 4 + [1] * 4
-    assert set(capture.experiment["failed"]) == {"channels_last=on", "cpu_threads=1"}
+    assert [b.lap for b in capture.blocks] == [0] * 4 + [1] * 4
+    assert set(capture.experiment.failed) == {"channels_last=on", "cpu_threads=1"}
     assert problems(capture.to_json()) == []
 
 
 def test_the_users_failure_is_kept(tmp_path):
     """The script's own exception is in the capture as it was shown."""
-    failure = {"type": "KeyError", "message": "'x'", "traceback": "Traceback..."}
+    failure = {"type": "KeyError", "message": "'x'", "traceback": "Traceback...", "site": "train.py:3", "guarded": False}
     written(tmp_path, [event("process", **PROCESS), event("failure", **failure)])
     capture = built(tmp_path)
-    assert capture.failure == failure
+    assert to_json(capture.failure) == failure
     assert problems(capture.to_json()) == []
 
 

@@ -71,7 +71,7 @@ def test_a_decoder_delivers_pillows_pixels(slug):
 ])
 def test_odd_files_are_told_apart(slug, case, outcome):
     """Who raises, and who returns something: found by decoding such files."""
-    assert decoder_cell.quality(loaded(slug), [jpeg()])["cases"][case] == outcome
+    assert decoder_cell.quality(loaded(slug), [jpeg()]).cases[case] == outcome
 
 
 def test_the_comparison_runs_in_processes_of_its_own(folder):

@@ -6,6 +6,7 @@ import errno
 import os
 from pathlib import Path
 
+import builders
 import pytest
 from click.testing import CliRunner, Result
 from test_report import make
@@ -33,7 +34,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("full_disk")
 def test_a_capture_that_cannot_be_written_raises_nothing(tmp_path: Path) -> None:
     """The reason is kept, and no half of a document stays behind."""
-    capture = Capture({"id": "x"})
+    capture = Capture(builders.run())
     capture.write(tmp_path)
     assert capture.unwritten == WORDS
     assert list(tmp_path.iterdir()) == []

@@ -4,8 +4,10 @@ import itertools
 import math
 import random
 import sys
+from dataclasses import replace
 
 import pytest
+from builders import block
 
 from perfdoc.core import stats
 from perfdoc.core.treatment import Level, config_from_id, config_id
@@ -75,10 +77,7 @@ class SimulatedLoop:
         if self._rng.random() < self._stalls:
             seconds += self._rng.uniform(0.1, 0.5)
         self.spent += seconds + WARMUP
-        return BlockResult({
-            "lap": self.lap, "i": len(self.requests), "arm": request.arm, "phase": request.phase, "count": STEPS,
-            "seconds": seconds,
-        })
+        return BlockResult(block(len(self.requests), request.arm, seconds, STEPS, request.phase, lap=self.lap))
 
     def _numbers(self, arm):
         """A record in which the loss is that of the control, or another one where the arm changes the training."""
@@ -208,7 +207,7 @@ def test_one_stalled_block_does_not_keep_a_change_out_of_the_plan():
         if isinstance(request, BlockRequest) and request.phase == "search" and len(request.config) == 2:
             stacks.append(request)
             if len(stacks) == 2:
-                return BlockResult({**result.block, "seconds": result.block["seconds"] * 3.0})
+                return BlockResult(replace(result.block, seconds=result.block.seconds * 3.0))
         return result
 
     loop._answer = stalling
@@ -526,7 +525,7 @@ def test_a_control_that_differs_from_itself_stops_everything():
     def biased(request):
         result = answer(request)
         if isinstance(request, BlockRequest) and request.arm == "A/A":
-            return BlockResult({**result.block, "seconds": result.block["seconds"] * 0.7})
+            return BlockResult(replace(result.block, seconds=result.block.seconds * 0.7))
         return result
 
     loop._answer = biased

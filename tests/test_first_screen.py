@@ -2,10 +2,13 @@
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
+from builders import offer
 from test_report import ARMS, CASES, EVIL, QUOTED, hostile, make
 
+from perfdoc.capture import events
 from perfdoc.commands._progress import Progress
 from perfdoc.core.measurement import Measurement
 from perfdoc.diagnosis.diagnose import diagnose
@@ -47,14 +50,13 @@ def crowded(capture):
     """A capture of much: twenty changes that help, ten that cannot be tried, findings, a warning."""
     for number in range(20):
         slug = f"change_number_{number}"
-        capture.offers.append({"slug": slug, "title": slug, "status": "offered", "reason": "", "ceiling": False,
-                               "levels": [["on", f"torch.backends.some.setting.number_{number} = True"]]})
-        capture.blocks += [{**b, "arm": f"{slug}=on", "i": b["i"] + 10_000 * (number + 1)} if b["arm"] == "autocast=bf16" else
-                           {**b, "i": b["i"] + 10_000 * (number + 1)} for b in capture.blocks[:200]
-                           if b["arm"] in ("control", "autocast=bf16") and b["phase"] == "screen"]
-        capture.offers.append({"slug": f"missing_{number}", "title": f"missing {number}", "status": "untestable here",
-                               "levels": [], "reason": f"needs something that is not here, number {number}", "ceiling": False})
-    capture.guard["left"] = [f"/home/me/project/output-{number}.bin" for number in range(30)]
+        capture.offers.append(offer(slug, ("on", f"torch.backends.some.setting.number_{number} = True")))
+        capture.blocks += [replace(b, i=b.i + 10_000 * (number + 1), arm=b.arm.replace("autocast=bf16", f"{slug}=on"))
+                           for b in capture.blocks[:200]
+                           if b.arm in ("control", "autocast=bf16") and b.phase == "screen"]
+        capture.offers.append(offer(f"missing_{number}", title=f"missing {number}", status="untestable here",
+                                    reason=f"needs something that is not here, number {number}"))
+    capture.guard.left = [f"/home/me/project/output-{number}.bin" for number in range(30)]
     return capture
 
 
@@ -80,7 +82,7 @@ def test_the_answer_comes_first():
 def test_where_nothing_helps_it_says_so_and_why():
     """No change helps: how many were settled, to within what, and that the loader is not the problem."""
     capture = make(NOTHING_HELPS, noise=0.003)
-    capture.experiment["plan"] = {}
+    capture.experiment.plan = {}
     capture.measurements = [m if m.metric != "step.forward" else Measurement(m.metric, "s", (0.4,) * 5)
                             for m in capture.measurements]
     said = one_line(screen(capture))
@@ -92,9 +94,8 @@ def test_where_nothing_helps_it_says_so_and_why():
 def test_a_plan_that_may_be_no_gain_elsewhere_is_not_praised():
     """Where another run may come out slower, both ends are said, and nobody is told that it makes the script faster."""
     capture = make({**ARMS, "autocast=bf16": 1.03}, noise=0.004)
-    for block in capture.blocks:
-        if block["phase"] == "confirm" and block["arm"] == "autocast=bf16":
-            block["seconds"] *= 1.45 / 1.03
+    capture.blocks = [replace(b, seconds=b.seconds * 1.45 / 1.03) if (b.phase, b.arm) == ("confirm", "autocast=bf16") else b
+                      for b in capture.blocks]
     diagnosis = diagnose(capture)
     assert diagnosis.plan.expected.low < 1 < diagnosis.plan.effect.low
     first = build(diagnosis).answer[0]
@@ -116,8 +117,8 @@ def test_what_needs_a_gpu_is_counted():
     """Five changes that need a GPU are one number; one that needs a compiler is named with its reason."""
     capture = make()
     capture.offers += [
-        {"slug": f"gpu_{n}", "title": f"thing {n}", "status": "untestable here", "levels": [], "ceiling": False,
-         "reason": "cuDNN needs an NVIDIA GPU: scan there"} for n in range(5)
+        offer(f"gpu_{n}", title=f"thing {n}", status="untestable here", reason="cuDNN needs an NVIDIA GPU: scan there")
+        for n in range(5)
     ]
     text = one_line(screen(capture))
     assert "could not be tried here: torch.compile (no C++ compiler was found; scan where there is one), 5 need a GPU" in text
@@ -127,10 +128,10 @@ def test_what_needs_a_gpu_is_counted():
 def test_open_questions_come_with_the_budget_that_settles_them():
     """What is not known yet is counted, one of it named, with a budget beyond the one that was spent."""
     capture = make(noise=0.05, rounds=4)
-    capture.experiment.update(plan={}, reason="budget spent")
+    vars(capture.experiment).update(plan={}, reason="budget spent")
     found = re.search(r"not known yet: .*?; --budget (\d+) should settle", one_line(screen(capture)))
     assert found
-    assert int(found[1]) > capture.run["budget"]
+    assert int(found[1]) > capture.run.budget
     assert f"perfdoc scan --budget {found[1]} train" in one_line(
         screen(capture, after=next_steps(build(diagnose(capture)), first_screen.Path("."), None)))
 
@@ -180,13 +181,11 @@ def test_progress_is_in_words_that_a_person_types(monkeypatch, tmp_path):
     stream = Stream()
     with Progress(120.0, stream) as progress:
         progress.folder = tmp_path
-        progress.show({"e": "offer", "slug": "dataloader_workers", "status": "offered", "ceiling": False,
-                       "levels": [["1", "num_workers=1"], ["2", "num_workers=2"]]})
-        progress.show({"e": "offer", "slug": "compute_ceiling", "status": "offered", "ceiling": True,
-                       "levels": [["on", "one cached batch"]]})
+        progress.show(events.Offered(record=offer("dataloader_workers", ("1", "num_workers=1"), ("2", "num_workers=2"))))
+        progress.show(events.Offered(record=offer("compute_ceiling", ("on", "one cached batch"), ceiling=True)))
         now[0] += 20
-        progress.show({"e": "progress", "phase": "screen", "arm": "dataloader_workers=2", "left": 79.0,
-                       "settled": {"dataloader_workers=1": "hurts"}, "failed": [], "plan": {}})
+        progress.show(events.Progress(phase="screen", arm="dataloader_workers=2", left=79.0,
+                                      settled={"dataloader_workers=1": "hurts"}, failed=[], plan={}))
     assert "trying: num_workers=2 ... 41 of 120 s, 1 of 2 known" in stream.text
 
 
@@ -200,7 +199,7 @@ def test_the_first_block_is_told_before_the_end(monkeypatch, tmp_path):
     now = [100.0]
     monkeypatch.setattr("perfdoc.commands._progress.time.monotonic", lambda: now[0])
     stream = Stream()
-    event = {"e": "progress", "phase": "screen", "arm": "control", "left": 100.0, "settled": {}, "failed": [], "plan": {}}
+    event = events.Progress(phase="screen", arm="control", left=100.0, settled={}, failed=[], plan={})
     with Progress(120.0, stream) as progress:
         progress.folder = tmp_path
         for _ in range(4):

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from conftest import QUICK_START, perfdoc
 
+from perfdoc.capture.records import Counts
 from perfdoc.compare.gate import Check, Verdict, count_checks, decide
 from perfdoc.compare.paired_runs import WORTH_A_START, Ratio, first_end, load_taken_out, ratio_of
 from perfdoc.compare.worktrees import Worktrees, editable_projects, python_path
@@ -122,10 +123,9 @@ def test_a_ratio_between_is_undecided():
 
 def test_one_sync_more_is_a_regression_wherever_it_moved():
     """Counts are compared by file and call: a line that moved is no new sync, another one is."""
-    base = {"syncs": [["train.py:10", ".item()", 1]], "input_bytes": 4096, "graph_breaks": None}
-    moved = {"syncs": [["train.py:12", ".item()", 1]], "input_bytes": 4096, "graph_breaks": None}
-    more = {"syncs": [["train.py:10", ".item()", 1], ["train.py:14", ".tolist()", 2]], "input_bytes": 8192,
-            "graph_breaks": None}
+    base = Counts([("train.py:10", ".item()", 1)], [], 4096, None, [])
+    moved = Counts([("train.py:12", ".item()", 1)], [], 4096, None, [])
+    more = Counts([("train.py:10", ".item()", 1), ("train.py:14", ".tolist()", 2)], [], 8192, None, [])
     assert {c.decision for c in count_checks(base, moved)} == {"fine"}
     found = {c.name: c for c in count_checks(base, more)}
     assert found["host-device syncs"].decision == "regression"

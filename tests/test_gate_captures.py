@@ -8,10 +8,14 @@ import math
 import random
 from collections import Counter
 
+import builders
 import pytest
+from builders import block
 from conftest import perfdoc
 
 from perfdoc.capture.document import Capture
+from perfdoc.capture.records import CallSites
+from perfdoc.capture.run import Environment, Machine
 from perfdoc.compare import gate
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.measurement import Measurement
@@ -25,16 +29,11 @@ SLOW_STATE = math.log(15.2 / 11.7)
 
 def capture(levels, *, threads=1, other=0.02, device="cpu"):
     """A capture whose control blocks have these log seconds a step, over 0.1 s."""
-    loader = {"dataset": "D", "batch_size": 8}
-    loop = {"rank": 0, "ranks": 1, "device": device, "cores": 2.0, "threads": threads, "loaders": [loader], "models": ["Net"],
-            "parameters": 10, "step": {}, "optimizers": ["SGD"], "places": {}}
     return Capture(
-        run={"id": "x", "command": ["python", "train.py"], "outcome": "complete", "laps": 1}, loop=loop,
-        machine={"system": "linux", "cpu": "EPYC", "cores": 2, "memory": 2**33, "host": "one", "boot": "first"},
-        environment={"python": "3.11.7", "torch": "2.14.1", "cuda": None},
+        run=builders.run(), loop=builders.loop(device=device, threads=threads, places=CallSites(None, [], [], [])),
+        machine=Machine("linux", "EPYC", 2, 2**33, "one", "first"), environment=Environment("3.11.7", None, "2.14.1"),
         measurements=[Measurement("machine.other_cpu", "1", (other,)), Measurement("machine.steal", "1", (0.0,))],
-        blocks=[{"lap": 0, "i": i, "arm": "control", "phase": "screen", "count": 3, "seconds": 0.3 * math.exp(level)}
-                for i, level in enumerate(levels)],
+        blocks=[block(i, "control", 0.3 * math.exp(level), 3) for i, level in enumerate(levels)],
     )
 
 
@@ -114,7 +113,7 @@ def test_on_another_kind_of_machine_runs_are_taken_to_lie_further_apart(device, 
     """The spread between runs is known from two cores without a GPU: elsewhere more is allowed for, and the line says so."""
     captures = [capture([math.log(slower) + 0.01 * (-1) ** n for n in range(20)], device=device) for slower in (1.0, 1.5)]
     for found in captures:
-        found.loop["cores"] = found.machine["cores"] = cores
+        found.loop.cores = found.machine.cores = cores
     ratio, known = gate.of_captures(*captures)
     assert known.error > 1.9 * gate.runs_spread(capture([0.0] * 8)).error
     check = gate.capture_check(ratio, known, 0.05)
@@ -133,9 +132,7 @@ def changed(group, **values):
     """A capture with one group's values replaced; None takes a value away."""
     found = copy.deepcopy(capture([0.0] * 8))
     for name, value in values.items():
-        getattr(found, group)[name] = value
-        if value is None:
-            del getattr(found, group)[name]
+        setattr(getattr(found, group), name, value)
     return found
 
 

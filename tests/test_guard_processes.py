@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from perfdoc.core.registry import packages
-from perfdoc.launch.scan import environment
+from perfdoc.launch.environment import environment
 
 RANKS = {
     "what rank 0 saves, rank 1 finds": (

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from perfdoc.capture.event import Event
 from perfdoc.launch import heartbeat
 from perfdoc.launch.heartbeat import Heartbeat
 
@@ -44,7 +45,7 @@ def test_a_suspended_process_is_told_to_go_on(
 ) -> None:
     """A script that somebody suspended while the scan goes on is resumed after a while, and that is said."""
     monkeypatch.setattr(heartbeat, "SUSPENDED_SECONDS", 0.0)
-    said: list[dict[str, Any]] = []
+    said: list[Event] = []
     watch = Heartbeat(tmp_path, 0, 60, 0, said.append)
     os.kill(sleeper.pid, signal.SIGSTOP)
     wait_for(lambda: stopped(sleeper.pid))
@@ -52,7 +53,7 @@ def test_a_suspended_process_is_told_to_go_on(
     time.sleep(0.01)
     assert watch.trouble(sleeper.pid, {}) == ""
     wait_for(lambda: not stopped(sleeper.pid))
-    assert [event["e"] for event in said] == ["resumed"]
+    assert [event.kind for event in said] == ["resumed"]
 
 
 def test_a_process_without_a_heartbeat_is_stuck(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:

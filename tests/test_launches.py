@@ -137,6 +137,6 @@ def test_a_failure_over_a_file_may_be_the_guards() -> None:
     failure = Failure("FileNotFoundError", "[Errno 2] No such file or directory: 'x'", guarded=True)
     launch = replace(FAILED, changed=False, blocks=0, failure=failure)
     said = outcome([launch], None, {}, [], Path("nowhere"), 300.0, None)
-    assert said["outcome"] == "failed"
-    assert "by itself" not in said["reason"]
-    assert "--no-guard" in said["reason"]
+    assert said.outcome == "failed"
+    assert "by itself" not in said.reason
+    assert "--no-guard" in said.reason

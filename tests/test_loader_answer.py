@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 import random
 
+import builders
 import pytest
+from builders import block
 
 from perfdoc.capture.document import Capture
+from perfdoc.capture.records import BenchedLoader
 from perfdoc.core.measurement import Measurement
 from perfdoc.loader_bench import answer as loader_answer
+from perfdoc.loader_bench import demand
 from perfdoc.report import loader_table
 
 pytestmark = pytest.mark.any_python
+ON_CPU = BenchedLoader("train.py:9", "D", 8, 0, None, [], 2.0, "cpu")
 
 COUNTS = (0, 1, 2, 3, 4, 6, 8, 16)
 TRUTHS = {
@@ -127,12 +132,12 @@ def test_what_a_step_takes_beside_its_stand_in_is_told_with_an_interval():
     ratio, low, high = answer.beside(answer.recommended).speedup
     assert low <= ratio <= high
     assert ratio == pytest.approx(1.5)
-    said = " ".join(loader_table.notes(answer, {"device": "cpu"}))
+    said = " ".join(loader_table.notes(answer, ON_CPU))
     assert "computes 10 ms a batch, as your step does: 30 ms a batch with num_workers=0 as now, 20 ms with" in said
     assert "Not measured" not in said
     other = loader_answer.read([*found, Measurement("loader.num_workers", "count", (1.0,))], {})
     assert other.beside(other.recommended) is None
-    assert "stand-in" not in " ".join(loader_table.notes(other, {"device": "cpu"}))
+    assert "stand-in" not in " ".join(loader_table.notes(other, ON_CPU))
 
 
 def test_workers_that_take_the_steps_cores_are_no_answer_without_a_warning():
@@ -196,11 +201,11 @@ def test_nothing_benched_is_no_answer():
 
 def test_demand_from_a_scan_is_the_step_without_its_wait():
     """From steps of 30 ms that wait 10 ms for data: 50 batches a second; a compute ceiling comes first."""
-    capture = Capture({"id": "x"}, loop={"loaders": [{"batches_a_step": 1}]})
+    capture = Capture(builders.run(), loop=builders.loop())
     capture.measurements = [Measurement("step.time", "s", (0.03,) * 5), Measurement("step.data", "s", (0.01,) * 5)]
-    assert loader_answer.demand_of(capture) == pytest.approx(50)
-    capture.blocks = [{"arm": "compute_ceiling=on", "seconds": 0.1, "count": 10}]
-    assert loader_answer.demand_of(capture) == pytest.approx(100)
+    assert demand.demand_of(capture) == pytest.approx(50)
+    capture.blocks = [block(0, "compute_ceiling=on", 0.1, 10)]
+    assert demand.demand_of(capture) == pytest.approx(100)
 
 
 def test_more_workers_than_keep_the_cores_busy_are_not_recommended():

@@ -10,13 +10,16 @@ import sys
 import textwrap
 from pathlib import Path
 
+import builders
 import pytest
 from conftest import perfdoc
 
 from perfdoc.capture import document as captures
 from perfdoc.capture.document import Capture
+from perfdoc.capture.records import CallSites
 from perfdoc.core.registry import names as slugs
 from perfdoc.core.registry import packages
+from perfdoc.core.typed_json import from_json
 from perfdoc.patch.edit import discover
 from perfdoc.patch.make import make, unified
 
@@ -124,10 +127,9 @@ def captured(folder: Path, text: str, **loop: object) -> Capture:
         if "# step" in line:
             trail.append({"what": "step", "frames": [frame(number)], "optimizer": "SGD", "made": [str(path), at["made"][0]]})
     places = {"main": str(path), "packages": [], "zero_grad": [[str(path), n] for n in at["zeroed"]], "trail": trail}
-    loaders = [{"site": f"{path}:{n}", "class": "DataLoader", "dataset": "D", "batch_size": 8, "num_workers": 0,
-                "prefetch_factor": None} for n in at["loader"]]
-    loop = {"device": "cpu", "loaders": loaders, "optimizers": ["SGD"], "places": places, **loop}
-    return Capture({"directory": str(folder)}, loop=loop)
+    loaders = [builders.loader(site=f"{path}:{n}") for n in at["loader"]]
+    loop = {"loaders": loaders, "places": from_json(CallSites, places), **loop}
+    return Capture(builders.run(directory=str(folder)), loop=builders.loop(**loop))
 
 
 LOOP = """
@@ -316,9 +318,9 @@ def test_the_patch_checkpoints_the_blocks_that_were_measured(level, which, tmp_p
     """The patched script trains, and the blocks with a forward that checkpoints are those of the treatment's choice."""
     monkeypatch.chdir(tmp_path)
     capture = captured(tmp_path, BLOCKS)
-    capture.offers.append({"slug": "activation_checkpointing", "levels": [
-        ["blocks", "checkpoint(block, x, use_reentrant=False) for 5 Block"],
-        ["half", "checkpoint(block, x, use_reentrant=False) for every second of 5 Block"]]})
+    capture.offers.append(builders.offer(
+        "activation_checkpointing", ("blocks", "checkpoint(block, x, use_reentrant=False) for 5 Block"),
+        ("half", "checkpoint(block, x, use_reentrant=False) for every second of 5 Block")))
     patch = make(capture, {"activation_checkpointing": level})
     assert not patch.snippets
     subprocess.run(["git", "apply"], input=patch.diff, text=True, cwd=tmp_path, check=True)
@@ -384,7 +386,7 @@ def test_arguments_that_come_from_the_command_line_are_named_as_such(tmp_path, m
     text = LOOP.replace("import torch\n", "import torch\nfrom transformers import HfArgumentParser, TrainingArguments\n"
                         "    arguments, = HfArgumentParser((TrainingArguments,)).parse_args_into_dataclasses()\n", 1)
     capture = captured(tmp_path, text.replace("\nfrom transformers", "\n    from transformers"))
-    capture.loop["places"]["packages"] = ["transformers"]
+    capture.loop.places.packages.append("transformers")
     (left,) = make(capture, {"dataloader_workers": "2"}).snippets
     assert "command line" in left.why
     assert "--dataloader_num_workers 2 --dataloader_persistent_workers True" in left.code

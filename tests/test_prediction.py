@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from dataclasses import replace
 
+import builders
 import pytest
 from test_rules import make
 
+from perfdoc.capture.run import Machine
 from perfdoc.core.finding import Effect
 from perfdoc.diagnosis.diagnose import diagnose
 from perfdoc.diagnosis.prediction import (
@@ -103,7 +106,7 @@ def test_the_prediction_is_never_surer_than_the_measurement():
     ("cpu", 2.0, 64, "64 cores, of which 2 may be used"), ("cuda", 2.0, 2, "a GPU")])
 def test_the_spread_is_of_two_cores_without_a_gpu(device, usable, cores, other):
     """Any other kind of machine is named, and there the interval is that of twice the spread; its estimate stays."""
-    loop, machine = {"device": device, "cores": usable}, {"cores": cores} if cores else {}
+    loop, machine = builders.loop(device=device, cores=usable), Machine(cores=cores)
     assert other_machine(loop, machine) == other
     assert widening(loop, machine) == (OTHER_MACHINE if other else 1.0)
 
@@ -112,10 +115,8 @@ def test_the_spread_is_of_two_cores_without_a_gpu(device, usable, cores, other):
 def test_a_report_says_where_the_prediction_comes_from(cores):
     """On eight cores terminal and page say that the spread was measured on two, and the interval is wider than there."""
     capture = make({"autocast=bf16": 1.5}, plan={"autocast": "bf16"})
-    for block in [b for b in capture.blocks if b["arm"] == "autocast=bf16"]:
-        block["phase"] = "confirm"
-    capture.loop["cores"] = cores
-    capture.run["perfdoc"], capture.guard = "", {"redirected": []}
+    capture.blocks = [replace(b, phase="confirm") if b.arm == "autocast=bf16" else b for b in capture.blocks]
+    capture.loop.cores = cores
     diagnosis = diagnose(capture)
     said = diagnosis.plan.expected
     width = math.log(said.high / said.low) / (2 * NORMAL)

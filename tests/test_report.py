@@ -1,20 +1,25 @@
 """Tests of the reports: what they show of captures with ordinary, strange and hostile content."""
 
-import copy
 import json
 import math
 import random
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
+import builders
 import click
 import pytest
+from builders import block
 
 from perfdoc.capture.document import Capture
+from perfdoc.capture.records import Loop, Redirected
+from perfdoc.capture.run import Environment, Experiment, Guard, Machine, Run
 from perfdoc.commands.report import load
 from perfdoc.core.finding import Effect
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.metrics import PHASES
+from perfdoc.core.typed_json import from_json, to_json
 from perfdoc.diagnosis.diagnose import diagnose
 from perfdoc.report import everything, figures, html, json_view
 from perfdoc.report.model import build
@@ -59,10 +64,8 @@ def blocks_of(arms, rounds=8, noise=0.01, phase="screen", start=0):
         for arm, speedup in {"A/A": 1.0, **arms}.items():
             for name, gain in (("control", 1.0), (arm, speedup)):
                 seconds = 0.4 * math.exp(rng.gauss(0, noise)) / gain
-                blocks.append({
-                    "lap": 0, "i": start + len(blocks), "arm": name, "phase": phase, "count": 4, "seconds": seconds,
-                    "steps": [seconds / 4] * 4, "warmup": [0.2], "switch": 0.001, "drained": 0, "irregular": 0,
-                })
+                blocks.append(block(
+                    start + len(blocks), name, seconds, 4, phase, steps=[seconds / 4] * 4, warmup=[0.2], switch=0.001))
     return blocks
 
 
@@ -78,24 +81,20 @@ def make(arms=None, **blocks):
         Measurement("loader.num_workers", "count", (0.0,), {"site": "train.py:87"}),
         Measurement("loader.batches_an_epoch", "count", (100.0,)),
     ]
-    offers = [
-        {"slug": slug, "title": title, "status": "offered", "reason": "", "levels": levels, "ceiling": ceiling}
-        for slug, title, levels, ceiling in OFFERS
-    ]
-    offers.append({"slug": "compile", "title": "torch.compile", "status": "untestable here", "levels": [],
-                   "reason": "no C++ compiler was found; scan where there is one", "ceiling": False})
-    offers.append({"slug": "fused", "title": "fused optimizer", "status": "already on", "levels": [],
-                   "reason": "the optimizer was made with fused=True", "ceiling": False})
-    plan = {"autocast": "bf16"}
+    offers = [builders.offer(slug, *map(tuple, levels), title=title, ceiling=ceiling)
+              for slug, title, levels, ceiling in OFFERS]
+    offers.append(builders.offer("compile", title="torch.compile", status="untestable here",
+                                 reason="no C++ compiler was found; scan where there is one"))
+    offers.append(builders.offer("fused", title="fused optimizer", status="already on",
+                                 reason="the optimizer was made with fused=True"))
     confirm = blocks_of({"autocast=bf16": 1.45}, phase="confirm", start=100_000)
     return Capture(
-        run=dict(RUN), machine={"system": "linux", "cpu": "Some CPU", "cores": 2, "memory": 2**33},
-        environment={"python": "3.11.7", "executable": "/usr/bin/python3", "torch": "2.9.0", "cuda": None},
-        loop=copy.deepcopy(LOOP), offers=offers, measurements=measurements,
+        run=from_json(Run, RUN), machine=Machine("linux", "Some CPU", 2, 2**33),
+        environment=Environment("3.11.7", "/usr/bin/python3", "2.9.0"),
+        loop=from_json(Loop, LOOP), offers=offers, measurements=measurements,
         blocks=[*blocks_of(arms, **blocks), *confirm] if arms else [],
-        experiment={"plan": plan if arms else {}, "verdicts": {}, "failed": {}, "reason": "settled"},
-        guard={"redirected": [{"path": "/home/me/model.pt", "to": "redirected/home/me/model.pt"}], "created": [],
-               "kept": ["/home/me/old"], "trackers": [], "moved": [], "git_changed": []},
+        experiment=Experiment({"autocast": "bf16"} if arms else {}, {}, {}, "settled"),
+        guard=Guard(redirected=[Redirected("/home/me/model.pt", "redirected/home/me/model.pt")], kept=["/home/me/old"]),
     )
 
 
@@ -121,17 +120,16 @@ class Page(HTMLParser):
 def hostile(evil):
     """A capture in which everything that comes from the user's machine is ``evil``."""
     capture = make(noise=0.02, rounds=6)
-    capture.run.update(id=evil, command=["python", f"{evil}.py", evil], reason=evil, perfdoc=evil, directory=evil)
-    capture.machine["cpu"] = evil
-    capture.environment.update(python=evil, torch=evil, executable=evil)
-    capture.loop.update(models=[evil], optimizers=[evil], device=evil)
-    capture.loop["loaders"][0].update({"site": f"{evil}:3", "class": evil, "dataset": evil})
+    vars(capture.run).update(id=evil, command=["python", f"{evil}.py", evil], reason=evil, perfdoc=evil, directory=evil)
+    capture.machine.cpu = evil
+    vars(capture.environment).update(python=evil, torch=evil, executable=evil)
+    vars(capture.loop).update(models=[evil], optimizers=[evil], device=evil)
+    vars(capture.loop.loaders[0]).update(site=f"{evil}:3", class_=evil, dataset=evil)
     for offer in capture.offers:
-        offer.update(title=evil, reason=evil, levels=[[name, evil] for name, _ in offer["levels"]])
-    capture.experiment["failed"] = {"channels_last=on": f"RuntimeError: {evil}"}
-    capture.guard.update(redirected=[{"path": evil, "to": evil}], kept=[evil], git_changed=[evil])
-    capture.blocks.extend({**b, "arm": f"mine={evil}", "i": b["i"] + 500_000} if b["arm"] == "A/A" else
-                          {**b, "i": b["i"] + 500_000} for b in blocks_of({}))
+        vars(offer).update(title=evil, reason=evil, levels=[(name, evil) for name, _ in offer.levels])
+    capture.experiment.failed = {"channels_last=on": f"RuntimeError: {evil}"}
+    vars(capture.guard).update(redirected=[Redirected(evil, evil)], kept=[evil], git_changed=[evil])
+    capture.blocks.extend(replace(b, arm=f"mine={evil}" if b.arm == "A/A" else b.arm, i=b.i + 500_000) for b in blocks_of({}))
     capture.measurements.append(Unavailable("loader.ceiling", evil))
     return capture
 
@@ -154,7 +152,7 @@ def test_a_hostile_capture_without_a_loop_is_escaped_too(outcome):
     """The short report of a run that never trained escapes the script's own words as well."""
     capture = hostile(EVIL)
     capture.loop, capture.blocks, capture.offers = None, [], []
-    capture.run["outcome"] = outcome
+    capture.run.outcome = outcome
     rendered = html.render(build(diagnose(capture)))
     assert "<script>alert" not in rendered
     assert EVIL in Page(rendered).text
@@ -180,22 +178,23 @@ def test_the_page_shows_what_was_found():
 CASES = {
     "ordinary": lambda c: None,
     "without loop": lambda c: c.__dict__.update(loop=None, blocks=[], offers=[], measurements=[]),
-    "without blocks": lambda c: c.__dict__.update(blocks=[], experiment={}),
+    "without blocks": lambda c: c.__dict__.update(blocks=[], experiment=Experiment({}, {}, {}, "")),
     "without anything": lambda c: c.__dict__.update(
-        loop=None, blocks=[], offers=[], measurements=[], machine={}, environment={}, experiment={}),
+        loop=None, blocks=[], offers=[], measurements=[], machine=Machine(), environment=Environment(),
+        experiment=Experiment({}, {}, {}, "")),
     "one block": lambda c: c.blocks.__delitem__(slice(1, None)),
-    "without loaders": lambda c: c.loop.update(loaders=[]),
-    "by hand": lambda c: c.loop["step"].update(by_hand=True, batches=0, optimizer_calls=9),
+    "without loaders": lambda c: vars(c.loop).update(loaders=[]),
+    "by hand": lambda c: vars(c.loop).update(step=builders.step(by_hand=True, batches=0, optimizer_calls=9)),
     "without measurements": lambda c: c.__dict__.update(measurements=[]),
-    "no site": lambda c: c.loop["loaders"][0].update(site=""),
-    "several ranks": lambda c: c.loop.update(ranks=4),
-    "several laps": lambda c: c.run.update(laps=3, reason="the script ended before all questions were settled"),
-    "failed A/A": lambda c: c.experiment.update(failed={"A/A": "RuntimeError: worker died"}),
-    "failed control": lambda c: c.experiment.update(failed={"control": "RuntimeError: worker died"}),
-    "failed pair": lambda c: c.experiment.update(failed={"cpu_threads=1+dataloader_workers=2": "RuntimeError: x"}),
-    "empty command": lambda c: c.run.update(command=[]),
-    "no plan": lambda c: c.experiment.update(plan={}),
-    "plan of what is not offered": lambda c: c.experiment.update(plan={"mine": "on"}),
+    "no site": lambda c: vars(c.loop.loaders[0]).update(site=""),
+    "several ranks": lambda c: vars(c.loop).update(ranks=4),
+    "several laps": lambda c: vars(c.run).update(laps=3, reason="the script ended before all questions were settled"),
+    "failed A/A": lambda c: vars(c.experiment).update(failed={"A/A": "RuntimeError: worker died"}),
+    "failed control": lambda c: vars(c.experiment).update(failed={"control": "RuntimeError: worker died"}),
+    "failed pair": lambda c: vars(c.experiment).update(failed={"cpu_threads=1+dataloader_workers=2": "RuntimeError: x"}),
+    "empty command": lambda c: vars(c.run).update(command=[]),
+    "no plan": lambda c: vars(c.experiment).update(plan={}),
+    "plan of what is not offered": lambda c: vars(c.experiment).update(plan={"mine": "on"}),
 }
 
 
@@ -217,14 +216,14 @@ def test_a_killed_run_is_rendered_from_its_events(tmp_path):
          "executable": "/usr/bin/python3", "torch": "2.9.0", "cuda": None, "rank": None},
         {"e": "loop", "t": 2.0, "lap": 0, **LOOP},
         *[{"e": "step", "lap": 0, "during": "observed", "seconds": 0.1, "phases": [0.1, 0, 0, 0, 0, 0, 0]}] * 6,
-        *[{"e": "block", "t": 3.0, **block} for block in blocks_of(ARMS, rounds=2)],
+        *[{"e": "block", "t": 3.0, **to_json(block)} for block in blocks_of(ARMS, rounds=2)],
     ]
     (tmp_path / "events-0-5.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     (tmp_path / "events-1-9.jsonl").write_text(json.dumps({**events[0], "lap": 1, "pid": 9}) + '\n{"e": "block", "t": 9')
     (tmp_path / "settings.json").write_text(json.dumps({"budget": 30.0, "smallest_effect": 0.05, "seed": 7}))
     diagnosis = diagnose(load(tmp_path))
     run = diagnosis.capture.run
-    assert (run["laps"], run["budget"], run["smallest_effect"], run["seed"]) == (2, 30.0, 0.05, 7)
+    assert (run.laps, run.budget, run.smallest_effect, run.seed) == (2, 30.0, 0.05, 7)
     assert len(diagnosis.capture.blocks) == sum(event["e"] == "block" for event in events)
     assert "train.py" in everything.render(build(diagnosis), 100)
     json.dumps(json_view.as_json(build(diagnosis)), allow_nan=False)

@@ -4,10 +4,15 @@ import importlib
 import math
 import random
 import re
+from dataclasses import replace
 
+import builders
 import pytest
+from builders import block
 
 from perfdoc.capture.document import Capture
+from perfdoc.capture.records import Estimate, Parity
+from perfdoc.capture.run import Experiment
 from perfdoc.core.measurement import UNITS, Measurement, Unavailable
 from perfdoc.core.metrics import DERIVED
 from perfdoc.core.probe import Probe
@@ -34,8 +39,8 @@ def offers_of(arms, status="offered", reason=""):
         for slug, level in config_from_id(arm).items():
             levels.setdefault(slug, {})[level] = CHANGES.get(slug, slug + "={}").format(level)
     return [
-        {"slug": slug, "title": f"title of {slug}", "status": status, "reason": reason,
-         "levels": [list(pair) for pair in found.items()], "ceiling": slug == "compute_ceiling"}
+        builders.offer(slug, *found.items(), title=f"title of {slug}", status=status, reason=reason,
+                       ceiling=slug == "compute_ceiling")
         for slug, found in levels.items()
     ]
 
@@ -48,7 +53,7 @@ def blocks_of(arms, rounds=10, noise=0.004, aa=1.0):
 
     def add(arm, speedup):
         seconds = 0.4 * math.exp(rng.gauss(0, noise)) / speedup
-        blocks.append({"lap": 0, "i": len(blocks), "arm": arm, "phase": "screen", "count": 4, "seconds": seconds})
+        blocks.append(block(len(blocks), arm, seconds, 4))
 
     for _ in range(rounds):
         for arm, speedup in truth.items():
@@ -64,22 +69,17 @@ def make(
 ):
     """A synthetic capture: ``arms`` maps config ids to true speed-ups; the loader has ``workers`` workers."""
     arms = arms or {}
-    loader = {"site": "train.py:9", "class": "DataLoader", "dataset": "D", "batch_size": 8, "num_workers": workers,
-              "persistent_workers": persistent, "pin_memory": False, "prefetch_factor": None, "batches_an_epoch": epoch,
-              "batches_a_step": 1}
-    loop = {"rank": 0, "ranks": 1, "device": "cpu", "cores": 2.0, "threads": 2, "loaders": [loader], "models": ["Net"],
-            "step": {"batches": 1, "optimizer_calls": 1, "forwards": 1, "backwards": 1, "by_hand": False},
-            "parameters": 10, "optimizers": ["SGD"], "torch": "2.9.0"}
+    loader = builders.loader(num_workers=workers, persistent_workers=persistent, batches_an_epoch=epoch)
+    loop = builders.loop(loaders=[loader])
     own = [
         Measurement("step.time", "s", (0.1,) * 5), Measurement("step.data", "s", (0.03,) * 5),
         Measurement("loader.num_workers", "count", (float(workers),)),
         Measurement("loader.batches_an_epoch", "count", (float(epoch),)),
     ]
     return Capture(
-        run={"id": "x", "command": ["python", "train.py"], "smallest_effect": 0.02, "outcome": "complete", "laps": 1},
-        loop=loop, offers=offers_of(arms) if offers is None else offers, measurements=[*own, *measurements],
+        run=builders.run(), loop=loop, offers=offers_of(arms) if offers is None else offers, measurements=[*own, *measurements],
         blocks=blocks_of(arms, **how),
-        experiment={"plan": plan or {}, "verdicts": verdicts or {}, "failed": failed or {}, "reason": "settled"},
+        experiment=Experiment(plan or {}, verdicts or {}, failed or {}, "settled"),
     )
 
 
@@ -164,7 +164,7 @@ def test_probe_files_hold_nothing_that_is_unknown(parts):
 @pytest.mark.parametrize("rule", RULES, ids=CODES)
 def test_a_rule_is_silent_about_an_empty_capture(rule):
     """Where nothing was measured no rule has anything to say, and none fails."""
-    assert rule.check(Evidence(Capture(run={"id": "x", "command": []}))) is None
+    assert rule.check(Evidence(Capture(run=builders.run(command=[])))) is None
 
 
 # -- what the rules say
@@ -287,9 +287,9 @@ def test_what_was_tried_in_stacks_only_is_estimated():
     """A change without blocks of its own is told with the stacks' estimate beside the plan, undecided; known ones are not."""
     capture = make({"autocast=bf16": 1.3, "channels_last=on": 1.0}, plan={"autocast": "bf16"},
                    offers=offers_of(["autocast=bf16", "channels_last=on", "optimizer_implementation=fused", "cpu_threads=1"]))
-    capture.experiment["estimates"] = {
-        "autocast=bf16": {"center": 0.2, "deviation": 0.0001, "blocks": 30},
-        "optimizer_implementation=fused": {"center": math.log(1.05), "deviation": 0.01, "blocks": 5},
+    capture.experiment.estimates = {
+        "autocast=bf16": Estimate(center=0.2, deviation=0.0001, blocks=30),
+        "optimizer_implementation=fused": Estimate(center=math.log(1.05), deviation=0.01, blocks=5),
     }
     diagnosis = diagnose(capture)
     found = {finding.code: finding for finding in diagnosis.findings}
@@ -310,9 +310,9 @@ def test_page_faults_that_a_plan_does_not_take_in_the_scan_are_expected_of_the_c
     def unseen(arm, own=0, device="cpu", workers=0):
         capture = make({arm: 1.5}, workers=workers,
                        measurements=[Measurement("machine.page_fault", "s", (2e-6, 2e-6, 2e-6))])
-        capture.loop["device"] = device
-        for block in capture.blocks:  # four steps of 0.1 s
-            block["faults"] = own if block["arm"] == arm else 20_000
+        capture.loop.device = device
+        # four steps of 0.1 s
+        capture.blocks = [replace(b, faults=own if b.arm == arm else 20_000) for b in capture.blocks]
         return Evidence(capture).unseen_faults(arm)
 
     assert unseen("autocast=bf16") == pytest.approx(0.25 * 20_000 * 2e-6 / 0.4, rel=0.02)
@@ -328,9 +328,8 @@ def test_memory_that_goes_back_to_the_system_is_said():
     """PD316 fires where the control's steps take many page faults a second on the CPU, with the command that tries the cure."""
     def found(faults, device="cpu", arm="control"):
         capture = make({"autocast=bf16": 1.2}, measurements=[Measurement("machine.page_fault", "s", (1.9e-6, 2e-6, 9e-6))])
-        capture.loop["device"] = device
-        for block in capture.blocks:
-            block["faults"] = faults if block["arm"] == arm else 0
+        capture.loop.device = device
+        capture.blocks = [replace(b, faults=faults if b.arm == arm else 0) for b in capture.blocks]
         return findings(capture).get("PD316")
 
     said = found(40_000)
@@ -356,12 +355,12 @@ def test_a_busy_machine_is_said():
 def test_what_is_on_already_is_no_finding(status):
     """A treatment that is in use or does not apply is not spoken of."""
     offers = offers_of(["autocast=bf16"], status, "why") + offers_of(["channels_last=on"], status, "why")
-    assert {"PD301", "PD303"}.isdisjoint(findings(make(offers=[{**offer, "levels": []} for offer in offers])))
+    assert {"PD301", "PD303"}.isdisjoint(findings(make(offers=[replace(offer, levels=[]) for offer in offers])))
 
 
 def test_what_cannot_be_tried_says_why():
     """A treatment that is untestable here is a finding with the reason, without figures."""
-    offers = [{**offer, "levels": []} for offer in offers_of(["autocast=bf16"], "untestable here", "needs a newer CPU")]
+    offers = [replace(offer, levels=[]) for offer in offers_of(["autocast=bf16"], "untestable here", "needs a newer CPU")]
     found = findings(make(offers=offers))["PD301"]
     assert (found.verdict, found.effect) == ("untestable here", None)
     assert "needs a newer CPU" in found.fix
@@ -425,8 +424,8 @@ def test_a_noisy_control_leaves_what_is_larger_than_its_noise():
 def test_a_plan_within_the_controls_own_noise_is_not_claimed(noise, confirmed, claimed):
     """However well its own blocks agree: what the control may differ from itself by is no plan, noisy or quiet."""
     capture = make({"autocast=bf16": 2.4}, noise=noise, plan={"autocast": "bf16"})
-    more = [b for b in blocks_of({"autocast=bf16": confirmed}, noise=0.02) if b["arm"] != "A/A"]
-    capture.blocks.extend({**b, "i": b["i"] + 1000, "phase": "confirm"} for b in more)
+    more = [b for b in blocks_of({"autocast=bf16": confirmed}, noise=0.02) if b.arm != "A/A"]
+    capture.blocks.extend(replace(b, i=b.i + 1000, phase="confirm") for b in more)
     found = diagnose(capture)
     assert found.plan.effect.low > 1
     assert ("the control against itself" in found.plan.note) is not claimed
@@ -472,7 +471,7 @@ def test_a_plan_is_only_as_good_as_its_confirmation():
     plan = diagnose(capture).plan
     assert (plan.effect, plan.changes) == (None, ("autocast bf16",))
     assert "--budget" in plan.note
-    more = [{**b, "i": b["i"] + 1000, "phase": "confirm"} for b in blocks_of({"autocast=bf16": 1.2})]
+    more = [replace(b, i=b.i + 1000, phase="confirm") for b in blocks_of({"autocast=bf16": 1.2})]
     confirmed = diagnose(make({"autocast=bf16": 1.4}, plan={"autocast": "bf16"}))
     confirmed.capture.blocks.extend(more)
     assert diagnose(confirmed.capture).plan.effect.speedup == pytest.approx(1.2, rel=0.01)
@@ -481,9 +480,9 @@ def test_a_plan_is_only_as_good_as_its_confirmation():
 def test_a_single_change_that_could_not_be_confirmed_has_the_effect_of_its_trial():
     """Where the budget ends before the confirmation, a change that helped alone has its own interval and the way on."""
     capture = make({"autocast=bf16": 1.4}, plan={"autocast": "bf16"})
-    capture.experiment["verdicts"] = {"autocast=bf16": "helps"}
-    capture.run["budget"] = 120
-    capture.experiment["reason"] = "budget spent"
+    capture.experiment.verdicts = {"autocast=bf16": "helps"}
+    capture.run.budget = 120
+    capture.experiment.reason = "budget spent"
     found = diagnose(capture)
     assert found.plan.tried.speedup == pytest.approx(1.4, rel=0.02)
     assert "that needs at least --budget" in found.plan.note
@@ -493,10 +492,9 @@ def test_a_single_change_that_could_not_be_confirmed_has_the_effect_of_its_trial
 def test_what_the_budget_did_not_reach_is_one_sentence():
     """Changes without a block are no rows of dashes: they are named together, with a budget that would hold them."""
     capture = make({"autocast=bf16": 1.4})
-    capture.run["budget"] = 120
-    capture.experiment["reason"] = "budget spent"
-    capture.offers.append({"slug": "channels_last", "title": "channels_last", "status": "offered", "reason": "",
-                           "levels": [["on", "model.to(memory_format=torch.channels_last)"]], "ceiling": False})
+    capture.run.budget = 120
+    capture.experiment.reason = "budget spent"
+    capture.offers.append(builders.offer("channels_last", ("on", "model.to(memory_format=torch.channels_last)")))
     said = summary.unreached(diagnose(capture))
     assert said.startswith("too few blocks for: model.to(memory_format=torch.channels_last). A step takes")
     assert re.search(r"one change needs at least --budget \d{3,}\.", said)
@@ -505,8 +503,8 @@ def test_what_the_budget_did_not_reach_is_one_sentence():
 def test_no_budget_is_named_where_something_else_ended_the_scan():
     """A scan that was stopped, or whose script ended, says what it did not measure, and not that a budget would help."""
     capture = make({"autocast=bf16": 1.4}, rounds=2)
-    capture.run["budget"] = 120
-    capture.experiment["reason"] = "stopped"
+    capture.run.budget = 120
+    capture.experiment.reason = "stopped"
     found = diagnose(capture)
     assert "--budget" not in found.seen.withheld + summary.unreached(found)
 
@@ -550,8 +548,8 @@ def test_a_first_switch_that_takes_long_is_repaid_later():
         Measurement("compile.graphs", "count", (3.0,)), Measurement("compile.graph_breaks", "count", (2.0,)),
         Measurement("compile.recompiles", "count", (4.0,), {"reason": "size mismatch at index 0"}),
     ])
-    first = next(block for block in capture.blocks if block["arm"] == "compiled_model=default")
-    first.update(warmup=[30.0, 0.08], switch=0.0)
+    place = next(i for i, b in enumerate(capture.blocks) if b.arm == "compiled_model=default")
+    capture.blocks[place] = replace(capture.blocks[place], warmup=[30.0, 0.08], switch=0.0)
     found = findings(capture)["PD305"]
     assert found.verdict == "helps"
     assert any("2 graph breaks" in line for line in found.evidence)
@@ -564,16 +562,16 @@ def test_a_first_switch_that_takes_long_is_repaid_later():
 def numbers(arm, factor):
     """A comparison of losses in which the arm's are ``factor`` times the control's."""
     control = [1.0 - 0.02 * step for step in range(10)]
-    return {"arm": arm, "losses": [factor * loss for loss in control], "control": control, "again": control,
-            "others": [[loss + 0.03 for loss in control]], "gradient_error": abs(factor - 1), "gradient_cosine": 0.9999,
-            "gradient_noise": 0.0}
+    return Parity(arm=arm, losses=[factor * loss for loss in control], control=control, again=control,
+                  others=[[loss + 0.03 for loss in control]], gradient_error=abs(factor - 1), gradient_cosine=0.9999,
+                  gradient_noise=0.0)
 
 
 @pytest.mark.parametrize(("factor", "said"), [(1.0, "same numbers"), (1.004, "rounding"), (1.4, "changes training")])
 def test_a_finding_says_what_it_does_to_the_numbers(factor, said):
     """What helps carries the verdict on its numbers, with the figures among its evidence."""
     capture = make({"autocast=bf16": 1.4})
-    capture.offers[0]["numerics"] = True
+    capture.offers[0].numerics = True
     capture.parity.append(numbers("autocast=bf16", factor))
     found = findings(capture)["PD301"]
     assert found.numerics == said
@@ -583,7 +581,7 @@ def test_a_finding_says_what_it_does_to_the_numbers(factor, said):
 def test_numbers_that_were_not_compared_are_said_to_be_unchecked():
     """A treatment that touches the numbers and was not compared is 'not checked'; one that does not is not spoken of."""
     capture = make({"autocast=bf16": 1.4, "dataloader_workers=2": 1.3})
-    capture.offers[0]["numerics"] = True
+    capture.offers[0].numerics = True
     found = findings(capture)
     assert found["PD301"].numerics == "not checked"
     assert found["PD101"].numerics == ""
@@ -607,7 +605,7 @@ def test_syncs_are_untestable_on_a_cpu_and_unmeasured_on_a_gpu():
 def test_larger_batches_speak_of_samples():
     """PD401 is about samples a second, is never planned, and tells to adapt the learning rate."""
     capture = make({"batch_size=x2": 1.3})
-    capture.offers[0]["planned"] = False
+    capture.offers[0].planned = False
     diagnosis = diagnose(capture)
     (found,) = [f for f in diagnosis.findings if f.code == "PD401"]
     assert "1.30x as many samples a second" in found.title
@@ -630,12 +628,12 @@ def test_a_throttled_gpu_is_said():
     """PD701 names the GPU, how often and why, where the loop is on a GPU; one sample in many is no finding."""
     capture = make(measurements=throttled(1.0, 1.0, 0.0, 0.0))
     assert "PD701" not in findings(capture)
-    capture.loop["device"] = "cuda"
+    capture.loop.device = "cuda"
     found = findings(capture)["PD701"]
     assert "GPU 0 was slowed down in 50% of the samples: heat (hardware)" in found.title
     assert "clock: 1100 to 1400 MHz" in found.evidence
     rare = make(measurements=throttled(*[0.0] * 19, 1.0))
-    rare.loop["device"] = "cuda"
+    rare.loop.device = "cuda"
     assert "PD701" not in findings(rare)
 
 
@@ -675,8 +673,8 @@ def test_page_faults_of_some_blocks_are_not_the_allocators():
     """PD316 is silent where almost half of the blocks have next to no page faults: no environment variable helps there."""
     def said(quiet):
         capture = make(measurements=[Measurement("machine.page_fault", "s", (2e-6,) * 8)])
-        for place, block in enumerate(capture.blocks):
-            block["faults"] = 0 if place % 9 < quiet else 100_000 * block["seconds"]
+        capture.blocks = [replace(b, faults=0 if place % 9 < quiet else round(100_000 * b.seconds))
+                          for place, b in enumerate(capture.blocks)]
         return "PD316" in findings(capture)
 
     assert said(0)

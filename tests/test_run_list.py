@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 
+import builders
 import pytest
 from conftest import perfdoc
 
 from perfdoc.capture.document import Capture
+from perfdoc.capture.run import Environment, Machine
 from perfdoc.commands._run_list import FOLDER, Row, put, rows
 from perfdoc.commands._storing import keep
 
@@ -36,8 +38,7 @@ def test_runs_without_a_row_are_read_from_their_folders(tmp_path):
     """A list that was deleted is made again; a folder that holds no capture, or half of one, is listed as killed."""
     for name in ("one", "two", "three"):
         (tmp_path / "runs" / name).mkdir(parents=True)
-    run = {"id": "one", "command": ["python", "train.py"], "outcome": "complete", "seconds": 3.0}
-    Capture(run).write(tmp_path / "runs" / "one")
+    Capture(builders.run(id="one")).write(tmp_path / "runs" / "one")
     (tmp_path / "runs" / "two" / "capture.json").write_text('{"format": "perfdoc-capt')
     found = {row.id: row for row in rows(tmp_path)}
     assert found["one"].state == "complete"
@@ -112,14 +113,8 @@ def test_captures_of_other_machines_or_workloads_are_refused(group, name, value,
 
 CAPTURE = json.dumps({
     **Capture(
-        {"id": "x", "command": ["python", "train.py"], "outcome": "complete", "reason": "", "seconds": 5.0, "budget": 60.0,
-         "smallest_effect": 0.02, "seed": 0, "laps": 1, "exit_code": 0, "started": "2026-01-01T00:00:00+00:00", "perfdoc": "0",
-         "directory": "."},
-        {"system": "linux", "cpu": "a CPU", "cores": 2, "memory": 8 * 2**30, "host": "one", "boot": ""},
-        {"python": "3.11.7", "executable": "python", "torch": "2.14.1", "cuda": None},
-        {"rank": 0, "ranks": 1, "device": "cpu", "cores": 2.0, "threads": 1, "loaders": [], "models": ["Net"], "parameters": 10,
-         "optimizers": ["SGD"], "torch": "2.14.1",
-         "step": {"batches": 0, "optimizer_calls": 1, "forwards": 1, "backwards": 1, "by_hand": False}},
+        builders.run(directory="."), Machine("linux", "a CPU", 2, 8 * 2**30, "one", ""),
+        Environment("3.11.7", "python", "2.14.1"), builders.loop(threads=1, loaders=[], torch="2.14.1"),
     ).to_json(),
     "measurements": [{"metric": "step.time", "unit": "s", "samples": [0.1], "conditions": {"arm": "control"},
                       "how": "measured in your loop"}],

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pytest
 from plain_loop import STEP, Change, Ended, PlainLoop, Scripted
 
+from perfdoc.core.blocks import Block
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.probe import Probe
 from perfdoc.core.treatment import Level, config_id
@@ -65,7 +66,8 @@ def test_a_block_is_the_steps_that_count(tmp_path: Path) -> None:
     assert control["count"] * STEP >= BLOCK_SECONDS
     assert control["irregular"] + fast["irregular"] > 0
     assert len(control["warmup"]) >= 3
-    assert [answer.block["arm"] for answer in experiment.answers if isinstance(answer, BlockResult)] == ["control", "fast=on"]
+    blocks = [answer.block for answer in experiment.answers if isinstance(answer, BlockResult)]
+    assert [found and found.arm for found in blocks] == ["control", "fast=on"]
     assert [event["arm"] for event in loop.recorder.all("switch")] == ["control", "fast=on"]
 
 
@@ -239,7 +241,7 @@ def watched(tmp_path: Path, probe: Watching) -> PlainLoop:
     loop = PlainLoop(tmp_path, [Change("fast", 0.5)], [probe, Between()])
     experiment = Scripted(block({}), block(FAST), ProbeRequest(False, FAST))
     experiment.arm_results.factors = [Factor("fast", (Level("on", ""),))]
-    experiment.arm_results.blocks = [{"arm": "fast=on", "phase": "screen", "count": 1, "seconds": 1.0}]
+    experiment.arm_results.blocks = [Block(0, 0, "fast=on", "screen", 1, STEP, [STEP], [], 0.0, 0, 0)]
     loop.run(experiment)
     return loop
 

@@ -22,8 +22,7 @@ def test_steps_come_back_as_they_were_stored(tmp_path):
     log.add(3, 0.25, PHASES)
     (file,) = tmp_path.glob("steps-0-7-*.bin")
     assert list(read(str(file))) == [
-        {"e": "step", "during": "control", "seconds": 0.5, "phases": list(PHASES)},
-        {"e": "step", "during": "irregular", "seconds": 0.25, "phases": list(PHASES)},
+        ("control", 0.5, list(PHASES)), ("irregular", 0.25, list(PHASES)),
     ]
 
 
@@ -46,7 +45,7 @@ def test_steps_survive_kill_9(tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
     (file,) = tmp_path.glob("steps-*.bin")
-    assert [step["seconds"] for step in read(str(file))] == [n / 8 for n in range(1234)]
+    assert [step.seconds for step in read(str(file))] == [n / 8 for n in range(1234)]
 
 
 def test_no_room_silences_the_log(tmp_path, monkeypatch):

@@ -36,9 +36,9 @@ def test_a_process_with_torch_and_without_perfdoc_is_told_once(child: psutil.Pro
     """It is told with its command, once, and the scan's last word names it."""
     look = Unwatched()
     events = [event for _ in range(3) for event in look.look([child], set())]
-    assert [event["pid"] for event in events] == [child.pid]
+    assert [event.pid for event in events] == [child.pid]
     assert f"process {child.pid}" in told(events)
-    assert "-I" in events[0]["command"]
+    assert "-I" in events[0].command
 
 
 def test_watched_processes_and_their_children_are_none(child: psutil.Process) -> None:

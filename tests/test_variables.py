@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import TORCH, perfdoc
 
+from perfdoc.core.typed_json import to_json
 from perfdoc.launch import variables
 
 pytestmark = pytest.mark.any_python
@@ -23,10 +24,10 @@ def test_what_is_kept_and_what_never_is() -> None:
     """Values of what matters, digests of the rest, nothing of secrets or of the terminal."""
     found = variables.record(THEN)
     matter = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "PYTHONPATH", "TORCH_LOGS")
-    assert found["values"] == {name: THEN[name] for name in matter}
-    assert list(found["digests"]) == ["DATA_DIR"]
-    assert "secret" not in json.dumps(found)
-    assert "/data" not in json.dumps(found)
+    assert found.values == {name: THEN[name] for name in matter}
+    assert list(found.digests) == ["DATA_DIR"]
+    assert "secret" not in json.dumps(to_json(found))
+    assert "/data" not in json.dumps(to_json(found))
 
 
 def test_a_difference_is_said() -> None:

@@ -15,7 +15,7 @@ from test_patch import captured
 from perfdoc.commands.verify import _pace, _page_faults
 from perfdoc.compare.paired_runs import ROUNDS, Alternation, Side, _Runner
 from perfdoc.core.errors import PerfdocError
-from perfdoc.launch.scan import Watch
+from perfdoc.launch.event_reader import EventReader
 from perfdoc.patch import make
 from perfdoc.report import figures
 
@@ -67,8 +67,8 @@ def test_a_block_is_not_looked_at_before_it_can_have_ended(tmp_path, monkeypatch
     """While a side runs, perfdoc leaves all cores to it: a side that computes on every one would be slowed, and no other."""
     (tmp_path / "train.py").write_text(SCRIPT)
     looks, blocks = [], []
-    news, block = Watch.news, _Runner.block
-    monkeypatch.setattr(Watch, "news", lambda self: looks.append(len(blocks)) or news(self))
+    news, block = EventReader.news, _Runner.block
+    monkeypatch.setattr(EventReader, "news", lambda self: looks.append(len(blocks)) or news(self))
     monkeypatch.setattr(_Runner, "block", lambda self, patience: blocks.append(self) or block(self, patience))
     Alternation(*(side(name, tmp_path, "0.005") for name in "ab"), tmp_path / "work", budget=8).run(lambda found: True)
     each = [looks.count(number) for number in range(1, len(blocks))]
@@ -191,9 +191,7 @@ def test_verify_prints_predicted_against_realised(tmp_path, monkeypatch):
             optimizer.step()  # step
             optimizer.zero_grad()
     """)
-    capture.run.update(id="one", command=[sys.executable, "train.py"])
-    capture.loop.update(rank=0, ranks=1, cores=2.0, threads=2, models=["Linear"], parameters=20, torch="2.14.1",
-                        step={"batches": 1, "optimizer_calls": 1, "forwards": 1, "backwards": 1, "by_hand": False})
+    capture.run.id, capture.run.command = "one", [sys.executable, "train.py"]
     folder = tmp_path / ".perfdoc" / "runs" / "one"
     folder.mkdir(parents=True)
     capture.write(folder)

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from perfdoc.capture.document import from_events
+from perfdoc.capture.document import merged
+from perfdoc.capture.records import BenchedLoader
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.loader_bench import answer as loader_answer
@@ -24,7 +25,7 @@ class LoaderBenchResult:
     """What came of :func:`bench_loader`: prints as a table with the answer, shows as a table in a notebook."""
 
     answer: LoaderAnswer
-    about: dict[str, Any]
+    about: BenchedLoader
     measurements: tuple[Measurement | Unavailable, ...]
     """All raw samples."""
 
@@ -91,14 +92,13 @@ def bench_loader(
         size = {"batch_size": loader.batch_size} if isinstance(loader.batch_size, int) else {}
         found.append(Measurement("loader.demand", "1/s", (1 / step_time,), size))
     found.append(Measurement("loader.num_workers", "count", (float(loader.num_workers),)))
-    events = [{"e": "measurement", **one.to_json()} for one in found]
-    answer = loader_answer.read(from_events(events, {}, {}).measurements, failed)
+    answer = loader_answer.read(merged(found), failed)
     assert answer is not None
-    about = {
-        "site": "bench_loader", "dataset": type(loader.dataset).__name__, "batch_size": loader.batch_size,
-        "workers": loader.num_workers, "length": _length(loader), "held": open_resources(loader.dataset),
-        "cores": available_cores(), "device": "",
-    }
+    about = BenchedLoader(
+        site="bench_loader", dataset=type(loader.dataset).__name__, batch_size=loader.batch_size,
+        workers=loader.num_workers, length=_length(loader), held=open_resources(loader.dataset),
+        cores=available_cores(), device="",
+    )
     return LoaderBenchResult(answer, about, tuple(found))
 
 

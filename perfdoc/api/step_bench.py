@@ -10,19 +10,24 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import perfdoc
 from perfdoc.capture import document as captures
+from perfdoc.capture import events
+from perfdoc.capture.event import of
+from perfdoc.capture.run import Run
+from perfdoc.capture.settings import Settings
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.finding import Finding
 from perfdoc.core.registry import packages
 from perfdoc.core.treatment import config_id
+from perfdoc.core.typed_json import to_json
 from perfdoc.diagnosis.diagnose import Diagnosis, Plan, diagnose
 from perfdoc.launch import page_faults
-from perfdoc.launch.scan import Machine
+from perfdoc.launch.host_monitor import HostMonitor
 from perfdoc.memory.plan import loss_of_batch
 from perfdoc.report import first_screen, html
 from perfdoc.report.model import build
@@ -102,13 +107,12 @@ def bench_step(
     gradients = [(p, p.grad) for p in model.parameters()]
     training = [(module, module.training) for module in model.modules()]
     before = Snapshot([model], [optimizer])
-    settings = {
-        "budget": budget, "guard": False, "protect": [], "experiment": True, "only": list(only), "packages": packages(),
-        "smallest_effect": smallest_effect, "seed": random.randrange(2**31) if seed is None else seed,
-        "allow_numerics": "numerics" in allow, "library": True,
+    settings = Settings(
+        budget=budget, guard=False, experiment=True, only=list(only), packages=packages(), smallest_effect=smallest_effect,
+        seed=random.randrange(2**31) if seed is None else seed, history=None, allow_numerics="numerics" in allow, library=True,
         # Workers of arms that are not measured stand still: a notebook's kernel that is killed must not leave them behind.
-        "dies_with_parent": True,
-    }
+        dies_with_parent=True,
+    )
     with tempfile.TemporaryDirectory(prefix="perfdoc-") as folder:
         started = time.time()
         try:
@@ -121,14 +125,13 @@ def bench_step(
                 module.training = was
             for parameter, gradient in gradients:
                 parameter.grad = gradient
-        run = {
-            "id": "bench_step", "command": ["bench_step", type(model).__name__], "directory": os.getcwd(),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(started)),
-            "seconds": round(time.time() - started, 2),
-            "perfdoc": perfdoc.__version__, "budget": budget, "smallest_effect": smallest_effect, "seed": settings["seed"],
-            "laps": 1, "outcome": "complete", "reason": reason, "exit_code": 0,
-        }
-        capture = captures.from_events(captures.read_events(Path(folder)), run, Machine.describe())
+        run = Run(
+            id="bench_step", command=["bench_step", type(model).__name__], directory=os.getcwd(),
+            started=time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(started)), seconds=round(time.time() - started, 2),
+            perfdoc=perfdoc.__version__, budget=budget, smallest_effect=smallest_effect, seed=settings.seed, laps=1,
+            outcome="complete", reason=reason, exit_code=0,
+        )
+        capture = captures.from_events(captures.read_events(Path(folder)), run, HostMonitor.describe())
         capture.measurements.append(page_faults.measure())
         return StepBench(diagnose(capture))
 
@@ -145,7 +148,7 @@ def _train(model: Any, batch: Any, loss_fn: Callable[..., Any] | None, optimizer
             optimizer.step()
 
 
-def _laps(folder: str, settings: dict[str, Any], train: Callable[[], None]) -> str:
+def _laps(folder: str, settings: Settings, train: Callable[[], None]) -> str:
     """Run the experiment in ``train``; again without a change that broke it. Says why it is not all there, if so."""
     from perfdoc.inject.session import Session
     from perfdoc.inject.system.ending import ScanComplete
@@ -154,12 +157,12 @@ def _laps(folder: str, settings: dict[str, Any], train: Callable[[], None]) -> s
     excluded: list[str] = []
     spent = 0.0
     for lap in range(MOST_LAPS):
-        events = captures.read_events(Path(folder))
+        blocks = [event.record for event in of(events.BlockEnded, captures.read_events(Path(folder)))]
         history = Path(folder) / "history.json"
-        history.write_text(json.dumps([e for e in events if e["e"] == "block"]), encoding="utf-8")
+        history.write_text(json.dumps(to_json(blocks)), encoding="utf-8")
         recorder = Recorder(folder, lap)
-        this = {"lap": lap, "spent": spent, "history": str(history), "excluded": excluded}
-        session = Session(recorder, {**settings, **this})
+        asked = replace(settings, lap=lap, spent=spent, history=str(history), excluded=excluded)
+        session = Session(recorder, to_json(asked))
         session.install()
         began = time.monotonic()
         try:
@@ -172,7 +175,7 @@ def _laps(folder: str, settings: dict[str, Any], train: Callable[[], None]) -> s
             if not config:
                 raise
             name = config_id(config)
-            recorder.write("arm_failed", arm=name, error=f"{type(error).__name__}: {error}")
+            recorder.write(events.ArmFailed(arm=name, error=f"{type(error).__name__}: {error}"))
             excluded.append(name)
         finally:
             session.uninstall()

@@ -6,15 +6,23 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from perfdoc.core import step_log
+from perfdoc.capture import events
+from perfdoc.capture.event import Event, first, last, of
+from perfdoc.capture.event_lines import decode
+from perfdoc.capture.incidents import Incident
+from perfdoc.capture.records import BenchedLoader, Failure, Happened, Loop, Offer, Parity, Process, Redirected
+from perfdoc.capture.run import Environment, Experiment, Guard, Machine, Run
+from perfdoc.core import measurement, step_log
+from perfdoc.core.blocks import Block
 from perfdoc.core.errors import PerfdocError
-from perfdoc.core.measurement import Measurement, Unavailable, from_json
+from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.metrics import PHASES
+from perfdoc.core.typed_json import About, from_json, to_json
 
 FORMAT = "perfdoc-capture"
 VERSION = 1
@@ -22,36 +30,44 @@ FILE_NAME = "capture.json"
 
 MOST_SAMPLES = 2000
 """Samples of a step metric kept in the capture; the event files have all of them."""
+MOST_INCIDENTS = 100
+"""Maximum number of incidents kept in the capture."""
 
 
 @dataclass
 class Capture:
-    """One run, read back or about to be written. The fields are the document's top-level entries."""
+    """Everything that was measured in one run of a training script under perfdoc. Durations are in seconds, sizes in bytes."""
 
-    run: dict[str, Any]
-    machine: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
-    loop: dict[str, Any] | None = None
-    processes: list[dict[str, Any]] = field(default_factory=list)
-    offers: list[dict[str, Any]] = field(default_factory=list)
-    measurements: list[Measurement | Unavailable] = field(default_factory=list)
-    blocks: list[dict[str, Any]] = field(default_factory=list)
-    experiment: dict[str, Any] = field(default_factory=dict)
-    parity: list[dict[str, Any]] = field(default_factory=list)
-    guard: dict[str, Any] = field(default_factory=dict)
-    failure: dict[str, Any] | None = None
-    loader: dict[str, Any] | None = None
+    run: Run
+    machine: Machine = field(default_factory=Machine)
+    environment: Environment = field(default_factory=Environment)
+    loop: Annotated[Loop | None, About("What the step was recognised to be; null where no whole step was seen.")] = None
+    processes: Annotated[list[Process], About("Processes of the run that imported torch, of all launches.")] = field(
+        default_factory=list)
+    offers: Annotated[list[Offer], About("What each treatment said it could do in this loop; one entry a treatment.")] = field(
+        default_factory=list)
+    measurements: Annotated[list[Measurement | Unavailable], About(
+        "Metrics with their raw samples, or the reason why they could not be measured.")] = field(default_factory=list)
+    blocks: Annotated[list[Block], About(
+        "All blocks of the experiment, in the order they ran within each launch.")] = field(default_factory=list)
+    experiment: Experiment = field(default_factory=lambda: Experiment({}, {}, {}, ""))
+    parity: Annotated[list[Parity], About("Comparisons of a treatment's numbers with the control's.")] = field(
+        default_factory=list)
+    guard: Guard = field(default_factory=Guard)
+    failure: Annotated[Failure | None, About(
+        "The script's own uncaught exception, the last one; null where there was none.")] = None
+    loader: Annotated[BenchedLoader | None, About(
+        "The DataLoader that `perfdoc bench-loader` measured; null, or missing in captures of other commands.")] = None
+    incidents: Annotated[list[Happened], About(
+        "What went wrong, or another way than usual, and that the scan survived; missing in older captures.")] = field(
+        default_factory=list)
     unwritten = ""
     """Why :meth:`write` could not write it; no part of the document."""
 
     def to_json(self) -> dict[str, Any]:
         """The document as it is stored."""
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            **{name: getattr(self, name) for name in self.__dataclass_fields__ if name != "measurements"},
-            "measurements": [m.to_json() for m in self.measurements],
-        }
+        entries = {name: to_json(getattr(self, name)) for name in self.__dataclass_fields__ if name != "measurements"}
+        return {"format": FORMAT, "version": VERSION, **entries, "measurements": [m.to_json() for m in self.measurements]}
 
     def write(self, folder: Path) -> Path:
         """Write ``capture.json`` into ``folder``, whole or not at all.
@@ -87,144 +103,137 @@ def read(path: Path) -> Capture:
             f"{file} is a capture of version {document.get('version')}; this perfdoc reads version {VERSION}. "
             "Use the perfdoc that wrote it, or scan again."
         )
-    try:
-        # Captures of before there was such an entry are read too.
-        fields: dict[str, Any] = {"loader": None} | document
-        fields = {name: fields[name] for name in Capture.__dataclass_fields__ if name != "measurements"}
-        return Capture(**fields, measurements=[from_json(entry) for entry in document["measurements"]])
-    except (KeyError, TypeError) as error:
-        raise PerfdocError(f"{file} is damaged: {error} is missing or of another kind.") from None
+    return from_document(document, str(file))
 
 
-def read_events(folder: Path) -> list[dict[str, Any]]:
-    """All events of a run, of every process and lap, in the order of lap and file. A line cut off by a kill is left out."""
-    events: list[dict[str, Any]] = []
-    for file in sorted(folder.glob("events-*.jsonl")):
-        with file.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                try:
-                    event = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(event, dict) and "e" in event:
-                    event["file"] = file.stem
-                    events.append(event)
-    for file in sorted(folder.glob("steps-*.bin")):
-        _, lap, pid, _ = file.stem.split("-")
-        events += [{**event, "lap": int(lap), "file": f"events-{lap}-{pid}"} for event in step_log.read(str(file))]
-    return events
+def from_document(document: dict[str, Any], file: str) -> Capture:
+    """A capture from its JSON document. Entries that this version does not know are left out.
 
+    Raises PerfdocError, which names ``file``, where the document does not follow the schema.
+    """
+    from perfdoc.capture.schema import problem
 
-def from_events(events: Iterable[Mapping[str, Any]], run: dict[str, Any], machine: dict[str, Any]) -> Capture:
-    """Put a capture together from a run's events; works on whatever a killed run left."""
-    events = list(events)
-    capture = Capture(run=run, machine=machine)
-    leader = next((e["file"] for e in events if e["e"] == "offer"), None)
-    loops = [e for e in events if e["e"] == "loop"]
-    loop = next((e for e in loops if e["file"] == leader), loops[0] if loops else None)
-    if loop is not None:
-        capture.loop = _without(loop, "e", "t", "file", "lap")
-        leader = leader or loop["file"]
-    leaders = {e["file"] for e in events if e["e"] in ("offer", "block")} or {leader}
-    capture.processes = [_without(e, "e", "t", "file") for e in events if e["e"] == "process"]
-    first = next((e for e in events if e["e"] == "process" and e["file"] == leader), None) or next(
-        (e for e in events if e["e"] == "process"), None
-    )
-    if first is not None:
-        capture.environment = {key: first.get(key) for key in ("python", "executable", "torch", "cuda")}
-    offers: dict[str, dict[str, Any]] = {}
-    for event in events:
-        if event["e"] == "offer":
-            offers[event["slug"]] = _without(event, "e", "t", "file", "lap")
-        elif event["e"] == "block":
-            capture.blocks.append(_without(event, "e", "t", "file"))
-        elif event["e"] == "failure":
-            capture.failure = _without(event, "e", "t", "file", "lap")
-        elif event["e"] == "benched":
-            capture.loader = _without(event, "e", "t", "file", "lap")
-    capture.offers = list(offers.values())
-    capture.parity = [_without(e, "e", "t", "file", "lap") for e in events if e["e"] == "parity"]
-    capture.measurements = [*_steps([e for e in events if e["e"] == "step" and e["file"] in leaders]),
-                            *_merged(e for e in events if e["e"] == "measurement"), *_loader(capture.loop)]
-    outcome = next((e for e in reversed(events) if e["e"] == "outcome"), None)
-    progress = next((e for e in reversed(events) if e["e"] == "progress"), None)
-    failed: dict[str, str] = {}
-    for event in events:
-        if event["e"] == "arm_failed":
-            failed[event["arm"]] = event["error"]
-    for event in events:
-        if event["e"] == "outcome":
-            failed = {**event["failed"], **failed}
-    for event in events:
-        if event["e"] == "arm_cleared":  # the script does by itself what was first laid to this arm
-            failed.pop(event["arm"], None)
-    capture.experiment = {
-        "plan": (outcome or progress or {}).get("plan", {}),
-        "verdicts": outcome["verdicts"] if outcome else (progress or {}).get("settled", {}),
-        "failed": failed,
-        "estimates": (outcome or {}).get("estimates", {}),
-        "natural": next((e["why"] for e in reversed(events) if e["e"] == "natural"), ""),
-        "carried": sorted({e["arm"] for e in events if e["e"] == "carried"}),
-        "reason": outcome["reason"] if outcome else "the run ended before the experiment did",
-    }
-    capture.guard = {
-        "redirected": [_without(e, "e", "t", "file", "lap") for e in events if e["e"] == "redirected"],
-        "created": [e["path"] for e in events if e["e"] == "created"],
-        "kept": [e["path"] for e in events if e["e"] == "kept"],
-        "trackers": sorted({e["name"] for e in events if e["e"] == "tracker"}),
-    }
+    wrong = problem(document)
+    if wrong:
+        raise PerfdocError(f"{file} is damaged: {wrong}.")
+    capture = from_json(Capture, {**document, "measurements": []})
+    capture.measurements = [measurement.from_json(entry) for entry in document["measurements"]]
     return capture
 
 
-def _without(event: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {key: value for key, value in event.items() if key not in names}
+def read_events(folder: Path) -> list[Event]:
+    """All events of a run, of every process and launch, in the order of launch and file.
+
+    A line cut off by a kill is left out.
+    """
+    found: list[Event] = []
+    for file in sorted(folder.glob("events-*.jsonl")):
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            found += [event for line in lines if (event := decode(line, file.stem)) is not None]
+    for file in sorted(folder.glob("steps-*.bin")):
+        _, lap, pid, _ = file.stem.split("-")
+        found += [events.StepTimed(lap=int(lap), file=f"events-{lap}-{pid}", during=step.during, seconds=step.seconds,
+                                   phases=step.phases) for step in step_log.read(str(file))]
+    return found
 
 
-def _steps(events: list[Mapping[str, Any]]) -> list[Measurement | Unavailable]:
+def from_events(written: Iterable[Event], run: Run, machine: Machine) -> Capture:
+    """Put a capture together from a run's events; works on whatever a killed run left."""
+    found = list(written)
+    capture = Capture(run=run, machine=machine)
+    offer = first(events.Offered, found)
+    loops, processes = of(events.LoopFound, found), of(events.ProcessSeen, found)
+    leader = offer.file if offer is not None else None
+    loop = next((one for one in loops if one.file == leader), loops[0] if loops else None)
+    if loop is not None:
+        capture.loop = loop.record
+        leader = leader or loop.file
+    leaders: set[str | None] = {one.file for one in found if isinstance(one, events.Offered | events.BlockEnded)} or {leader}
+    capture.processes = [one.record for one in processes]
+    process = next((one.record for one in processes if one.file == leader), processes[0].record if processes else None)
+    if process is not None:
+        capture.environment = Environment(process.python, process.executable, process.torch, process.cuda)
+    capture.offers = list({one.record.slug: one.record for one in of(events.Offered, found)}.values())
+    capture.blocks = [one.record for one in of(events.BlockEnded, found)]
+    failure, loader = last(events.ScriptFailed, found), last(events.LoaderBenched, found)
+    capture.failure = failure.record if failure is not None else None
+    capture.loader = loader.record if loader is not None else None
+    capture.parity = [one.record for one in of(events.NumericsCompared, found)]
+    capture.measurements = [*_steps([one for one in of(events.StepTimed, found) if one.file in leaders]),
+                            *merged(event.found for event in of(events.Measured, found)), *_loader(capture.loop)]
+    capture.experiment = _experiment(found)
+    capture.incidents = [Happened(one.lap, one.t, one.kind, one.words()) for one in of(Incident, found)[:MOST_INCIDENTS]]
+    capture.guard = Guard(
+        redirected=[Redirected(one.path, one.to) for one in of(events.FileRedirected, found)],
+        kept=[one.path for one in of(events.FileKept, found)],
+        changed=[one.path for one in of(events.FileChanged, found)],
+        trackers=sorted({one.name for one in of(events.TrackerOff, found)}),
+    )
+    return capture
+
+
+def _experiment(found: Sequence[Event]) -> Experiment:
+    outcome, progress = last(events.Outcome, found), last(events.Progress, found)
+    natural = last(events.Natural, found)
+    failed = {one.arm: one.error for one in of(events.ArmFailed, found)}
+    for one in of(events.Outcome, found):
+        failed = {**one.failed, **failed}
+    for cleared in of(events.ArmCleared, found):  # the script does by itself what was first laid to this arm
+        failed.pop(cleared.arm, None)
+    return Experiment(
+        plan=outcome.plan if outcome else progress.plan if progress else {},
+        verdicts=outcome.verdicts if outcome else progress.settled if progress else {},
+        failed=failed,
+        reason=outcome.reason if outcome else "the run ended before the experiment did",
+        estimates=outcome.estimates if outcome else {},
+        natural=natural.why if natural else "",
+        carried=sorted({one.arm for one in of(events.Carried, found)}),
+    )
+
+
+def _steps(seen: list[events.StepTimed]) -> list[Measurement | Unavailable]:
     """Step time and phases: of control blocks where there were any, else of the steps observed before."""
-    chosen = [e for e in events if e["during"] == "control"]
+    chosen = [step for step in seen if step.during == "control"]
     if len(chosen) < 5:
-        chosen = [e for e in events if e["during"] in ("control", "observed", "clock")]
+        chosen = [step for step in seen if step.during in ("control", "observed", "clock")]
     if not chosen:
         return [Unavailable("step.time", "no whole step was seen")]
     chosen = chosen[:: max(1, -(-len(chosen) // MOST_SAMPLES))]
     found: list[Measurement | Unavailable] = [
-        Measurement("step.time", "s", tuple(e["seconds"] for e in chosen), {"arm": "control"})
+        Measurement("step.time", "s", tuple(step.seconds for step in chosen), {"arm": "control"})
     ]
     for place, phase in enumerate(PHASES):
-        found.append(Measurement(f"step.{phase}", "s", tuple(e["phases"][place] for e in chosen), {"arm": "control"}))
+        found.append(Measurement(f"step.{phase}", "s", tuple(step.phases[place] for step in chosen), {"arm": "control"}))
     return found
 
 
-def _merged(events: Iterable[Mapping[str, Any]]) -> list[Measurement | Unavailable]:
+def merged(measured: Iterable[Measurement | Unavailable]) -> list[Measurement | Unavailable]:
     """Measurements of one metric under the same conditions as one, their samples in the order they were taken."""
-    merged: dict[str, Measurement | Unavailable] = {}
-    for event in events:
-        found = from_json(event)
+    kept: dict[str, Measurement | Unavailable] = {}
+    for found in measured:
         if isinstance(found, Measurement) and not all(math.isfinite(sample) for sample in found.samples):
             found = Unavailable(found.metric, "a sample was not a finite number")
         conditions = "" if isinstance(found, Unavailable) else json.dumps(dict(found.conditions), sort_keys=True)
         key = f"{found.metric} {conditions}"
-        known = merged.get(key)
+        known = kept.get(key)
         if isinstance(known, Measurement) and isinstance(found, Measurement):
             found = Measurement(
                 found.metric, found.unit, known.samples + found.samples, found.conditions, found.how
             )
-        merged[key] = found
-    return list(merged.values())
+        kept[key] = found
+    return list(kept.values())
 
 
-def _loader(loop: Mapping[str, Any] | None) -> list[Measurement | Unavailable]:
-    loaders = loop["loaders"] if loop else []
-    if not loaders:
+def _loader(loop: Loop | None) -> list[Measurement | Unavailable]:
+    if loop is None or not loop.loaders:
         why = "no DataLoader in the step" if loop else "no whole step was seen"
         return [Unavailable("loader.num_workers", why), Unavailable("loader.batches_an_epoch", why)]
-    first = loaders[0]
+    loader = loop.loaders[0]
     found: list[Measurement | Unavailable] = [
-        Measurement("loader.num_workers", "count", (float(first["num_workers"]),), {"site": first["site"]})
+        Measurement("loader.num_workers", "count", (float(loader.num_workers),), {"site": loader.site})
     ]
-    if first["batches_an_epoch"] is None:
+    if loader.batches_an_epoch is None:
         found.append(Unavailable("loader.batches_an_epoch", "the data set has no length"))
     else:
-        found.append(Measurement("loader.batches_an_epoch", "count", (float(first["batches_an_epoch"]),)))
+        found.append(Measurement("loader.batches_an_epoch", "count", (float(loader.batches_an_epoch),)))
     return found

@@ -8,6 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from perfdoc.capture import events, incidents
+from perfdoc.capture.event import Event
+
 LINE_SECONDS = 10.0
 """Without a terminal, a line is printed this often."""
 FIRST_BLOCK_SECONDS = 15.0
@@ -53,35 +56,34 @@ class Progress:
             except OSError:  # the terminal has gone
                 pass
 
-    def show(self, event: dict[str, Any]) -> None:
+    def show(self, event: Event) -> None:
         """Take notice of one event."""
-        kind = event["e"]
-        if kind == "seen" and event["what"] == "optimizer step":
+        if isinstance(event, events.Seen) and event.what == "optimizer step":
             self._say("training; looking at the loop ...", True)
-        elif kind == "offer" and event["status"] == "offered" and not event.get("ceiling"):
-            self._changes |= {f"{event['slug']}={level}": change for level, change in event["levels"]}
-        elif kind == "progress":
+        elif isinstance(event, events.Offered) and event.record.status == "offered" and not event.record.ceiling:
+            self._changes |= {f"{event.record.slug}={level}": change for level, change in event.record.levels}
+        elif isinstance(event, events.Progress):
             self._tried(event)
-        elif kind == "unwatched":
-            self._say(f"torch trains in process {event['pid']} without perfdoc in it: {event['command']}", True)
-        elif kind == "resumed":
-            self._say(event["why"], True)
-        elif kind == "relaunch":
-            self._say(f"starting the script again: {event['why']}", True)
-        elif kind == "end":
-            self._say(f"done ({event['reason']}); ending the script ...", True)
+        elif isinstance(event, incidents.UnwatchedFound):
+            self._say(f"torch trains in process {event.pid} without perfdoc in it: {event.command}", True)
+        elif isinstance(event, incidents.Resumed):
+            self._say(event.why, True)
+        elif isinstance(event, incidents.Relaunched):
+            self._say(f"starting the script again: {event.why}", True)
+        elif isinstance(event, events.End):
+            self._say(f"done ({event.reason}); ending the script ...", True)
 
-    def _tried(self, event: dict[str, Any]) -> None:
+    def _tried(self, event: events.Progress) -> None:
         if self._began is None:
             self._began = time.monotonic()
         elif math.isfinite(self._began) and time.monotonic() - self._began > FIRST_BLOCK_SECONDS:
             self._began = math.inf
             self._first_block()
-        used = max(0.0, self._budget - event["left"])
-        parts = [self._changes.get(part, part) for part in event["arm"].split("+")]
-        what = "your own settings" if event["arm"] in ("control", "A/A") else " and ".join(parts)
-        doing = _DOING.get(event["phase"], "trying")
-        known = len(set(event["settled"]) & set(self._changes))
+        used = max(0.0, self._budget - event.left)
+        parts = [self._changes.get(part, part) for part in event.arm.split("+")]
+        what = "your own settings" if event.arm in ("control", "A/A") else " and ".join(parts)
+        doing = _DOING.get(event.phase, "trying")
+        known = len(set(event.settled) & set(self._changes))
         of = f", {known} of {len(self._changes)} known" if self._changes else ""
         self._say(f"{doing}: {what} ... {used:.0f} of {self._budget:.0f} s{of}", False)
 
@@ -93,14 +95,14 @@ class Progress:
         from perfdoc.report.summary import PHASE_WORDS
 
         files = sorted(self.folder.glob("steps-*.bin")) if self.folder is not None else []
-        steps = [step for file in files for step in step_log.read(str(file)) if step["during"] in ("observed", "control")]
+        steps = [step for file in files for step in step_log.read(str(file)) if step.during in ("observed", "control")]
         if not steps:
             return
-        means = [math.fsum(step["phases"][place] for step in steps) / len(steps) for place in range(len(PHASES))]
+        means = [math.fsum(step.phases[place] for step in steps) / len(steps) for place in range(len(PHASES))]
         total = math.fsum(means) or 1.0
         ranked = sorted(zip(means, PHASES, strict=True), reverse=True)
         shares = [f"{PHASE_WORDS[name]} {mean / total:.0%}" for mean, name in ranked if mean >= SMALL_SHARE * total]
-        self._print_above(f"{seconds(math.fsum(step['seconds'] for step in steps) / len(steps))} a step: {', '.join(shares)}")
+        self._print_above(f"{seconds(math.fsum(step.seconds for step in steps) / len(steps))} a step: {', '.join(shares)}")
 
     def _print_above(self, text: str) -> None:
         try:

@@ -108,8 +108,8 @@ def from_capture(capture: Any, plan: Any = None, commit: str | None = None) -> R
     step = next((m.median for m in capture.measurements if m.metric == "step.time" and hasattr(m, "samples")), None)
     run = capture.run
     return Row(
-        str(run["id"]), "bench-loader" if capture.loader is not None else "scan", run.get("started"),
-        json.dumps(run.get("command") or []), run.get("outcome"), None, run.get("seconds"), step,
+        run.id, "bench-loader" if capture.loader is not None else "scan", run.started or None,
+        json.dumps(run.command), run.outcome, None, run.seconds, step,
         plan.arm if plan is not None else None, effect.speedup if effect else None, effect.low if effect else None,
         effect.high if effect else None, commit,
     )

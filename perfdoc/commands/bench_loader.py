@@ -101,9 +101,13 @@ def command(
     then iterated alone under every setting. The answer is the smallest count within 3% of the best.
     """
     from perfdoc.capture.document import read_events
+    from perfdoc.capture.event import last
+    from perfdoc.capture.events import BenchFailed
+    from perfdoc.capture.settings import BenchAsked
     from perfdoc.commands._progress import Progress
     from perfdoc.core.errors import PerfdocError
     from perfdoc.core.measurement import Measurement
+    from perfdoc.core.typed_json import to_json
     from perfdoc.diagnosis.diagnose import diagnose
     from perfdoc.launch.scan import Options, Scan
     from perfdoc.loader_bench import answer as loader_answer
@@ -119,13 +123,13 @@ def command(
         "context": multiprocessing_context, "in_order": in_order,
     }
     ours = chosen[1:3] == ["-m", "perfdoc.loader_bench.target"]
-    asked = {
-        "workers": list(workers), "others": {name: list(values) for name, values in others.items()}, "budget": budget,
-        "name": chosen[4] if ours else "", "decoders": decoders,
-    }
+    asked = BenchAsked(
+        workers=list(workers), others={name: list(values) for name, values in others.items()}, budget=budget,
+        name=chosen[4] if ours else "", decoders=decoders,
+    )
     options = Options(
         chosen, budget=budget, wait=wait, seed=seed, folder=output.absolute() if output else None, experiment=False,
-        errand="perfdoc.loader_bench.task", errand_settings={"bench": asked, "loader_after": 0.0 if ours else 5.0},
+        errand="perfdoc.loader_bench.task", bench=asked, loader_after=0.0 if ours else 5.0,
         errand_limit=2 * budget + 60,
     )
     scan = Scan(options, lambda event: None)
@@ -136,26 +140,26 @@ def command(
         _compare_decoders(capture, scan.folder, budget / 2)
     if demand is not None:
         capture.measurements = [m for m in capture.measurements if m.metric != "loader.demand"]
-        own = (capture.loader or {}).get("batch_size")
-        size = {"batch_size": int(own)} if own else {}
+        own = capture.loader.batch_size if capture.loader else None
+        size = {"batch_size": own} if own else {}
         capture.measurements.append(Measurement("loader.demand", "1/s", (demand,), {"from": step_time or "", **size}))
         capture.write(scan.folder)
-    answer = loader_answer.read(capture.measurements, capture.experiment["failed"])
-    failed = next((e["error"] for e in reversed(read_events(scan.folder)) if e["e"] == "bench_failed"), None)
+    answer = loader_answer.read(capture.measurements, capture.experiment.failed)
+    failed = last(BenchFailed, read_events(scan.folder))
     if answer is None or answer.recommended is None:
-        if capture.run["outcome"] in ("failed", "never trained"):
+        if capture.run.outcome in ("failed", "never trained"):
             terminal.show_failure(capture, scan.log, True)
-        why = failed or capture.run["reason"] or "no loader was iterated"
-        raise PerfdocError(str(why).strip(), int(capture.run["exit_code"]) or 3)
+        why = failed.error if failed else capture.run.reason or "no loader was iterated"
+        raise PerfdocError(str(why).strip(), capture.run.exit_code or 3)
     if as_json:
-        click.echo(json.dumps({**answer.to_json(), "loader": capture.loader}, indent=1))
+        click.echo(json.dumps({**answer.to_json(), "loader": to_json(capture.loader)}, indent=1))
     else:
         click.echo(bench.render(capture, terminal.columns()))
         report = html.write(build(diagnose(capture)), scan.folder / "report.html")
         click.echo(f"report: {os.path.relpath(report)}")
-    if capture.run["outcome"] in ("failed", "interrupted"):
-        click.echo(f"perfdoc: {capture.run['reason']}; above is what was measured before", err=True)
-        sys.exit(int(capture.run["exit_code"]) or 1)
+    if capture.run.outcome in ("failed", "interrupted"):
+        click.echo(f"perfdoc: {capture.run.reason}; above is what was measured before", err=True)
+        sys.exit(capture.run.exit_code or 1)
 
 
 DECODING = 0.1
@@ -165,26 +169,29 @@ DECODING = 0.1
 def _compare_decoders(capture: Capture, folder: Path, budget: float) -> None:
     """Add the comparison of decoders to the capture, where the data set was seen decoding pictures."""
     from perfdoc.capture.document import read_events
+    from perfdoc.capture.event import first
+    from perfdoc.capture.events import PicturesFound
     from perfdoc.core.measurement import Measurement
     from perfdoc.decoder_bench.bench import DecoderBench
     from perfdoc.loader_bench import samples as sample_answer
     from perfdoc.report import decoder_table
 
-    event = next((e for e in read_events(folder) if e["e"] == "pictures"), None)
+    pictures = first(PicturesFound, read_events(folder))
     anatomy = sample_answer.read(capture.measurements)
-    if event is None or not event["paths"] or anatomy is None or anatomy.share("decode") < DECODING:
+    if pictures is None or not pictures.paths or anatomy is None or anatomy.share("decode") < DECODING:
         return
     used = next((m for m in capture.measurements if isinstance(m, Measurement) and m.metric == "sample.used_pixels"), None)
     side = round(used.median**0.5) if used else 224
-    python = capture.environment.get("executable") or sys.executable
+    python = capture.environment.executable or sys.executable
 
     def say(line: str) -> None:
         if sys.stderr.isatty():
             click.echo(f"\r\x1b[K{line}", nl=False, err=True)
 
     if not sys.stderr.isatty():
-        click.echo(f"perfdoc: comparing decoders on {len(event['paths'])} of the files...", err=True)
-    bench = DecoderBench(python, folder, event["paths"], side, math.floor(event["cores"]), budget, decoder_table.modules(), say)
+        click.echo(f"perfdoc: comparing decoders on {len(pictures.paths)} of the files...", err=True)
+    bench = DecoderBench(
+        python, folder, pictures.paths, side, math.floor(pictures.cores), budget, decoder_table.modules(), say)
     capture.measurements += bench.run()
     say("")
     capture.write(folder)
@@ -194,7 +201,7 @@ def _demand(text: str) -> float:
     """Batches a second that a step takes: from seconds, or from a scan."""
     from perfdoc.commands.report import find, load
     from perfdoc.core.errors import PerfdocError
-    from perfdoc.loader_bench.answer import demand_of
+    from perfdoc.loader_bench.demand import demand_of
 
     try:
         seconds = float(text)
@@ -211,7 +218,7 @@ def _demand(text: str) -> float:
 def _target(target: tuple[str, ...], images: Path | None, batch_size: tuple[int, ...]) -> tuple[list[str], str]:
     """The command that iterates the loader, and, where it was not named, a line that says what was taken."""
     from perfdoc.core.errors import PerfdocError
-    from perfdoc.launch.scan import python_command, resolve
+    from perfdoc.launch.environment import python_command, resolve
 
     driver = ["-m", "perfdoc.loader_bench.target"]
     if images is not None:
@@ -238,7 +245,7 @@ def _target(target: tuple[str, ...], images: Path | None, batch_size: tuple[int,
 def _configured() -> tuple[list[str], str] | None:
     """``loader`` or ``command`` of ``[tool.perfdoc]``."""
     from perfdoc.core.errors import PerfdocError
-    from perfdoc.launch.scan import python_command, resolve
+    from perfdoc.launch.environment import python_command, resolve
 
     try:
         import tomllib
@@ -274,8 +281,8 @@ def _last_scanned() -> list[str] | None:
             found = captures.read(file)
         except PerfdocError:
             continue
-        if found.loop and found.loop["loaders"] and found.run["command"]:
-            return [str(word) for word in found.run["command"]]
+        if found.loop and found.loop.loaders and found.run.command:
+            return found.run.command
     return None
 
 
@@ -283,7 +290,7 @@ def _bundled() -> Path:
     """The demo's JPEGs, made where they are not there yet."""
     from perfdoc import demo
     from perfdoc.core.errors import PerfdocError
-    from perfdoc.launch.scan import python_command
+    from perfdoc.launch.environment import python_command
 
     folder = Path("perfdoc-demo") / "images"
     if not folder.is_dir():

@@ -46,7 +46,7 @@ def command(first: Path, second: Path, as_json: bool) -> None:
         (phase, *(f"{value * 1e3:.2f} ms" if value is not None else "" for value in pair))
         for phase, pair in steps.items() if any(value for value in pair)
     ]
-    click.echo(tabulate(rows, headers=["step", *(capture.run["id"] for capture in captures)]))
+    click.echo(tabulate(rows, headers=["step", *(capture.run.id for capture in captures)]))
     if ratio is not None:
         said = takes(ratio, "a step of the second", "the first's")
         click.echo(f"\n{said[0].upper()}{said[1:]}. They ran at different times: "

@@ -25,7 +25,7 @@ def command(ctx: click.Context, budget: float, folder: Path) -> None:
     from perfdoc import demo
     from perfdoc.commands.scan import command as scan
     from perfdoc.core.errors import PerfdocError
-    from perfdoc.launch.scan import python_command
+    from perfdoc.launch.environment import python_command
 
     source = Path(demo.__file__).parent
     folder.mkdir(parents=True, exist_ok=True)

@@ -89,7 +89,7 @@ def _captures(arguments: tuple[str, ...], allowed: float) -> tuple[Verdict, dict
         raise PerfdocError("say what to compare: `perfdoc gate --base REV -- python train.py`, or two captures that exist: "
                            "`perfdoc gate base.json head.json`.")
     base, head = (captures.read(Path(argument)) for argument in arguments)
-    kept = [capture.environment.get("variables") for capture in (base, head)]
+    kept = [capture.environment.variables for capture in (base, head)]
     differs = difference(kept[0], kept[1]) if kept[0] and kept[1] else ""
     if differs:
         click.echo(f"perfdoc: the two ran in different environments: {differs}", err=True)
@@ -107,7 +107,8 @@ def _revisions(base: str, head: str, arguments: tuple[str, ...], allowed: float,
     from perfdoc.compare.paired_runs import Alternation, Side
     from perfdoc.compare.worktrees import Worktrees, editable_projects, git, python_path
     from perfdoc.core.errors import PerfdocError
-    from perfdoc.launch.scan import python_command
+    from perfdoc.core.typed_json import to_json
+    from perfdoc.launch.environment import python_command
 
     began = time.monotonic()
     if not arguments:
@@ -142,7 +143,7 @@ def _revisions(base: str, head: str, arguments: tuple[str, ...], allowed: float,
         changed = set(git(trees.top, "diff", "--name-only", *commits).split())
 
         def check(side: Side) -> None:
-            loaded = [Path(m) for m in side.counts.get("modules", ())]
+            loaded = [Path(m) for m in side.counts.modules]
             outside = [m for m in loaded if not m.is_relative_to(folder)]
             if outside:
                 raise PerfdocError(
@@ -173,6 +174,6 @@ def _revisions(base: str, head: str, arguments: tuple[str, ...], allowed: float,
     ))
     return verdict, {
         "ratio": ratio.to_json(), "rounds": runner.rounds, "seconds_a_step": {s.name: s.paces for s in sides},
-        "counts": {s.name: {k: v for k, v in s.counts.items() if k != "modules"} for s in sides},
+        "counts": {s.name: {k: v for k, v in to_json(s.counts).items() if k != "modules"} for s in sides},
         "seconds_to_start": runner.seconds_to_start,
     }

@@ -75,39 +75,44 @@ def command(
     A lower bound: workspaces of kernels and the device's context are not in it.
     """
     from perfdoc.capture.document import read_events
+    from perfdoc.capture.event import last
+    from perfdoc.capture.events import MemoryPlanned
+    from perfdoc.capture.settings import MemoryAsked
     from perfdoc.commands._progress import Progress
     from perfdoc.core.errors import PerfdocError
-    from perfdoc.launch.scan import Options, Scan, resolve
+    from perfdoc.launch.environment import resolve
+    from perfdoc.launch.scan import Options, Scan
     from perfdoc.memory.answer import MemoryPlan, Planned
     from perfdoc.report import terminal
 
     before = sys.argv[1:]
     dashed = "--" in before and list(command) == before[before.index("--") + 1 :]
-    asked = {
-        "batches": list(batches), "device_memory": device_memory, "precisions": list(precision),
-        "checkpointing": [False] if no_checkpointing else [False, True], "optimizers": list(optimizers),
-    }
+    asked = MemoryAsked(
+        batches=list(batches), device_memory=device_memory, precisions=list(precision),
+        checkpointing=[False] if no_checkpointing else [False, True], optimizers=list(optimizers),
+    )
     with tempfile.TemporaryDirectory(prefix="perfdoc-") as folder:
         options = Options(resolve(command, dashed), budget=600.0, wait=wait, folder=Path(folder), experiment=False,
-                          errand="perfdoc.memory.task", errand_settings={"memory": asked})
+                          errand="perfdoc.memory.task", memory=asked)
         scan = Scan(options, lambda event: None)
         with Progress(options.budget, sys.stderr) as progress:
             scan.show = progress.show
             capture = scan.run()
-        found = next((e for e in reversed(read_events(scan.folder)) if e["e"] == "memory_plan"), None)
-        if found is None:
-            if capture.run["outcome"] in ("failed", "never trained"):
+        planned = last(MemoryPlanned, read_events(scan.folder))
+        if planned is None:
+            if capture.run.outcome in ("failed", "never trained"):
                 terminal.show_failure(capture, scan.log, True)
             else:
-                click.echo(f"perfdoc: {capture.run['reason'] or 'the script ended before a step could be caught'}", err=True)
-            sys.exit(int(capture.run["exit_code"]) or 3)
-    if "error" in found:
-        raise PerfdocError(found["error"].strip(), 3)
+                click.echo(f"perfdoc: {capture.run.reason or 'the script ended before a step could be caught'}", err=True)
+            sys.exit(capture.run.exit_code or 3)
+    if planned.error is not None:
+        raise PerfdocError(planned.error.strip(), 3)
     if as_json:
-        click.echo(json.dumps({key: found[key] for key in ("model", "rows", "device_memory", "largest")}, indent=1))
+        click.echo(json.dumps({"model": planned.model, "rows": planned.rows, "device_memory": planned.device_memory,
+                               "largest": planned.largest}, indent=1))
         return
     plan = MemoryPlan(
-        tuple(Planned(**row) for row in found["rows"]), found["device_memory"],
-        {(checkpointing, name, optimizer): size for checkpointing, name, optimizer, size in found["largest"]},
+        tuple(Planned(**row) for row in planned.rows), planned.device_memory,
+        {(checkpointing, name, optimizer): size for checkpointing, name, optimizer, size in planned.largest},
     )
-    click.echo(f"{found['model']}: the most memory that a step holds at once, planned without running it\n\n{plan}")
+    click.echo(f"{planned.model}: the most memory that a step holds at once, planned without running it\n\n{plan}")

@@ -81,24 +81,27 @@ def find(run: Path | None) -> Path:
 def load(folder: Path) -> Capture:
     """The capture of a run; put together from its events where the run was killed before it could be written."""
     from perfdoc.capture import document as captures
+    from perfdoc.capture.event import first
+    from perfdoc.capture.events import ProcessSeen
+    from perfdoc.capture.run import Machine, Run
 
     if folder.is_file() or (folder / captures.FILE_NAME).exists():
         return captures.read(folder)
-    events = captures.read_events(folder)
-    if not events:
+    written = captures.read_events(folder)
+    if not written:
         raise PerfdocError(f"{folder} holds neither a capture nor events.")
-    first = next((e for e in events if e["e"] == "process"), {})
+    process = first(ProcessSeen, written)
     asked = _settings(folder)
-    times = [e["t"] for e in events if "t" in e] or [0.0]
-    run = {
-        "id": folder.name, "perfdoc": None, "command": first.get("argv", []), "outcome": "killed", "exit_code": 137,
-        "reason": "the scan ended before its capture was written (killed, or no room left on the disk); this is what it had "
-                  "measured by then",
-        "laps": 1 + max(int(e.get("lap", 0)) for e in events),
-        "seconds": round(max(times) - min(times), 2),
-        "budget": asked.get("budget"), "smallest_effect": asked.get("smallest_effect", 0.02), "seed": asked.get("seed"),
-    }
-    return captures.from_events(events, run, {})
+    times = [event.t for event in written if event.t] or [0.0]
+    run = Run(
+        id=folder.name, command=process.record.argv if process else [], directory="", started="",
+        seconds=round(max(times) - min(times), 2), perfdoc=None, budget=asked.get("budget"),
+        smallest_effect=asked.get("smallest_effect", 0.02), seed=asked.get("seed"),
+        laps=1 + max(event.lap for event in written), outcome="killed", exit_code=137,
+        reason="the scan ended before its capture was written (killed, or no room left on the disk); this is what it had "
+               "measured by then",
+    )
+    return captures.from_events(written, run, Machine())
 
 
 def _settings(folder: Path) -> dict[str, Any]:

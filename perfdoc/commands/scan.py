@@ -50,7 +50,8 @@ def command(
     from perfdoc.commands._storing import commit, keep
     from perfdoc.core.errors import PerfdocError
     from perfdoc.diagnosis.diagnose import diagnose
-    from perfdoc.launch.scan import Options, Scan, resolve
+    from perfdoc.launch.environment import resolve
+    from perfdoc.launch.scan import Options, Scan
     from perfdoc.patch import make
     from perfdoc.report import everything, first_screen, html, json_view, terminal
     from perfdoc.report.model import build
@@ -93,11 +94,11 @@ def command(
             f"perfdoc: the capture could not be written: {capture.unwritten}. What was measured stands in the run's events: "
             f"perfdoc report {os.path.relpath(scan.folder)}", err=True,
         )
-    outcome = capture.run["outcome"]
+    outcome = capture.run.outcome
     if outcome in ("failed", "never trained"):
         terminal.show_failure(capture, scan.log, not show_output)
     if outcome != "complete":
-        sys.exit(int(capture.run["exit_code"]))
+        sys.exit(capture.run.exit_code)
 
 
 def _written(make: Callable[[], Made | None]) -> Made | None:

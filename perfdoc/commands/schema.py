@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 
 @click.command()
 def command() -> None:
     """Print the JSON Schema of capture.json."""
-    from importlib import resources
+    from perfdoc.capture.schema import schema
 
-    click.echo(resources.files("perfdoc.capture").joinpath("capture.schema.json").read_text(encoding="utf-8"), nl=False)
+    click.echo(json.dumps(schema(), indent=2))

@@ -123,7 +123,7 @@ def command(run: Path | None, changes: str | None, variables: tuple[str, ...], b
     kept.write_text(json.dumps(result, indent=1), encoding="utf-8")
     keep(folder, Row(
         f"{folder.name}-verify{also}", "verify", datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        json.dumps(capture.run["command"]), "complete", None, round(time.monotonic() - began, 2),
+        json.dumps(capture.run.command), "complete", None, round(time.monotonic() - began, 2),
         statistics.median(sides[0].paces), "+".join([*result["edited"], *map("=".join, added.items())]), *realised,
     ))
     click.echo(json.dumps(result, indent=1) if as_json else _words(result, kept))
@@ -133,7 +133,7 @@ def _as_in_the_scan(capture: Capture) -> None:
     """Set the environment variables that matter as they were in the scan, and say what differed."""
     from perfdoc.launch.variables import difference, record, set_again
 
-    then = capture.environment.get("variables")
+    then = capture.environment.variables
     if then is None:  # a capture of before they were kept
         return
     said = difference(then, record(os.environ))
@@ -162,11 +162,11 @@ def _versions(capture: Capture, written: Written, place: Path) -> tuple[Side, Si
     from perfdoc.compare.worktrees import editable_projects, python_path
     from perfdoc.patch import apply
 
-    root, directory = written.root.resolve(), Path(capture.run["directory"]).resolve()
+    root, directory = written.root.resolve(), Path(capture.run.directory).resolve()
     assert capture.loop is not None
-    places = capture.loop["places"]
+    places = capture.loop.places
     # A script that is a link would be looked for modules beside where it points to: in the user's own folder.
-    known = {Path(f).resolve() for f in [places["main"] or "", *places.get("files", ())] if f}
+    known = {Path(f).resolve() for f in ([places.main or "", *places.files] if places else []) if f}
     same = {
         f.relative_to(root).as_posix(): f.read_bytes().decode() for f in known if f.is_relative_to(root) and f.is_file()
     }
@@ -175,7 +175,7 @@ def _versions(capture: Capture, written: Written, place: Path) -> tuple[Side, Si
         home = place / TREES / name / root.name
         mirror(root, home, {**same, **texts}, [directory])
         link_entries(root.parent, home.parent)
-        command = moved(capture.run["command"], root, home, directory)
+        command = moved(capture.run.command, root, home, directory)
         found.append(Side(
             name, command, home / directory.relative_to(root) if directory.is_relative_to(root) else directory, home,
             protect=[root], python_path=python_path(home, editable_projects(command[0], root), root),
@@ -188,7 +188,7 @@ def _loaded(side: Side, written: Written) -> None:
     """Raises PerfdocError where a side did not load its own versions of the patch's files."""
     from perfdoc.core.errors import PerfdocError
 
-    loaded = {Path(m).resolve() for m in side.counts.get("modules", ())}
+    loaded = {Path(m).resolve() for m in side.counts.modules}
     missing = [path for path in written.about["before"] if (side.home / path).resolve() not in loaded]
     if missing:
         raise PerfdocError(

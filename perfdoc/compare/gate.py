@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from perfdoc.capture.document import Capture
+from perfdoc.capture.records import Counts
 from perfdoc.compare.paired_runs import FEWEST_STARTS, PRIOR_DF, START_SPREAD, Ratio
 from perfdoc.core import stats
 from perfdoc.core.errors import PerfdocError
@@ -110,20 +111,20 @@ def takes(ratio: Ratio, step: str = "a step", of: str = "the base's") -> str:
     return f"{step} takes {ratio.ratio:.1%} [{low:.1%}, {high:.1%}] of {of} time"
 
 
-def count_checks(base: Mapping[str, Any], head: Mapping[str, Any]) -> list[Check]:
+def count_checks(base: Counts, head: Counts) -> list[Check]:
     """What can be counted exactly: more of it than in the base is a regression. What varies by step is not judged."""
     found = []
     had, has = _syncs(base), _syncs(head)
     before, now = sum(had.values()), sum(has.values())
     more = _new_syncs(had, has)
-    varying = {(str(site).rpartition(":")[0], str(call)) for side in (base, head) for site, call in side.get("varying", ())}
+    varying = {(site.rpartition(":")[0], call) for side in (base, head) for site, call in side.varying}
     if now > before and not varying & set(has - had):
         found.append(Check("host-device syncs", "regression", f"{now} a step, {before} in the base; new: {', '.join(more)}"))
     else:
         rest = f"; not judged, as they vary from step to step: {', '.join(sorted(c for _, c in varying))}" if varying else ""
         found.append(Check("host-device syncs", "fine", f"{now} a step, {before} in the base{rest}"))
-    for key, name, unit in (("graph_breaks", "graph breaks", ""), ("input_bytes", "bytes given to the model", " a step")):
-        one, other = base.get(key), head.get(key)
+    for one, other, name, unit in ((base.graph_breaks, head.graph_breaks, "graph breaks", ""),
+                                   (base.input_bytes, head.input_bytes, "bytes given to the model", " a step")):
         if one is None or other is None:  # nothing was compiled in one of them; batches of varying size
             continue
         worse = other > one
@@ -136,11 +137,11 @@ def _number(value: int) -> str:
     return f"{value:,}"
 
 
-def _syncs(counts: Mapping[str, Any]) -> Counter[tuple[str, str]]:
+def _syncs(counts: Counts) -> Counter[tuple[str, str]]:
     """Times a step, by file and call: lines move from revision to revision."""
     found: Counter[tuple[str, str]] = Counter()
-    for site, call, times in counts.get("syncs", ()):
-        found[str(site).rpartition(":")[0], str(call)] += int(times)
+    for site, call, times in counts.syncs:
+        found[site.rpartition(":")[0], call] += times
     return found
 
 
@@ -175,7 +176,7 @@ def comparable(base: Capture, head: Capture) -> None:
     for capture, which in ((base, "base"), (head, "head")):
         if capture.loop is None or not control_steps(capture):
             raise PerfdocError(f"the {which} capture has no steps of a training loop in it")
-        missing = [name for group, name in IDENTITY if not (getattr(capture, group) or {}).get(name)]
+        missing = [name for group, name in IDENTITY if not _known(capture, group, name)]
         if missing:
             raise PerfdocError(f"the {which} capture does not say which machine it is of ({', '.join(missing)} not known): "
                                "scan again with this perfdoc, or compare revisions in turns (`perfdoc gate --base REV`)")
@@ -185,18 +186,20 @@ def comparable(base: Capture, head: Capture) -> None:
     assert base.loop is not None
     assert head.loop is not None
     for group, name in MACHINE:
-        one, other = ((getattr(c, group) or {}).get(name) for c in (base, head))
+        one, other = (_known(c, group, name) for c in (base, head))
         if one != other:
             raise PerfdocError(f"different machines or environments: {name} is {one} in the base and {other} in the head. "
                                "Only captures of one machine can be compared.")
     # Containers have names of their own on one machine, and a machine that was started again keeps its name.
-    if all(base.machine.get(name) != head.machine.get(name) or not base.machine.get(name) for name in ("host", "boot")):
+    if all(_known(base, "machine", name) != _known(head, "machine", name) or not _known(base, "machine", name)
+           for name in ("host", "boot")):
         raise PerfdocError("the captures are of two machines, alike as they may be: their speeds differ by more than a gate "
                            "looks for. `perfdoc gate --base REV` compares revisions in turns on one.")
     for name in WORKLOAD:
-        if base.loop[name] != head.loop[name]:
-            raise PerfdocError(f"different workloads: {name} is {base.loop[name]} in the base, {head.loop[name]} in the head")
-    sizes = [[(loader["dataset"], loader["batch_size"]) for loader in c.loop["loaders"]] for c in (base, head) if c.loop]
+        one, other = _known(base, "loop", name), _known(head, "loop", name)
+        if one != other:
+            raise PerfdocError(f"different workloads: {name} is {one} in the base, {other} in the head")
+    sizes = [[(loader.dataset, loader.batch_size) for loader in c.loop.loaders] for c in (base, head) if c.loop]
     if sizes[0] != sizes[1]:
         raise PerfdocError(f"different workloads: data sets and batch sizes are {sizes[0]} in the base, {sizes[1]} in the head")
     for capture, which in ((base, "base"), (head, "head")):
@@ -206,17 +209,22 @@ def comparable(base: Capture, head: Capture) -> None:
                                "nothing about the script. Scan again when the machine is quiet.", 3)
 
 
+def _known(capture: Capture, part: str, name: str) -> Any:
+    """A field of a part of a capture (``machine``, ``environment``, ``loop``); None where it is not known."""
+    return getattr(getattr(capture, part), name, None)
+
+
 def others_cores(capture: Capture) -> tuple[float, float]:
     """Cores that other processes and the hypervisor took on average, and those that there are; none where it was not seen."""
     seen = {m.metric: m.mean for m in capture.measurements if isinstance(m, Measurement) and m.samples}
-    return seen.get("machine.other_cpu", 0.0) + seen.get("machine.steal", 0.0), float(capture.machine["cores"])
+    return seen.get("machine.other_cpu", 0.0) + seen.get("machine.steal", 0.0), float(capture.machine.cores or 1)
 
 
 def control_steps(capture: Capture) -> list[float]:
     """Seconds a step of the control's blocks, in the order they ran; of single steps where there are no blocks."""
-    found = sorted((b for b in capture.blocks if b.get("arm") == "control" and b.get("count")),
-                   key=lambda b: (b["lap"], b["i"]))
-    blocks = [b["seconds"] / b["count"] for b in found]
+    found = sorted((b for b in capture.blocks if b.arm == "control" and b.count),
+                   key=lambda b: (b.lap, b.i))
+    blocks = [b.pace for b in found]
     if len(blocks) >= 2:
         return blocks
     return [s for m in capture.measurements if isinstance(m, Measurement) and m.metric == "step.time" for s in m.samples]
@@ -245,7 +253,7 @@ def runs_spread(capture: Capture) -> Spread:
     times = widening(capture.loop, capture.machine)
     parts = [(2 * (times * RUN_SPREAD) ** 2, RUN_DF), (START_SPREAD**2, PRIOR_DF)]
     said = "other changes that were measured twice"
-    if capture.loop["device"] == "cpu" and capture.loop["threads"] > 1:
+    if capture.loop.device == "cpu" and capture.loop.threads > 1:
         parts.append((CORE_SPREAD**2, CORE_DF))
         said += ", on several cores"
     if times > 1:

@@ -28,13 +28,20 @@ from typing import Any
 
 import psutil
 
+from perfdoc.capture import events, incidents
+from perfdoc.capture.event import last
+from perfdoc.capture.records import Counts
+from perfdoc.capture.settings import Settings
 from perfdoc.core import stats
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.finding import says_nothing
 from perfdoc.core.parent_death import die_with_parent
 from perfdoc.core.registry import packages
+from perfdoc.core.typed_json import to_json
+from perfdoc.launch import processes
+from perfdoc.launch.environment import environment
+from perfdoc.launch.event_reader import EventReader
 from perfdoc.launch.leftovers import tidy
-from perfdoc.launch.scan import Watch, environment, processes_of_run, remove_shared_memory
 
 BLOCK = 0.2
 """Seconds of a block at least: short, as what others do lasts for seconds, and both sides should meet the same."""
@@ -69,6 +76,9 @@ weight of ``PRIOR_DF`` pairs. ``benchmarks/gate_truth.py`` shows what false alar
 PRIOR_DF = 4.0
 
 
+NOT_COUNTED = Counts([], [], None, None, [])
+
+
 @dataclass
 class Side:
     """One of the two versions."""
@@ -84,7 +94,7 @@ class Side:
     """Entries of ``PYTHONPATH`` that come before the user's own."""
     variables: dict[str, str] = field(default_factory=dict)
     """Environment variables besides the user's own."""
-    counts: dict[str, Any] = field(default_factory=dict)
+    counts: Counts = NOT_COUNTED
     """Syncs, graph breaks, bytes given to the model a step (from the first start)."""
     paces: list[float] = field(default_factory=list)
     """Seconds a step of every block."""
@@ -228,8 +238,8 @@ class Alternation:
                 for runner in runners:
                     runner.end()
                 for runner in runners:  # both are dead: neither needs what the other one made
-                    runner.watch.news()
-                    tidy(runner.watch.events, target=self.folder / "leftovers", folder=runner.folder)
+                    runner.reader.news()
+                    tidy(runner.reader.events, target=self.folder / "leftovers", folder=runner.folder)
             number += 1
             ratio = self._ratio()
             if ratio is None:
@@ -299,15 +309,13 @@ class _Runner:
         self.folder = folder
         self._least = block
         folder.mkdir(parents=True)
-        settings = {
-            "lap": 0, "budget": 1e9, "spent": 0, "guard": True,
-            "protect": [str(side.directory), str(side.home), *map(str, side.protect)],
-            "experiment": False, "only": [], "packages": packages(), "smallest_effect": 0.02, "seed": 0, "history": None,
-            "excluded": [], "errand": "perfdoc.compare.task", "block": block, "home": str(side.home),
-            "dies_with_parent": True,
-        }
-        (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-        self.watch = Watch(folder)
+        settings = Settings(
+            budget=1e9, protect=[str(side.directory), str(side.home), *map(str, side.protect)], experiment=False,
+            packages=packages(), seed=0, history=None, errand="perfdoc.compare.task", block=block, home=str(side.home),
+            dies_with_parent=True,
+        )
+        (folder / "settings.json").write_text(json.dumps(to_json(settings)), encoding="utf-8")
+        self.reader = EventReader(folder)
         side.log = folder / "output.log"
         env = environment(folder, side.python_path) | side.variables
         with side.log.open("wb") as out:
@@ -326,8 +334,8 @@ class _Runner:
 
     def trains(self) -> bool:
         """Whether the first batch is asked for, or training was seen to begin in another way."""
-        self.watch.news()
-        return any(what != "torch" for what in self.watch.seen())
+        self.reader.news()
+        return any(what != "torch" for what in self.reader.seen())
 
     def hold(self) -> None:
         """Let it stand still where it is, until it is waited for."""
@@ -348,9 +356,9 @@ class _Runner:
         if not self._stands(wait, meanwhile):
             raise PerfdocError(
                 f"{self.side.name}: the script ended before its loop was known: let it train longer (more epochs or data)", 4)
-        counts = self.watch.this_lap("counts")
-        if counts and not self.side.counts:
-            self.side.counts = {k: counts[-1][k] for k in ("syncs", "input_bytes", "graph_breaks", "modules")}
+        counted = self.reader.this_lap(events.Counted)
+        if counted and self.side.counts is NOT_COUNTED:
+            self.side.counts = counted[-1].record
 
     def block(self, patience: float) -> tuple[float, float, float] | None:
         """Wake it up for a block: seconds a step, those that the block took, and the cores that others used meanwhile.
@@ -363,10 +371,10 @@ class _Runner:
         time.sleep(self._least)
         if not self._stands(patience):
             return None
-        last = self.watch.this_lap("pace")[-1]
-        self.side.faults.append(last["faults"] / last["steps"])
+        pace = self.reader.this_lap(events.PaceMeasured)[-1]
+        self.side.faults.append(pace.faults / pace.steps)
         took = time.monotonic() - began
-        return last["seconds"] / last["steps"], took, max(0.0, self._others() - others) / took
+        return pace.seconds / pace.steps, took, max(0.0, self._others() - others) / took
 
     def _others(self) -> float:
         """CPU seconds so far of all that is not this process, its children and perfdoc, what the hypervisor took included."""
@@ -397,9 +405,9 @@ class _Runner:
         until = time.monotonic() + patience
         while True:
             code = self.process.poll()
-            self.watch.news()
-            standing = self.watch.this_lap("standing")
-            if len(standing) > self._standings and _is_stopped(int(standing[-1].get("pid") or self._leader())):
+            self.reader.news()
+            standing = self.reader.this_lap(events.Standing)
+            if len(standing) > self._standings and _is_stopped(self._leader()):
                 self._standings = len(standing)
                 self._members = self._tree()
                 for process in self._members:  # helpers that the process itself does not know of
@@ -412,7 +420,7 @@ class _Runner:
                 raise PerfdocError(f"{self.side.name}: {self._failure(code)}", 4)
             meanwhile()
             if time.monotonic() > until:
-                failed = [e["error"] for e in self.watch.this_lap("inject_failed")]
+                failed = [event.error for event in self.reader.this_lap(incidents.InjectFailed)]
                 what = f"perfdoc could not get into the script: {failed[-1].strip()[-300:]}" if failed else (
                     f"no training steps came for {patience:.0f} s" + ("" if self._standings else " (--wait gives it more)"))
                 raise PerfdocError(f"{self.side.name}: {what}; its output: {os.path.relpath(self.side.log or '')}", 4)
@@ -420,12 +428,12 @@ class _Runner:
 
     def _leader(self) -> int:
         """Process id of the process that trains."""
-        found = [int(e["file"].split("-")[2]) for e in self.watch.this_lap("standing")]
+        found = [int(event.file.split("-")[2]) for event in self.reader.this_lap(events.Standing)]
         return found[-1] if found else self.process.pid
 
     def _failure(self, code: int) -> str:
-        failure = next(iter(reversed(self.watch.this_lap("failure"))), None)
-        what = f"{failure['type']}: {failure['message']}" if failure else f"it ended with exit code {code}"
+        failure = last(events.ScriptFailed, self.reader.events)
+        what = f"{failure.record.type}: {failure.record.message}" if failure else f"it ended with exit code {code}"
         if "out of memory" in what.lower() or code == -signal.SIGKILL:
             what += " (both versions are in memory at once: is there room for two?)"
         if "address already in use" in what.lower():
@@ -436,14 +444,14 @@ class _Runner:
 
     def end(self) -> None:
         """Kill it, and all that it started, also where it died itself and left workers standing."""
-        tree = [*self._tree(), *processes_of_run(str(self.folder))]
+        tree = [*self._tree(), *processes.of_run(str(self.folder))]
         for process in tree:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(5)
         psutil.wait_procs(tree, timeout=3)
-        remove_shared_memory({process.pid for process in tree} | {self.process.pid})
+        processes.remove_shared_memory({process.pid for process in tree} | {self.process.pid})
         for name in ("redirected", "trackers"):  # checkpoints of runs that are thrown away
             shutil.rmtree(self.folder / name, ignore_errors=True)
 

@@ -17,6 +17,8 @@ from collections import Counter
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from perfdoc.capture import events
+from perfdoc.capture.records import Counts
 from perfdoc.core.measurement import Measurement
 from perfdoc.core.probe import Probe
 from perfdoc.core.registry import discover
@@ -99,7 +101,8 @@ class Task:
             self._session.device.wait()
             seconds = perf_counter() - self._began - self._other
             faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - self._faults
-            self._session.recorder.write("pace", seconds=seconds, steps=self._steps, other=self._other, faults=faults)
+            self._session.recorder.write(events.PaceMeasured(
+                seconds=seconds, steps=self._steps, other=self._other, faults=faults))
             self._stand_still()
 
     def _count(self, regular: bool) -> None:
@@ -121,12 +124,12 @@ class Task:
                 return
         places = {place for one in self._watched for place in one}
         times = {place: {one[place] for one in self._watched} for place in sorted(places)}
-        session.recorder.write(
-            "counts", syncs=[[site, call, min(found)] for (site, call), found in times.items() if len(found) == 1],
-            varying=[[site, call] for (site, call), found in times.items() if len(found) > 1],
+        session.recorder.write(events.Counted(record=Counts(
+            syncs=[(site, call, min(found)) for (site, call), found in times.items() if len(found) == 1],
+            varying=[place for place, found in times.items() if len(found) > 1],
             input_bytes=self._bytes[0] if len(set(self._bytes)) == 1 else None, graph_breaks=_graph_breaks(),
             modules=_modules(session.settings["home"]),
-        )
+        )))
         self.active = ()
         self._stand_still()
 
@@ -137,7 +140,7 @@ class Task:
         for pid in workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)  # or they would fill up the stock while the other side runs
-        session.recorder.write("standing", workers=workers)
+        session.recorder.write(events.Standing(workers=workers))
         os.kill(os.getpid(), signal.SIGSTOP)
         # Woken up: the pause is no part of any step.
         self._steps, self._other, self._settling = 0, 0.0, self._in_the_making

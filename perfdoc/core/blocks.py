@@ -1,26 +1,14 @@
-"""Blocks: stretches of consecutive steps under one arm, and how they are paired.
-
-A block is stored as a plain mapping (a line of the event file) with these keys, all durations in seconds:
-
-``lap`` launch of the user's command it belongs to · ``i`` position in the lap · ``arm`` (``control``, ``A/A`` or a
-config id) · ``phase`` of the experiment (``screen``, ``search``, ``confirm``, ``settle``) · ``count`` number of counted
-steps · ``seconds`` their duration together, the device synchronised at both ends · ``steps`` their single durations
-(empty where the device works asynchronously: the host's clock does not see single steps there) · ``warmup`` durations of
-the uncounted steps after the switch · ``switch`` duration of the switch itself, batches thrown away included ·
-``drained`` number of those batches · ``irregular`` number of steps left out because they did other work (validation,
-another loader) · ``work`` samples a step processed relative to the user's own step, where that is not 1 · ``peak`` most
-bytes of device memory that were allocated at once, where the device tells.
-"""
+"""Blocks: stretches of consecutive steps under one arm, and how they are paired."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
 
 from perfdoc.core import stats
-
-Block = Mapping[str, Any]
+from perfdoc.core.typed_json import About
 
 CONTROL_ARM = "control"
 AA_ARM = "A/A"
@@ -28,6 +16,42 @@ AA_ARM = "A/A"
 SEARCH_PHASE = "search"
 CONFIRM_PHASE = "confirm"
 """Blocks of this phase were run after the plan was chosen: only they say how fast the plan is, free of selection bias."""
+
+
+Count = Annotated[int, About(minimum=0)]
+Seconds = Annotated[float, About(minimum=0)]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive steps under one arm, the device synchronised at both ends. All durations are in seconds."""
+
+    lap: Annotated[int, About("Launch of the command, from 0.", minimum=0)]
+    i: Annotated[int, About("Position in the lap, from 0.", minimum=0)]
+    arm: Annotated[str, About("control, A/A (the control against itself), or slug=level joined by +.",
+                              pattern="^(control|A/A|[a-z][a-z0-9_]*=.+)$")]
+    phase: Annotated[str, About("Phase of the experiment.", pattern="^(screen|search|confirm|settle)$")]
+    count: Annotated[int, About("Steps counted.", minimum=0)]
+    seconds: Annotated[float, About("Duration of the counted steps together.", minimum=0)]
+    steps: Annotated[list[Seconds], About(
+        "Duration of each counted step; empty on devices that work asynchronously, where no single step is seen.")]
+    warmup: Annotated[list[Seconds], About("Durations of the uncounted steps after the switch.")]
+    switch: Annotated[float, About("Duration of the switch, drained batches included.", minimum=0)]
+    drained: Annotated[int, About("Prefetched batches thrown away at the switch.", minimum=0)]
+    irregular: Annotated[int, About("Steps left out because they did other work (validation, another loader).", minimum=0)]
+    faults: Annotated[Count | None, About(
+        "Page faults of the training process while it ran that were answered without reading a disk.")] = None
+    device_phases: Annotated[list[float] | None, About(
+        "Device seconds a step by phase: data, transfer, forward, loss, backward, optimizer, other.",
+        shortest=7, longest=7)] = None
+    work: Annotated[float, About("Samples a step processed relative to the user's own step.", above=0)] = 1.0
+    peak: Annotated[Count | None, About(
+        "Most bytes of device memory allocated at once, where the device tells.")] = None
+
+    @property
+    def pace(self) -> float:
+        """Mean seconds a counted step. Raises ZeroDivisionError where no step was counted."""
+        return self.seconds / self.count
 
 
 STALL = 1.5
@@ -52,9 +76,9 @@ def log_seconds(block: Block, longest: float = math.inf) -> float:
 
     ``longest``: what is above it in a single step does not count, in seconds.
     """
-    steps = block.get("steps", ())
+    steps = block.steps
     over = math.fsum(max(0.0, step - longest) for step in steps) if steps and max(steps) > longest else 0.0
-    return math.log((block["seconds"] - over) / (block["count"] * block.get("work", 1.0)))
+    return math.log((block.seconds - over) / (block.count * block.work))
 
 
 class Stalls:
@@ -72,7 +96,7 @@ class Stalls:
     def __init__(self, blocks: Iterable[Block]) -> None:
         steps: dict[str, list[float]] = {}
         for block in blocks:
-            steps.setdefault(block["arm"], []).extend(block.get("steps", ()))
+            steps.setdefault(block.arm, []).extend(block.steps)
         # The lower of two medians: of two steps, the one that did not stall.
         self._middle = {arm: sorted(found)[(len(found) - 1) // 2] or 1e-9 for arm, found in steps.items() if found}
         self._apart = {arm: sorted(step / self._middle[arm] for step in found) for arm, found in steps.items() if found}
@@ -109,20 +133,20 @@ def log_speedups(blocks: Iterable[Block]) -> dict[tuple[str, str], list[Pair]]:
     first order. With a control on one side only, that one is taken; without any in its lap the block has no pair.
     """
     laps: dict[int, list[Block]] = {}
-    kept = [block for block in blocks if block["count"]]
+    kept = [block for block in blocks if block.count]
     stalls = Stalls(kept)
     for block in kept:
-        laps.setdefault(block["lap"], []).append(block)
+        laps.setdefault(block.lap, []).append(block)
     pairs: dict[tuple[str, str], list[Pair]] = {}
     for number, lap in laps.items():
-        lap.sort(key=lambda block: int(block["i"]))
+        lap.sort(key=lambda block: block.i)
         for place, block in enumerate(lap):
-            if block["arm"] == CONTROL_ARM:
+            if block.arm == CONTROL_ARM:
                 continue
             beside = []
             for direction in (-1, 1):
                 at = place + direction
-                while 0 <= at < len(lap) and lap[at]["arm"] != CONTROL_ARM:
+                while 0 <= at < len(lap) and lap[at].arm != CONTROL_ARM:
                     at += direction
                 if 0 <= at < len(lap):
                     beside.append((abs(at - place), lap[at]))
@@ -131,22 +155,22 @@ def log_speedups(blocks: Iterable[Block]) -> dict[tuple[str, str], list[Pair]]:
             distance = sum(far for far, _ in beside)
             # The nearer one has the larger share; one alone has all of it.
             shares = [1 - far / distance if len(beside) == 2 else 1.0 for far, _ in beside]
-            longest = stalls.longest(CONTROL_ARM, block["arm"])
+            longest = stalls.longest(CONTROL_ARM, block.arm)
             control = math.fsum(share * log_seconds(found, longest) for share, (_, found) in zip(shares, beside, strict=True))
-            used = tuple(((number, int(found["i"])), share) for share, (_, found) in zip(shares, beside, strict=True))
-            own = log_seconds(block, stalls.longest(block["arm"], CONTROL_ARM))
-            pair = Pair(int(block["i"]), control - own, used)
-            pairs.setdefault((block["arm"], block["phase"]), []).append(pair)
+            used = tuple(((number, found.i), share) for share, (_, found) in zip(shares, beside, strict=True))
+            own = log_seconds(block, stalls.longest(block.arm, CONTROL_ARM))
+            pair = Pair(block.i, control - own, used)
+            pairs.setdefault((block.arm, block.phase), []).append(pair)
     return pairs
 
 
 def control_noise(blocks: Iterable[Block]) -> float | None:
     """Variance between neighbouring control blocks (see :func:`perfdoc.core.stats.control_noise`), the worst lap's."""
     laps: dict[int, list[tuple[int, float]]] = {}
-    controls = [block for block in blocks if block["count"] and block["arm"] == CONTROL_ARM]
+    controls = [block for block in blocks if block.count and block.arm == CONTROL_ARM]
     longest = Stalls(controls).longest(CONTROL_ARM, CONTROL_ARM)
     for block in controls:
-        laps.setdefault(block["lap"], []).append((int(block["i"]), log_seconds(block, longest)))
+        laps.setdefault(block.lap, []).append((block.i, log_seconds(block, longest)))
     noises = [stats.control_noise([seconds for _, seconds in sorted(lap)]) for lap in laps.values()]
     return max((noise for noise in noises if noise is not None), default=None)
 

@@ -10,7 +10,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import NamedTuple
 
 KINDS = ("control", "observed", "clock", "irregular")
 """What a step was recorded during; ``irregular`` steps did more than steps of this loop do."""
@@ -53,11 +53,20 @@ class StepLog:
             self._dead = True
 
 
-def read(path: str) -> Iterator[dict[str, Any]]:
-    """The steps of one file as events: ``{"e": "step", "during": ..., "seconds": ..., "phases": [...]}``."""
+class LoggedStep(NamedTuple):
+    """One step, read back; durations in seconds."""
+
+    during: str
+    """One of ``KINDS``."""
+    seconds: float
+    phases: list[float]
+
+
+def read(path: str) -> Iterator[LoggedStep]:
+    """The steps of one file."""
     with open(path, "rb") as f:
         data = f.read()
     for kind, seconds, *phases in RECORD.iter_unpack(data[: len(data) // RECORD.size * RECORD.size]):
         if not 0 < kind <= len(KINDS):
             return
-        yield {"e": "step", "during": KINDS[kind - 1], "seconds": seconds, "phases": phases}
+        yield LoggedStep(KINDS[kind - 1], seconds, phases)

@@ -12,10 +12,12 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from perfdoc.core.measurement import How, Measurement, Unavailable
-from perfdoc.launch.scan import environment_for_helpers
+from perfdoc.core.typed_json import from_json, to_json
+from perfdoc.decoder_bench.messages import Answer, Asked
+from perfdoc.launch.environment import environment_for_helpers
 
 ALONE, WORKERS = "alone", "in workers"
 SECONDS = 0.5
@@ -27,6 +29,7 @@ CELL_TIMEOUT = 120.0
 HOW: How = "measured in isolation"
 
 Found = list["Measurement | Unavailable"]
+Mode = Literal["speed", "quality"]
 
 
 class DecoderBench:
@@ -60,10 +63,10 @@ class DecoderBench:
             began = time.monotonic()
             (result,) = self._cells(slug, "quality", 1, self.files, 0.0)
             self._startup[slug] = time.monotonic() - began
-            if "missing" in result or "failed" in result:
-                found.append(Unavailable(f"decoder.{slug}", str(result.get("missing") or result.get("failed"))))
+            if result.missing or result.failed:
+                found.append(Unavailable(f"decoder.{slug}", result.missing or result.failed))
                 continue
-            decodes[slug] = set(result["decodes"])
+            decodes[slug] = set(result.decodes)
             found += _quality(slug, result, len(self.files))
         common = sorted(set.intersection(*decodes.values())) if decodes else []
         if not common:
@@ -84,7 +87,7 @@ class DecoderBench:
                 self.say(f"decoder {slug}, {where}, round {place + 1}")
                 count = self.workers if where == WORKERS else 1
                 results = self._cells(slug, "speed", count, names, SECONDS)
-                seconds = [value for result in results for value in [_middle(result.get("seconds", ()))] if value]
+                seconds = [value for result in results for value in [_middle(result.seconds)] if value]
                 if len(seconds) == count:
                     # Files a second of all together, as seconds a file.
                     together = 1 / sum(1 / value for value in seconds)
@@ -97,15 +100,16 @@ class DecoderBench:
                 break
         return found
 
-    def _cells(self, slug: str, mode: str, count: int, names: Sequence[str], seconds: float) -> list[dict[str, Any]]:
+    def _cells(self, slug: str, mode: Mode, count: int, names: Sequence[str], seconds: float) -> list[Answer]:
         """Run ``count`` processes of one decoder that begin to time together."""
         start = time.time() + 1.3 * self._startup.get(slug, IMPORT_SECONDS) if mode == "speed" and count > 1 else 0.0
-        asked = {
-            "decoder": slug, "mode": mode, "folder": str(self.folder), "files": list(names), "seconds": seconds,
-            "side": self.side, "single_thread": True, "module": self.modules[slug], "start": start,
-        }
+        asked = Asked(
+            mode=mode, module=self.modules[slug], folder=str(self.folder), files=list(names), seconds=seconds, side=self.side,
+            single_thread=True, start=start,
+        )
+        line = json.dumps(to_json(asked))
         running = [
-            subprocess.Popen([self.python, "-m", "perfdoc.decoder_bench.worker", json.dumps(asked)], stdout=subprocess.PIPE,
+            subprocess.Popen([self.python, "-m", "perfdoc.decoder_bench.worker", line], stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, text=True, env=environment_for_helpers())
             for _ in range(count)
         ]
@@ -115,7 +119,7 @@ class DecoderBench:
                 out, err = process.communicate(timeout=CELL_TIMEOUT)
                 results.append(_result(out, err, process.returncode))
         except subprocess.TimeoutExpired:
-            results.append({"failed": f"it took more than {CELL_TIMEOUT:.0f} s"})
+            results.append(Answer(failed=f"it took more than {CELL_TIMEOUT:.0f} s"))
         finally:
             for process in running:
                 if process.poll() is None:
@@ -124,16 +128,16 @@ class DecoderBench:
         return results
 
 
-def _result(out: str, err: str, code: int) -> dict[str, Any]:
+def _result(out: str, err: str, code: int) -> Answer:
     for line in reversed(out.splitlines()):
         try:
             found = json.loads(line)
         except ValueError:
             continue
         if isinstance(found, dict):
-            return found
+            return from_json(Answer, found)
     last = err.strip().splitlines()[-1:] or [f"it ended with exit code {code}"]
-    return {"failed": last[0]}
+    return Answer(failed=last[0])
 
 
 def _middle(values: Sequence[float]) -> float:
@@ -141,13 +145,13 @@ def _middle(values: Sequence[float]) -> float:
     return ordered[len(ordered) // 2] if ordered else 0.0
 
 
-def _quality(slug: str, result: Mapping[str, Any], files: int) -> Found:
+def _quality(slug: str, result: Answer, files: int) -> Found:
     here: dict[str, str | int | float] = {"decoder": slug}
-    scaled = {"scaled": int(result["scaled"])}
-    found: Found = [Measurement("decoder.decodes", "1", (len(result["decodes"]) / files,), {**here, **scaled}, HOW)]
-    if result["largest"]:
-        found.append(Measurement("decoder.largest_error", "1", tuple(v / 255 for v in result["largest"]), here, HOW))
-        found.append(Measurement("decoder.mean_error", "1", tuple(v / 255 for v in result["mean"]), here, HOW))
-    for case, outcome in result["cases"].items():
+    scaled = {"scaled": int(result.scaled)}
+    found: Found = [Measurement("decoder.decodes", "1", (len(result.decodes) / files,), {**here, **scaled}, HOW)]
+    if result.largest:
+        found.append(Measurement("decoder.largest_error", "1", tuple(v / 255 for v in result.largest), here, HOW))
+        found.append(Measurement("decoder.mean_error", "1", tuple(v / 255 for v in result.mean), here, HOW))
+    for case, outcome in result.cases.items():
         found.append(Measurement("decoder.case", "1", (1.0,), {**here, "case": case, "outcome": outcome}, HOW))
     return found

@@ -17,21 +17,23 @@ from time import perf_counter
 from typing import Any
 
 from perfdoc.core.decoder import Decoder
+from perfdoc.core.typed_json import from_json, to_json
+from perfdoc.decoder_bench.messages import Answer, Asked
 
 MOST_FILES_COMPARED = 12
 
 
 def main() -> None:
     """Run the cell that the JSON document in ``argv[1]`` specifies."""
-    asked = json.loads(sys.argv[1])
-    decoder = _decoder(asked["module"])
+    asked = from_json(Asked, json.loads(sys.argv[1]))
+    decoder = _decoder(asked.module)
     try:
-        decoder.load(asked["single_thread"])
+        decoder.load(asked.single_thread)
     except (ImportError, OSError) as error:
-        print(json.dumps({"missing": f"{error}"}))
+        print(json.dumps(to_json(Answer(missing=f"{error}"))))
         return
-    datas = [Path(asked["folder"], name).read_bytes() for name in asked["files"]]
-    print(json.dumps(speed(decoder, datas, asked) if asked["mode"] == "speed" else quality(decoder, datas)))
+    datas = [Path(asked.folder, name).read_bytes() for name in asked.files]
+    print(json.dumps(to_json(speed(decoder, datas, asked) if asked.mode == "speed" else quality(decoder, datas))))
 
 
 def _decoder(module_name: str) -> Decoder:
@@ -42,29 +44,27 @@ def _decoder(module_name: str) -> Decoder:
     raise LookupError(f"{module_name} defines no decoder")
 
 
-def speed(decoder: Decoder, datas: list[bytes], asked: dict[str, Any]) -> dict[str, Any]:
-    """Pass over the files again and again for ``asked["seconds"]``, beginning at the moment that all cells of a row begin."""
-    side = asked["side"]
-
+def speed(decoder: Decoder, datas: list[bytes], asked: Asked) -> Answer:
+    """Pass over the files again and again for ``asked.seconds``, beginning at the moment that all cells of a row begin."""
     def run() -> None:
         if decoder.scaled:
             for data in datas:
-                decoder.decode_small(data, side)
+                decoder.decode_small(data, asked.side)
         else:
             decoder.decode_all(datas)
 
     run()
-    time.sleep(max(0.0, asked["start"] - time.time()))
+    time.sleep(max(0.0, asked.start - time.time()))
     seconds: list[float] = []
     began = perf_counter()
-    while not seconds or perf_counter() - began < asked["seconds"]:
+    while not seconds or perf_counter() - began < asked.seconds:
         start = perf_counter()
         run()
         seconds.append((perf_counter() - start) / len(datas))
-    return {"seconds": seconds}
+    return Answer(seconds=seconds)
 
 
-def quality(decoder: Decoder, datas: list[bytes]) -> dict[str, Any]:
+def quality(decoder: Decoder, datas: list[bytes]) -> Answer:
     """Which files it decodes, the largest and the mean difference to Pillow in levels of 255, and its ways with odd files."""
     import numpy
 
@@ -82,7 +82,7 @@ def quality(decoder: Decoder, datas: list[bytes]) -> dict[str, Any]:
                 off = numpy.abs(wanted.astype(numpy.int16) - picture.astype(numpy.int16))
                 largest.append(float(off.max()))
                 mean.append(float(off.mean()))
-    return {"decodes": decodes, "largest": largest, "mean": mean, "scaled": decoder.scaled, "cases": _cases(decoder, reference)}
+    return Answer(decodes=decodes, largest=largest, mean=mean, scaled=decoder.scaled, cases=_cases(decoder, reference))
 
 
 def _pillow() -> Callable[[bytes], Any] | None:

@@ -57,7 +57,7 @@ def diagnose(capture: Capture) -> Diagnosis:
 
 
 def _plan(seen: Evidence) -> Plan | None:
-    config = seen.capture.experiment.get("plan") or {}
+    config = seen.capture.experiment.plan
     if not config or seen.withheld:
         return None
     arm = config_id(config)
@@ -88,8 +88,8 @@ def _epoch(seen: Evidence, config: Mapping[str, str], effect: Effect) -> tuple[E
     planned = config.get("dataloader_workers")
     if turn is None or batches is None or loop is None or planned is None or str(turn.conditions["workers"]) != planned:
         return None, 0
-    steps = max(1, round(batches.median / max(1, loop["loaders"][0]["batches_a_step"])))
-    if loop["loaders"][0]["num_workers"]:
+    steps = max(1, round(batches.median / max(1, loop.loaders[0].batches_a_step)))
+    if loop.loaders[0].num_workers:
         return None, 0  # the user's own epochs have such a turn too, which was not timed with their count
     before = seen.step_seconds * steps
 

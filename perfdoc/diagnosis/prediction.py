@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
+from perfdoc.capture.records import Loop
+from perfdoc.capture.run import Machine
 from perfdoc.core.finding import Effect
 
 RUN_SPREAD = 0.03
@@ -37,21 +38,21 @@ the plan takes in the scan, less what the original takes more. In 42 plans that 
 by the speed-up. With 0.25 the mean log error of 54 plans is -0.3% in place of +1.8%."""
 
 
-def other_machine(loop: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
+def other_machine(loop: Loop, machine: Machine) -> str:
     """In what a capture's machine differs from those that the spreads come from: ``a GPU``, ``16 cores``; empty if in nothing.
 
     ``loop`` and ``machine`` of a capture.
     """
-    if loop["device"] != "cpu":
+    if loop.device != "cpu":
         return "a GPU"
-    there, usable = float(machine.get("cores") or loop["cores"]), float(loop["cores"])
+    there, usable = float(machine.cores or loop.cores), loop.cores
     if there == usable == KNOWN_CORES:
         return ""
     cores = f"{there:g} core{'' if there == 1 else 's'}"
     return cores if there == usable else f"{cores}, of which {usable:g} may be used"
 
 
-def widening(loop: Mapping[str, Any], machine: Mapping[str, Any]) -> float:
+def widening(loop: Loop, machine: Machine) -> float:
     """By how much the spread between runs is larger on a capture's machine than where it was measured."""
     return OTHER_MACHINE if other_machine(loop, machine) else 1.0
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from perfdoc.capture.document import Capture
+from perfdoc.capture.records import Offer
 from perfdoc.core import blocks as pairing
 from perfdoc.core import numerics, stats
 from perfdoc.core.blocks import AA_ARM, CONFIRM_PHASE, CONTROL_ARM, SEARCH_PHASE
@@ -19,6 +20,7 @@ from perfdoc.core.finding import WIDEST, Effect, Effort, Finding, Verdict, count
 from perfdoc.core.measurement import Measurement
 from perfdoc.core.registry import discover
 from perfdoc.core.treatment import config_from_id, config_id
+from perfdoc.core.typed_json import to_json
 from perfdoc.diagnosis.prediction import NORMAL, UNSEEN, other_machine, predicted, spread, widening
 
 SECTIONS = ("What it measures", "Why it costs time", "Example", "Use instead", "When this is wrong")
@@ -57,13 +59,13 @@ class Evidence:
     @property
     def loader_site(self) -> str:
         """``file:line`` of the loader the step fetches from, or an empty string."""
-        loaders = self.capture.loop["loaders"] if self.capture.loop else []
-        return str(loaders[0]["site"]) if loaders else ""
+        loaders = self.capture.loop.loaders if self.capture.loop else []
+        return loaders[0].site if loaders else ""
 
     @property
     def step_seconds(self) -> float:
         """Mean duration of a step under the user's own settings, over the medians of the control blocks, in seconds."""
-        controls = [b["seconds"] / b["count"] for b in self.capture.blocks if b["arm"] == CONTROL_ARM and b["count"]]
+        controls = [b.pace for b in self.capture.blocks if b.arm == CONTROL_ARM and b.count]
         if controls:
             return float(statistics.median(controls))
         step = self.measurement("step.time")
@@ -72,22 +74,22 @@ class Evidence:
     @property
     def samples_a_step(self) -> float:
         """Samples that are made for a step, one after the other: those of its batches, by each of the workers."""
-        loaders = self.capture.loop["loaders"] if self.capture.loop else []
+        loaders = self.capture.loop.loaders if self.capture.loop else []
         if not loaders:
             return 1.0
         first = loaders[0]
-        return float((first["batch_size"] or 1) * max(1, first["batches_a_step"]) / max(1, first["num_workers"]))
+        return float((first.batch_size or 1) * max(1, first.batches_a_step) / max(1, first.num_workers))
 
-    def offer(self, slug: str) -> Mapping[str, Any] | None:
+    def offer(self, slug: str) -> Offer | None:
         """What the treatment ``slug`` said it could do in this loop."""
-        return next((offer for offer in self.capture.offers if offer["slug"] == slug), None)
+        return next((offer for offer in self.capture.offers if offer.slug == slug), None)
 
     def change(self, arm: str) -> str:
         """An arm as the change a person would make: ``num_workers=2 and torch.set_num_threads(1)``."""
         parts = []
         for slug, level in config_from_id(arm).items():
-            offer = self.offer(slug) or {"levels": []}
-            parts.append(next((change for name, change in offer["levels"] if name == level), f"{slug}={level}"))
+            offer = self.offer(slug)
+            parts.append((offer.change(level) if offer else None) or f"{slug}={level}")
         return " and ".join(parts)
 
     # -- the experiment
@@ -100,18 +102,18 @@ class Evidence:
     @cached_property
     def ceilings(self) -> frozenset[str]:
         """Slugs of treatments that only explain."""
-        return frozenset(offer["slug"] for offer in self.capture.offers if offer["ceiling"])
+        return frozenset(offer.slug for offer in self.capture.offers if offer.ceiling)
 
     @cached_property
     def arms(self) -> list[str]:
         """Ids of all arms that were to be tried, without control, A/A and ceilings."""
         # Stacks that the search came by on its way to the plan are no answers to anybody's question.
         names = dict.fromkeys(
-            str(block["arm"]) for block in self.capture.blocks if block["phase"] not in (SEARCH_PHASE, CONFIRM_PHASE)
+            str(block.arm) for block in self.capture.blocks if block.phase not in (SEARCH_PHASE, CONFIRM_PHASE)
         )
         for offer in self.capture.offers:
-            for level, _ in offer["levels"]:
-                names.setdefault(config_id({offer["slug"]: level}))
+            for level, _ in offer.levels:
+                names.setdefault(config_id({offer.slug: level}))
         return [
             name for name in names
             if name not in (CONTROL_ARM, AA_ARM) and not self.ceilings & set(config_from_id(name))
@@ -145,20 +147,20 @@ class Evidence:
         By the search's regression over all stacks (``inject/experiment/surrogate``). None where it says nothing, and where the
         change's own blocks say it better.
         """
-        found = self.capture.experiment.get("estimates", {}).get(arm)
+        found = self.capture.experiment.estimates.get(arm)
         if found is None or self.verdict(arm) != "undecided":
             return None
-        center, half = found["center"], NORMAL * found["deviation"]
+        center, half = found.center, NORMAL * found.deviation
         alone = self.interval(arm)
         if alone is not None and (alone.high - alone.low) / 2 <= half:
             return None
         speedup, low, high = (stats.ratio_of(log) for log in (center, center - half, center + half))
-        return Effect(speedup, low, high, found["blocks"], "estimated from stacks")
+        return Effect(speedup, low, high, found.blocks, "estimated from stacks")
 
     @cached_property
     def asked_effect(self) -> float:
         """The smallest effect of interest that was asked for, as a share."""
-        return float(self.capture.run.get("smallest_effect", 0.02))
+        return self.capture.run.smallest_effect
 
     @cached_property
     def resolution(self) -> float | None:
@@ -214,11 +216,11 @@ class Evidence:
     @cached_property
     def fault_rates(self) -> list[float]:
         """Page faults a second in each block of the user's own settings; empty on a GPU and where they were not counted."""
-        if self.capture.loop is None or self.capture.loop["device"] != "cpu":
+        if self.capture.loop is None or self.capture.loop.device != "cpu":
             return []
         # What other work (validation) took of memory is in the count of a block that has such steps, and not in its seconds.
-        return [b["faults"] / b["seconds"] for b in self.capture.blocks
-                if b["arm"] in (CONTROL_ARM, AA_ARM) and b["seconds"] and "faults" in b and not b.get("irregular")]
+        return [b.faults / b.seconds for b in self.capture.blocks
+                if b.arm in (CONTROL_ARM, AA_ARM) and b.seconds and b.faults is not None and not b.irregular]
 
     def unseen_faults(self, arm: str) -> float:
         """Share of the original's step for page faults that the changed script takes, and ``arm`` did not in the scan.
@@ -229,18 +231,18 @@ class Evidence:
         cost, own, loop = self.measurement("machine.page_fault"), self._faults_a_second(arm), self.capture.loop
         if cost is None or own is None or loop is None:
             return 0.0
-        if "dataloader_workers" in config_from_id(arm) and not all(loader["num_workers"] for loader in loop["loaders"]):
+        if "dataloader_workers" in config_from_id(arm) and not all(loader.num_workers for loader in loop.loaders):
             return 0.0
         return max(0.0, UNSEEN * self.fault_share - cost.median * own)
 
     def _faults_a_second(self, arm: str) -> float | None:
         """Page faults of an arm's blocks in a second of the control's steps; None where none were counted."""
         blocks = [b for b in self.capture.blocks
-                  if b["arm"] == arm and b["count"] and "faults" in b and not b.get("irregular")]
+                  if b.arm == arm and b.count and b.faults is not None and not b.irregular]
         pace = self.control_pace()
         if not blocks or not pace:
             return None
-        return math.fsum(b["faults"] for b in blocks) / (pace * sum(int(b["count"]) for b in blocks))
+        return math.fsum(b.faults or 0 for b in blocks) / (pace * sum(b.count for b in blocks))
 
     def expected(self, arm: str, measured: Effect) -> Effect:
         """What a script changed as in ``arm``, which was measured so, should come to: for another process at another time."""
@@ -254,8 +256,8 @@ class Evidence:
 
     def control_pace(self) -> float | None:
         """Median seconds a step of the control while the plan was confirmed, or else of the scan; None without steps."""
-        paces = [b["seconds"] / b["count"] for b in self.capture.blocks
-                 if b["arm"] == CONTROL_ARM and b["count"] and b.get("phase") == CONFIRM_PHASE]
+        paces = [b.pace for b in self.capture.blocks
+                 if b.arm == CONTROL_ARM and b.count and b.phase == CONFIRM_PHASE]
         return statistics.median(paces) if paces else self.step_seconds or None
 
     def budget_needed(self, pairs: int, arms: int) -> int | None:
@@ -263,13 +265,13 @@ class Evidence:
 
         None where it was not the budget that ended the experiment.
         """
-        blocks = [b["seconds"] + math.fsum(b.get("warmup", ())) + b.get("switch", 0.0) for b in self.capture.blocks]
-        budget = self.capture.run.get("budget")
-        if not blocks or budget is None or self.capture.experiment.get("reason") != "budget spent":
+        blocks = [b.seconds + math.fsum(b.warmup) + b.switch for b in self.capture.blocks]
+        budget = self.capture.run.budget
+        if not blocks or budget is None or self.capture.experiment.reason != "budget spent":
             return None
         # Two arms share a control block.
         more = 1.5 * statistics.fmean(blocks) * (pairs + arms * stats.LOOKS[0])
-        return math.ceil((float(budget) + more) / 10) * 10
+        return math.ceil((budget + more) / 10) * 10
 
     def budget_for(self, pairs: int, arms: int) -> str:
         """:meth:`budget_needed` in a sentence; empty where there is none."""
@@ -281,11 +283,11 @@ class Evidence:
 
     def verdict(self, arm: str) -> Verdict:
         """The verdict on one arm of the experiment."""
-        if arm in self.capture.experiment.get("failed", {}):
+        if arm in self.capture.experiment.failed:
             return "untestable here"
         if self.withheld:
             return "withheld"
-        settled = self.capture.experiment.get("verdicts", {}).get(arm)
+        settled = self.capture.experiment.verdicts.get(arm)
         arms = max(1, len(self.arms))
         found = stats.keep(settled, self.values(arm), self.smallest_effect, arms, self.noise, self.overlap(arm))
         return "undecided" if found == "no difference" and self.is_coarse else found
@@ -317,7 +319,7 @@ class Evidence:
 
     def in_plan(self, arm: str) -> bool:
         """Whether the arm is a part of a plan that was confirmed as faster."""
-        plan = self.capture.experiment.get("plan") or {}
+        plan = self.capture.experiment.plan
         effect = self.effect(config_id(plan), confirm=True) if plan else None
         confirmed = effect is not None and effect.low > 1.0 and self.beyond_control(effect)
         return confirmed and config_from_id(arm).items() <= plan.items()
@@ -331,21 +333,22 @@ class Evidence:
 
     def planned(self, arm: str) -> bool:
         """Whether the arm may be part of a plan: none of its parts trades something else for time."""
-        return all((self.offer(slug) or {}).get("planned", True) for slug in config_from_id(arm))
+        return all(offer.planned for slug in config_from_id(arm) if (offer := self.offer(slug)) is not None)
 
     def numerics(self, arm: str) -> str:
         """What the arm does to loss and gradients: the worst of its parts; empty where no part touches them."""
         order = ("same numbers", "rounding", "not checked", "changes training")
         found = []
         for slug, level in config_from_id(arm).items():
-            if (self.offer(slug) or {}).get("numerics"):
+            offer = self.offer(slug)
+            if offer is not None and offer.numerics:
                 record = self.parity_record(config_id({slug: level}))
                 found.append(numerics.judge(record) if record else "not checked")
         return max(found, key=order.index, default="")
 
     def parity_record(self, arm: str) -> Mapping[str, Any] | None:
         """The last comparison of the arm's numbers with the control's."""
-        return next((record for record in reversed(self.capture.parity) if record["arm"] == arm), None)
+        return next((to_json(record) for record in reversed(self.capture.parity) if record.arm == arm), None)
 
     def seconds_saved(self, arm: str) -> float:
         """Seconds a step that the arm saves at least: the lower end of its interval (negative: it may cost)."""
@@ -354,13 +357,13 @@ class Evidence:
 
     def one_time_seconds(self, arm: str) -> float | None:
         """Seconds that the first switch to ``arm`` took beyond what its steps take later; None where it was never made."""
-        mine = [block for block in self.capture.blocks if block["arm"] == arm and block["count"]]
+        mine = [block for block in self.capture.blocks if block.arm == arm and block.count]
         if not mine:
             return None
-        first = min(mine, key=lambda block: (block["lap"], block["i"]))
-        usual = statistics.median(block["seconds"] / block["count"] for block in mine)
-        warmup = first.get("warmup", ())
-        return max(0.0, float(first.get("switch", 0.0) + math.fsum(warmup) - usual * len(warmup)))
+        first = min(mine, key=lambda block: (block.lap, block.i))
+        usual = statistics.median(block.pace for block in mine)
+        warmup = first.warmup
+        return max(0.0, float(first.switch + math.fsum(warmup) - usual * len(warmup)))
 
 
 LEAST_SHARE = 0.02
@@ -451,11 +454,11 @@ class TreatmentRule(Rule):
     def check(self, seen: Evidence) -> Finding | None:
         """The best level of the treatment, with its verdict; also where it could not be tried here."""
         offer = seen.offer(self.treatment)
-        if offer is None or offer["status"] in ("not applicable", "already on"):
+        if offer is None or offer.status in ("not applicable", "already on"):
             return None
-        if offer["status"] == "untestable here":
-            return Finding(self.code, self.slug, f"{offer['title']}: could not be tried here", self.where(seen),
-                           "untestable here", offer["reason"])
+        if offer.status == "untestable here":
+            return Finding(self.code, self.slug, f"{offer.title}: could not be tried here", self.where(seen),
+                           "untestable here", offer.reason)
         arms = seen.arms_of(self.treatment)
         if not arms:
             return None
@@ -468,8 +471,8 @@ class TreatmentRule(Rule):
             f"{seen.change(arm)}: {effect.words}"
             for arm in arms if arm != best and (effect := seen.effect(arm))
         ]
-        if offer["reason"]:
-            evidence.append(offer["reason"])
+        if offer.reason:
+            evidence.append(offer.reason)
         return self.finding(seen, best, self.title(seen, best), self.where(seen), seen.change(best), evidence)
 
 
@@ -505,7 +508,7 @@ def one_time_cost(seen: Evidence, arm: str) -> list[str]:
 def describe(seen: Evidence, arm: str) -> str:
     """One sentence: what the arm did to the step."""
     change, effect, verdict = seen.change(arm), seen.effect(arm), seen.verdict(arm)
-    failed = seen.capture.experiment.get("failed", {}).get(arm)
+    failed = seen.capture.experiment.failed.get(arm)
     if failed:
         return f"{change}: fails in this loop ({failed})"
     if effect is None:
@@ -527,8 +530,8 @@ def estimated(seen: Evidence, arm: str) -> str:
     found = seen.estimate(arm)
     if found is None:
         return ""
-    beside = "beside the plan" if seen.capture.experiment.get("plan") else "on its own"
-    if config_from_id(arm).items() <= seen.capture.experiment.get("plan", {}).items():
+    beside = "beside the plan" if seen.capture.experiment.plan else "on its own"
+    if config_from_id(arm).items() <= seen.capture.experiment.plan.items():
         beside = "in the plan"
     return (f"{beside} {found.words}, estimated from {counted(found.pairs, 'block')} that had it, most of them with other "
             "changes")

@@ -21,12 +21,13 @@ from typing import Any, NoReturn
 
 import torch
 
-from perfdoc.core.blocks import CONTROL_ARM
+from perfdoc.core.blocks import CONTROL_ARM, Block
 from perfdoc.core.metrics import PHASES
 from perfdoc.core.parent_death import die_with_parent
 from perfdoc.core.probe import Probe
 from perfdoc.core.registry import discover
 from perfdoc.core.treatment import Treatment
+from perfdoc.core.typed_json import from_json
 from perfdoc.inject.experiment.applicability import factors
 from perfdoc.inject.experiment.budget import Budget
 from perfdoc.inject.experiment.experiment import Experiment
@@ -381,11 +382,11 @@ class Session:
         self.loop.known_loaders.close()
 
 
-def _read_history(path: str | None) -> list[dict[str, Any]]:
+def _read_history(path: str | None) -> list[Block]:
     if not path:
         return []
     with open(path, encoding="utf-8") as f:
-        return list(json.load(f))
+        return [from_json(Block, entry) for entry in json.load(f)]
 
 
 assert len(PHASES) == 7

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+from perfdoc.capture import events, incidents
+from perfdoc.capture.event import Event, of
+from perfdoc.capture.event import last as last_of
+from perfdoc.capture.run import Outcome
 from perfdoc.launch import launches, signals, unwatched
 
 STEPS_WANTED = 16
@@ -20,55 +24,60 @@ NO_ROOM = 65536
 """Minimum of the disk, in bytes, that must be free for a failure to be looked at: with less, whatever writes fails."""
 
 
+class Ending(NamedTuple):
+    """How a scan ended."""
+
+    outcome: Outcome
+    reason: str
+    """The outcome in words; may be empty."""
+    exit_code: int
+
+
 def outcome(
-    done: Sequence[launches.Launch], interrupted: KeyboardInterrupt | None, seen: dict[str, Any],
-    events: Sequence[dict[str, Any]], folder: Path, wait: float, errand_limit: float | None,
-) -> dict[str, Any]:
-    """``outcome``, with the reason in words and perfdoc's exit code.
+    done: Sequence[launches.Launch], interrupted: KeyboardInterrupt | None, seen: Collection[str],
+    written: Sequence[Event], folder: Path, wait: float, errand_limit: float | None,
+) -> Ending:
+    """The outcome, with the reason in words and perfdoc's exit code.
 
     ``seen``: what the last launch's processes got to. ``wait``: seconds that the first optimizer step was waited for.
     ``errand_limit``: seconds that an errand may take.
     """
     if interrupted is not None:
-        return {"outcome": "interrupted", "reason": signals.words(interrupted), "exit_code": signals.exit_code(interrupted)}
+        return Ending("interrupted", signals.words(interrupted), signals.exit_code(interrupted))
     if not done:
-        return {"outcome": "failed", "reason": "the command could not be run", "exit_code": 1}
+        return Ending("failed", "the command could not be run", 1)
     last = done[-1]
-    slow = next((e for e in reversed(events) if e["e"] == "too_slow"), None)
+    slow = last_of(events.TooSlow, written)
     if last.ended_by_scan and last.kind == "experiment" and slow is not None:
-        return {"outcome": "complete", "exit_code": 0, "reason": (
-            f"a step takes about {slow['seconds']:.0f} s, so the budget was over before anything could be tried: "
-            f"--budget {STEPS_WANTED * slow['seconds']:.0f}")}
+        return Ending("complete", (
+            f"a step takes about {slow.seconds:.0f} s, so the budget was over before anything could be tried: "
+            f"--budget {STEPS_WANTED * slow.seconds:.0f}"), 0)
     if last.ended_by_scan and last.kind == "experiment":
-        return {"outcome": "complete", "reason": "", "exit_code": 0}
+        return Ending("complete", "", 0)
     injected = [file.read_text(encoding="utf-8") for file in folder.glob("inject-error-*.txt")]
-    injected += [e["error"] for e in events if e["e"] == "inject_failed"]
+    injected += [event.error for event in of(incidents.InjectFailed, written)]
     if injected:
-        return {"outcome": "failed", "reason": "perfdoc could not get into the script: " + injected[-1].strip()[-500:],
-                "exit_code": last.exit_code or 1}
+        return Ending("failed", "perfdoc could not get into the script: " + injected[-1].strip()[-500:], last.exit_code or 1)
     if last.why == "hung":
-        return {"outcome": "failed", "exit_code": 1,
-                "reason": f"it hung: nothing came for longer than the {errand_limit or 0:.0f} s that it may take"}
+        return Ending("failed", f"it hung: nothing came for longer than the {errand_limit or 0:.0f} s that it may take", 1)
     if last.why == "unwatched":
-        return {"outcome": "never trained", "exit_code": 3, "reason": got_to(seen, events)}
+        return Ending("never trained", got_to(seen, written), 3)
     if last.why == "never trained":
-        return {"outcome": "never trained", "exit_code": 3,
-                "reason": f"no optimizer step within {wait:g} s; {got_to(seen, events)}"}
+        return Ending("never trained", f"no optimizer step within {wait:g} s; {got_to(seen, written)}", 3)
     if last.failure is not None and _is_full(folder):
-        return {"outcome": "failed", "exit_code": 1, "reason": (
-            f"no room is left on the disk that holds {folder}: the script's output and files go there in a scan")}
+        return Ending("failed", (
+            f"no room is left on the disk that holds {folder}: the script's output and files go there in a scan"), 1)
     own = launches.own_failure(done)
     if own is not None:
         how = "before perfdoc had changed anything" if last.kind == "experiment" else "and again with nothing changed"
         code = last.exit_code
         if own.guarded:
-            return {"outcome": "failed", "exit_code": code, "reason": (
+            return Ending("failed", (
                 f"the script failed over a file: {own} ({how}). Its files are kept apart in a scan: should it not fail alone, "
-                "the guard is wrong; --no-guard would show it")}
+                "the guard is wrong; --no-guard would show it"), code)
         if -code in FROM_OUTSIDE:
-            return {"outcome": "failed", "reason": f"the script was ended from outside: {own} ({how})", "exit_code": 128 - code}
-        return {"outcome": "failed", "reason": f"the script failed by itself: {own} ({how})",
-                "exit_code": code if code > 0 else 128 - code}
+            return Ending("failed", f"the script was ended from outside: {own} ({how})", 128 - code)
+        return Ending("failed", f"the script failed by itself: {own} ({how})", code if code > 0 else 128 - code)
     broken = next((launch for launch in reversed(done) if launch.failure is not None or launch.why == "stuck"), None)
     blocks = sum(launch.blocks for launch in done)
     if broken is not None and broken is (done[-2] if last.kind == "check" and len(done) > 1 else last):
@@ -76,21 +85,19 @@ def outcome(
         alone = "; with nothing changed it goes well" if last.kind == "check" else ""
         reason = f"perfdoc's doing, not the script's: it {what} {launches.told(broken)}{alone}"
         if blocks:
-            return {"outcome": "complete", "reason": f"{reason}. What was measured before is told", "exit_code": 0}
-        return {"outcome": "failed", "reason": reason, "exit_code": 1}
+            return Ending("complete", f"{reason}. What was measured before is told", 0)
+        return Ending("failed", reason, 1)
     if not any(launch.stepped for launch in done):
-        return {"outcome": "never trained", "exit_code": 3,
-                "reason": f"the script ended without an optimizer step; {got_to(seen, events)}"}
+        return Ending("never trained", f"the script ended without an optimizer step; {got_to(seen, written)}", 3)
     if not blocks:
-        return {"outcome": "too short", "exit_code": 0,
-                "reason": f"the script ended before its loop was known: let it train longer ({longer(events)})"}
+        return Ending("too short", f"the script ended before its loop was known: let it train longer ({longer(written)})", 0)
     if len(done) > 1:
         starts = sum(launch.start_seconds for launch in done[1:])
         times = f"it was started {len(done)} times, which took {starts:.0f} s of the budget"
-        return {"outcome": "complete", "exit_code": 0, "reason": (
-            f"the script ended before all questions were settled; {times}: let it train longer ({longer(events)})")}
-    return {"outcome": "complete", "exit_code": 0, "reason": (
-        f"the script ended before all questions were settled: let it train longer ({longer(events)})")}
+        return Ending("complete", (
+            f"the script ended before all questions were settled; {times}: let it train longer ({longer(written)})"), 0)
+    return Ending("complete", (
+        f"the script ended before all questions were settled: let it train longer ({longer(written)})"), 0)
 
 
 def _is_full(folder: Path) -> bool:
@@ -101,10 +108,10 @@ def _is_full(folder: Path) -> bool:
         return False
 
 
-def longer(events: Sequence[dict[str, Any]]) -> str:
+def longer(written: Sequence[Event]) -> str:
     """How the script could be told to train longer, where its options were seen."""
-    options = [tuple(option) for e in events if e["e"] == "options" for option in e["longer"]]
-    said = [f"{name}, now {value}" if value is not None else str(name) for name, value in dict.fromkeys(options)]
+    options = [option for event in of(events.OptionsSeen, written) for option in event.longer]
+    said = [f"{name}, now {value}" if value is not None else name for name, value in dict.fromkeys(options)]
     return "; ".join(said[:3]) or "more epochs or data"
 
 
@@ -119,13 +126,13 @@ def status(code: int) -> str:
     return f"signal {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
 
 
-def got_to(seen: dict[str, Any], events: Sequence[dict[str, Any]]) -> str:
+def got_to(seen: Collection[str], written: Sequence[Event]) -> str:
     """How far a script came that never trained, in words."""
-    strangers = unwatched.told(events)
+    strangers = unwatched.told(written)
     if strangers:
         return strangers
-    if not any(e["e"] == "process" for e in events):
-        if any(e["e"] == "entered" for e in events):
+    if not of(events.ProcessSeen, written):
+        if of(events.Entered, written):
             return "torch was never imported in it. Is it the right script?"
         return ("perfdoc could not get into it. Is it the right command? (Nothing is seen in `python -I`, `-E` or `-S`, nor in "
                 "programs that are not Python.)")

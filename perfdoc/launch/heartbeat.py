@@ -6,11 +6,13 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
 
 import psutil
+
+from perfdoc.capture.event import Event
+from perfdoc.capture.incidents import Resumed
 
 STILL_SECONDS = 60.0
 """Maximum age of a heartbeat, in seconds. The watchdog in the process beats every second; it stops where the process hangs in
@@ -33,7 +35,7 @@ class Heartbeat:
     """
 
     def __init__(
-        self, folder: Path, lap: int, budget: float, wait: float, say: Callable[[dict[str, Any]], None]
+        self, folder: Path, lap: int, budget: float, wait: float, say: Callable[[Event], None]
     ) -> None:
         self._folder = folder
         self._lap = lap
@@ -47,7 +49,7 @@ class Heartbeat:
         self._slept = 0.0
         self._last = time.monotonic()
 
-    def trouble(self, pid: int, seen: Mapping[str, Any], known: bool = True) -> str:
+    def trouble(self, pid: int, seen: Collection[str], known: bool = True) -> str:
         """Why this launch has to be ended now: ``stuck`` or ``did not end``; empty where all is well.
 
         ``pid``: of the command. ``seen``: what its processes got to (``optimizer step``). ``known``: whether the loop is known.
@@ -84,7 +86,7 @@ class Heartbeat:
         elif now - self._stopped_since > SUSPENDED_SECONDS:
             self._stopped_since = None
             self._resumed += 1
-            self._say({"e": "resumed", "why": "the script was suspended by somebody else; it is told to go on"})
+            self._say(Resumed(why="the script was suspended by somebody else; it is told to go on"))
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGCONT)
         return True

@@ -7,9 +7,11 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from perfdoc.capture import events
+from perfdoc.capture.event import Event, of
 
 LONGEST_LOOK = 3.0
 """Maximum time for one listing of the working folder, in seconds."""
@@ -57,20 +59,19 @@ class Listing:
         return sorted(path for path, found in self.files.items() if before.files.get(path) != found)
 
 
-def tidy(events: Sequence[Mapping[str, Any]], *, target: Path, folder: Path) -> list[str]:
+def tidy(written: Sequence[Event], *, target: Path, folder: Path) -> list[str]:
     """Put right what Python wrote past the guard, as the net under it has told: paths that were moved to ``target``.
 
     What was new is moved; a file of the user's gets its bytes, mode and times back from the copy in the run's ``folder``.
-    Nothing that the events do not name is touched. ``events``: of the run, which must have ended.
+    Nothing that the events do not name is touched. ``written``: events of the run, which must have ended.
     """
-    for event in events:
-        if event["e"] == "saved":
-            copy, path = folder / event["copy"], event["path"]
-            with contextlib.suppress(OSError):
-                if not _same(copy, Path(path)):
-                    shutil.copy2(copy, path)
+    for saved in of(events.FileSaved, written):
+        copy = folder / saved.copy
+        with contextlib.suppress(OSError):
+            if not _same(copy, Path(saved.path)):
+                shutil.copy2(copy, saved.path)
     moved = []
-    for path in sorted({event["path"] for event in events if event["e"] == "unguarded"}, reverse=True):
+    for path in sorted({made.path for made in of(events.FileUnguarded, written)}, reverse=True):
         if os.path.islink(path) or os.path.isfile(path):
             place = target / path.lstrip(os.sep)
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import os
 import secrets
-import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,12 +20,19 @@ import psutil
 
 import perfdoc
 from perfdoc.capture import document as captures
+from perfdoc.capture import events, incidents
+from perfdoc.capture.event import Event, last, of
+from perfdoc.capture.event_lines import to_entry
+from perfdoc.capture.run import Run
+from perfdoc.capture.settings import BenchAsked, MemoryAsked, Settings
 from perfdoc.core.errors import PerfdocError
-from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.registry import packages
-from perfdoc.launch import endings, host, launches, page_faults, signals, variables
-from perfdoc.launch.gpus import Gpus
+from perfdoc.core.typed_json import to_json
+from perfdoc.launch import endings, launches, processes, signals, variables
+from perfdoc.launch.environment import environment
+from perfdoc.launch.event_reader import EventReader
 from perfdoc.launch.heartbeat import Heartbeat
+from perfdoc.launch.host_monitor import HostMonitor
 from perfdoc.launch.leftovers import Listing, git_status, tidy
 from perfdoc.launch.unwatched import Unwatched
 
@@ -61,71 +65,12 @@ class Options:
     """What the plan may do besides: ``numerics``, change the training's numbers."""
     errand: str = ""
     """Module whose ``Errand`` is run in the loop in place of an experiment."""
-    errand_settings: dict[str, Any] = field(default_factory=dict)
+    bench: BenchAsked | None = None
+    memory: MemoryAsked | None = None
+    loader_after: float | None = None
+    """Seconds after which an errand takes the loader that is iterated, though nothing trains."""
     errand_limit: float | None = None
     """Seconds after which an errand is ended from outside: a data set that hangs must not hang perfdoc."""
-
-
-@dataclass
-class Watch:
-    """What the parent has read from the event files so far."""
-
-    folder: Path
-    lap: int = 0
-    events: list[dict[str, Any]] = field(default_factory=list)
-    _offsets: dict[Path, int] = field(default_factory=dict)
-
-    def news(self) -> list[dict[str, Any]]:
-        """Events written since the last call (single steps are in the step log)."""
-        found = []
-        for file in sorted(self.folder.glob(f"events-{self.lap}-*.jsonl")):
-            with file.open("rb") as f:
-                f.seek(self._offsets.get(file, 0))
-                data = f.read()
-            whole = data.rfind(b"\n") + 1
-            self._offsets[file] = self._offsets.get(file, 0) + whole
-            for line in data[:whole].splitlines():
-                with contextlib.suppress(ValueError):
-                    found.append({**json.loads(line), "file": file.stem})
-        self.events += found
-        return found
-
-    def this_lap(self, kind: str) -> list[dict[str, Any]]:
-        """Events of one kind of the current lap."""
-        return [e for e in self.events if e["e"] == kind and e.get("lap") == self.lap]
-
-    def seen(self) -> dict[str, dict[str, Any]]:
-        """What the current lap's processes got to, by name."""
-        return {e["what"]: e for e in self.this_lap("seen")}
-
-
-def python_command(script: Sequence[str]) -> list[str]:
-    """``train.py ...`` as ``python train.py ...``: this interpreter if it has torch, else the ``python`` on PATH."""
-    if importlib.util.find_spec("torch") is not None:
-        return [sys.executable, *script]
-    return [shutil.which("python") or shutil.which("python3") or sys.executable, *script]
-
-
-def resolve(arguments: Sequence[str], dashed: bool) -> list[str]:
-    """The command to run. Raises PerfdocError where there is no such script or program."""
-    if not arguments:
-        raise PerfdocError("nothing to scan. Say `perfdoc scan train.py [its arguments]` or `perfdoc scan -- command ...`.")
-    first = arguments[0]
-    if dashed:
-        if shutil.which(first) is None:
-            raise PerfdocError(f"no such command: {first}")
-        if os.path.basename(first).startswith("python") and len(arguments) > 1 and arguments[1].endswith(".py"):
-            _check_script(arguments[1])
-        return list(arguments)
-    _check_script(first)
-    return python_command(arguments)
-
-
-def _check_script(path: str) -> None:
-    if os.path.isdir(path):
-        raise PerfdocError(f"{path} is a folder. Name the training script, or use `-- python -m package`.")
-    if not os.path.exists(path):
-        raise PerfdocError(f"no such script: {path} (looked in {os.getcwd()})")
 
 
 def make_run_folder(options: Options) -> Path:
@@ -143,47 +88,7 @@ def make_run_folder(options: Options) -> Path:
     return folder
 
 
-def _places() -> str:
-    found = [f"perfdoc={Path(perfdoc.__file__).parent}"]
-    for name in packages():
-        spec = importlib.util.find_spec(name)
-        if spec is None or not spec.submodule_search_locations:
-            raise PerfdocError(f"the probe package {name!r} is announced but cannot be found. Reinstall it.")
-        found.append(f"{name}={next(iter(spec.submodule_search_locations))}")
-    return os.pathsep.join(found)
-
-
-def environment(folder: Path, python_path: Sequence[str] = ()) -> dict[str, str]:
-    """The user's environment, with perfdoc in it and trackers off; ``python_path`` comes before their own entries."""
-    env = dict(os.environ)
-    # perfdoc's own sitecustomize must be the first: it hands on to the user's, theirs knows of none.
-    bootstrap = str(Path(perfdoc.__file__).parent / "inject" / "bootstrap")
-    env["PYTHONPATH"] = os.pathsep.join(p for p in (bootstrap, *python_path, env.get("PYTHONPATH")) if p)
-    env["PERFDOC_RUN_DIR"] = str(folder)
-    env["PERFDOC_PACKAGES"] = _places()
-    trackers = folder / "trackers"
-    env.update(
-        WANDB_MODE="disabled", WANDB_DIR=str(trackers), WANDB_SILENT="true",
-        MLFLOW_TRACKING_URI=f"file://{trackers / 'mlflow'}",
-        COMET_START_MODE="offline", COMET_OFFLINE_DIRECTORY=str(trackers / "comet"),
-        NEPTUNE_MODE="debug", CLEARML_OFFLINE_MODE="1",
-    )
-    env.pop("PERFDOC_WORKER", None)
-    return env
-
-
-def environment_for_helpers() -> dict[str, str]:
-    """The user's environment for processes of perfdoc's own: it can be imported there, and watches nothing."""
-    env = dict(os.environ)
-    bootstrap = str(Path(perfdoc.__file__).parent / "inject" / "bootstrap")
-    env["PYTHONPATH"] = os.pathsep.join(p for p in (bootstrap, env.get("PYTHONPATH")) if p)
-    env["PERFDOC_PACKAGES"] = _places()
-    env.pop("PERFDOC_RUN_DIR", None)
-    env["OMP_NUM_THREADS"] = "1"
-    return env
-
-
-Show = Callable[[dict[str, Any]], None]
+Show = Callable[[Event], None]
 """Called with every event of interest, for the progress bar."""
 
 
@@ -194,8 +99,8 @@ class Scan:
         self.options = options
         self.show = show
         self.folder = make_run_folder(options)
-        self.watch = Watch(self.folder)
-        self.machine = Machine()
+        self.reader = EventReader(self.folder)
+        self.monitor = HostMonitor()
         self.interrupted: KeyboardInterrupt | None = None
         self._spent = 0.0
         self._excluded: dict[str, launches.Failure | None] = {}
@@ -211,7 +116,7 @@ class Scan:
         try:
             with signals.as_interrupts():
                 while todo.do == "start":
-                    self.watch.lap = len(done)
+                    self.reader.lap = len(done)
                     done.append(self._launch(todo, done))
                     if not self.options.experiment:
                         break
@@ -223,7 +128,7 @@ class Scan:
                     if todo.excluded:
                         self._leave_out(todo.excluded, done)
                     if todo.do == "start":
-                        self.show({"e": "relaunch", "why": todo.why})
+                        self.show(incidents.Relaunched(why=todo.why))
         except KeyboardInterrupt as error:  # between two launches
             self.interrupted = error
         finally:
@@ -236,7 +141,7 @@ class Scan:
 
         Without this every stack that holds the culprit would break the script again.
         """
-        return {part for event in self.watch.events if event["e"] == "block" for part in str(event["arm"]).split("+")}
+        return {part for event in of(events.BlockEnded, self.reader.events) for part in event.record.arm.split("+")}
 
     def _leave_out(self, arms: Sequence[str], done: list[launches.Launch]) -> None:
         """Keep that ``arms`` were on, or had been, when the script broke; they are left out from now on."""
@@ -248,44 +153,43 @@ class Scan:
             what = str(launch.failure) if launch.active else f"the script broke after it: {launch.failure}"
         for arm in arms:
             self._excluded[arm] = launch.failure
-            self._write("arm_failed", arm=arm, error=what)
+            self._write(events.ArmFailed(arm=arm, error=what))
 
     def _clear(self, failure: launches.Failure | None) -> None:
         """Changes that were left out for a failure like this one were not what caused it."""
         for arm in [arm for arm, why in self._excluded.items() if failure is not None and failure.like(why)]:
             del self._excluded[arm]
-            self._write("arm_cleared", arm=arm)
+            self._write(events.ArmCleared(arm=arm))
 
-    def _write(self, e: str, **fields: Any) -> None:
+    def _write(self, event: Event) -> None:
         """Keep an event of the parent's own."""
-        line = {"e": e, "t": time.time(), "lap": self.watch.lap, **fields}
+        event.t, event.lap = time.time(), self.reader.lap
         with contextlib.suppress(OSError), (self.folder / "events-parent.jsonl").open("a", encoding="utf-8") as f:
-            f.write(json.dumps(line) + "\n")
+            f.write(json.dumps(to_entry(event)) + "\n")
 
     def _settings(self, todo: launches.Next, done: Sequence[launches.Launch]) -> None:
         history = None
-        blocks = [e for e in captures.read_events(self.folder) if e["e"] == "block"]
+        blocks = [event.record for event in of(events.BlockEnded, captures.read_events(self.folder))]
         if blocks:
             history = str(self.folder / "history.json")
-            Path(history).write_text(json.dumps(blocks), encoding="utf-8")
+            Path(history).write_text(json.dumps(to_json(blocks)), encoding="utf-8")
         seed = self.options.seed if self.options.seed is not None else secrets.randbelow(2**31)
         self.options.seed = seed
         check = todo.kind == "check"
         shortest = min((launch.train_seconds for launch in done if launch.stepped and not launch.why), default=None)
-        progress = [e for e in self.watch.events if e["e"] == "progress"]
-        settings = {
-            "lap": self.watch.lap, "parent": os.getpid(),
-            "budget": todo.seconds if check else self.options.budget, "spent": 0.0 if check else self._spent,
-            "guard": self.options.guard,
-            "protect": [os.getcwd()], "experiment": self.options.experiment and not check, "only": list(self.options.only),
-            "packages": packages(), "smallest_effect": self.options.smallest_effect, "seed": seed, "history": history,
-            "verdicts": progress[-1]["settled"] if progress else {},
-            "excluded": list(self._excluded), "allow_numerics": "numerics" in self.options.allow,
-            "natural": self._natural, "pausing": not any(e["e"] in ("woken", "stuck") for e in self.watch.events),
-            "trained_seconds": shortest,
-            "errand": "" if check else self.options.errand, **self.options.errand_settings,
-        }
-        (self.folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+        progress = last(events.Progress, self.reader.events)
+        settings = Settings(
+            lap=self.reader.lap, parent=os.getpid(), budget=todo.seconds if check else self.options.budget,
+            spent=0.0 if check else self._spent, guard=self.options.guard, protect=[os.getcwd()],
+            experiment=self.options.experiment and not check, only=list(self.options.only), packages=packages(),
+            smallest_effect=self.options.smallest_effect, seed=seed, history=history,
+            verdicts=dict(progress.settled) if progress else {}, excluded=list(self._excluded),
+            allow_numerics="numerics" in self.options.allow, natural=self._natural,
+            pausing=not any(isinstance(event, events.Woken | events.Stuck) for event in self.reader.events),
+            trained_seconds=shortest, errand="" if check else self.options.errand, loader_after=self.options.loader_after,
+            bench=self.options.bench, memory=self.options.memory,
+        )
+        (self.folder / "settings.json").write_text(json.dumps(to_json(settings)), encoding="utf-8")
 
     @property
     def log(self) -> Path:
@@ -306,30 +210,30 @@ class Scan:
                 raise PerfdocError(f"cannot run {self.options.command[0]}: {error.strerror or error}") from None
             why = self._wait(process, todo.seconds if todo.kind == "check" else self.options.budget)
         self._end_everything(process)
-        self.watch.news()
-        first = self.watch.seen().get("optimizer step")
+        self.reader.news()
+        first = self.reader.seen().get("optimizer step")
         start_seconds, train_seconds = time.time() - began, 0.0
         if first is not None:
-            last = max(e["t"] for e in self.watch.events if e.get("lap") == self.watch.lap and "t" in e)
-            late = sum(e["seconds"] for e in self.watch.this_lap("late_start"))
-            start_seconds, train_seconds = first["t"] + late - began, last - first["t"] - late
+            latest = max(event.t for event in self.reader.this_lap(Event))
+            late = sum(event.seconds for event in self.reader.this_lap(events.LateStart))
+            start_seconds, train_seconds = first.t + late - began, latest - first.t - late
             self._spent += train_seconds
         if done:
             self._spent += start_seconds  # the budget runs from the first step of the first launch
-        switches = [event["config"] for event in self.watch.this_lap("switch")]
+        switches = [event.config for event in self.reader.this_lap(events.Switched)]
         changes = [config for config in switches if config != "control"]
         active = switches[-1] if switches and switches[-1] != "control" else None
         # Under the user's own settings: the change that was on last; under a change: the one just before it.
         before = (switches[-2] if len(switches) > 1 and switches[-2] in changes else None) if active else (
             changes[-1] if changes else None)
-        overran = self.watch.this_lap("overran")
+        overran, blocks = self.reader.this_lap(events.Overran), self.reader.this_lap(events.BlockEnded)
         return launches.Launch(
-            todo.kind, process.returncode, bool(self.watch.this_lap("end")), self._failure(process.returncode, why),
-            bool(switches) or "errand" in self.watch.seen(), active,
+            todo.kind, process.returncode, bool(self.reader.this_lap(events.End)), self._failure(process.returncode, why),
+            bool(switches) or "errand" in self.reader.seen(), active,
             before,
-            bool(overran), bool(overran) and not any(b["t"] > overran[-1]["t"] for b in self.watch.this_lap("block")),
-            self._natural or bool(self.watch.this_lap("natural")),
-            len(self.watch.this_lap("block")), first is not None, start_seconds, train_seconds, why,
+            bool(overran), bool(overran) and not any(block.t > overran[-1].t for block in blocks),
+            self._natural or bool(self.reader.this_lap(events.Natural)),
+            len(blocks), first is not None, start_seconds, train_seconds, why,
         )
 
     def _bound_log(self) -> None:
@@ -346,18 +250,18 @@ class Scan:
 
     def _failure(self, code: int, why: str) -> launches.Failure | None:
         """How a launch failed that was not ended from here."""
-        if code == 0 or why or self.watch.this_lap("end"):
+        if code == 0 or why or self.reader.this_lap(events.End):
             return None
-        events = self.watch.this_lap("failure")
-        if not events:
+        failures = self.reader.this_lap(events.ScriptFailed)
+        if not failures:
             return launches.Failure(f"it ended with {endings.status(code)}", "")
-        last = events[-1]
-        return launches.Failure(last["type"], last["message"], last.get("site", ""), bool(last.get("guarded")))
+        failed = failures[-1].record
+        return launches.Failure(failed.type, failed.message, failed.site, failed.guarded)
 
     def _wait(self, process: subprocess.Popen[bytes], budget: float) -> str:
         """Wait for the command's end; end it where it does not end itself. Says why it was ended, if it was."""
         started, ended_at, errand_at = time.monotonic(), None, None
-        alive = Heartbeat(self.folder, self.watch.lap, budget, self.options.wait, self.show)
+        alive = Heartbeat(self.folder, self.reader.lap, budget, self.options.wait, self.show)
         strangers = Unwatched()
         while True:
             try:
@@ -369,42 +273,43 @@ class Scan:
                 self._interrupt(process, error)
                 return "interrupted"
             try:
-                for event in self.watch.news():
+                for event in self.reader.news():
                     self.show(event)
-                self.machine.sample(process.pid)
+                self.monitor.sample(process.pid)
                 self._bound_log()
                 now = time.monotonic()
-                if ended_at is None and self.watch.this_lap("end"):
+                if ended_at is None and self.reader.this_lap(events.End):
                     ended_at = now
                 if ended_at is not None and now - ended_at > END_GRACE_SECONDS:
-                    _terminate(process.pid)
+                    processes.terminate(process.pid)
                     return "did not end by itself"
-                seen = self.watch.seen()
+                seen = self.reader.seen()
                 if errand_at is None and "errand" in seen:
                     errand_at = now
                 limit = self.options.errand_limit
                 if errand_at is not None and limit is not None and ended_at is None and now - errand_at > limit:
-                    _terminate(process.pid)
+                    processes.terminate(process.pid)
                     return "hung"
                 if not {"optimizer step", "errand"} & set(seen) and now - started > self.options.wait:
-                    _terminate(process.pid)
+                    processes.terminate(process.pid)
                     return "never trained"
                 if "optimizer step" not in seen and any(self.folder.glob("inject-error-*")):
-                    _terminate(process.pid)  # without perfdoc in it nothing would be measured, and nothing guarded
+                    processes.terminate(process.pid)  # without perfdoc in it nothing would be measured, and nothing guarded
                     return ""
                 if "optimizer step" not in seen:
                     # Importing torch takes a minute on a cold disk: where perfdoc is in, it will be heard of.
-                    watched = {int(event["pid"]) for kind in ("entered", "process") for event in self.watch.this_lap(kind)}
-                    for event in strangers.look(processes_of_run(str(self.folder)), watched):
-                        self._write(**event)
-                        self.show(event)
+                    watched = {event.pid for event in self.reader.this_lap(events.Entered)}
+                    watched |= {event.record.pid for event in self.reader.this_lap(events.ProcessSeen)}
+                    for stranger in strangers.look(processes.of_run(str(self.folder)), watched):
+                        self._write(stranger)
+                        self.show(stranger)
                     if strangers.hopeless(watched):
-                        _terminate(process.pid)
+                        processes.terminate(process.pid)
                         return "unwatched"
-                trouble = "stuck" if self.watch.this_lap("stuck") else alive.trouble(
-                    process.pid, seen, bool(self.watch.this_lap("loop")))
+                trouble = "stuck" if self.reader.this_lap(events.Stuck) else alive.trouble(
+                    process.pid, seen, bool(self.reader.this_lap(events.LoopFound)))
                 if trouble and ended_at is None and errand_at is None:
-                    _terminate(process.pid)
+                    processes.terminate(process.pid)
                     return trouble
             except KeyboardInterrupt as error:
                 self._interrupt(process, error)
@@ -421,55 +326,49 @@ class Scan:
             try:
                 process.wait(INTERRUPT_GRACE_SECONDS)
             except (subprocess.TimeoutExpired, KeyboardInterrupt):
-                _terminate(process.pid)
+                processes.terminate(process.pid)
 
     def _end_everything(self, process: subprocess.Popen[bytes]) -> None:
         """Nothing that this run started is alive afterwards, and none of its shared memory is left."""
         pids = {process.pid}
-        for other in processes_of_run(str(self.folder)):
+        for other in processes.of_run(str(self.folder)):
             pids.add(other.pid)
             with contextlib.suppress(psutil.Error):
                 other.terminate()
         gone_by = time.monotonic() + 5
-        while list(processes_of_run(str(self.folder))) and time.monotonic() < gone_by:
+        while list(processes.of_run(str(self.folder))) and time.monotonic() < gone_by:
             time.sleep(0.05)
-        for other in processes_of_run(str(self.folder)):
+        for other in processes.of_run(str(self.folder)):
             with contextlib.suppress(psutil.Error):
                 other.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(5)
-        pids |= {int(e["pid"]) for e in self.watch.this_lap("process")}
-        remove_shared_memory(pids)
+        pids |= {event.record.pid for event in self.reader.this_lap(events.ProcessSeen)}
+        processes.remove_shared_memory(pids)
 
     def _finish(self, started: float, done: list[launches.Launch]) -> captures.Capture:
-        outcome = endings.outcome(
-            done, self.interrupted, self.watch.seen(), captures.read_events(self.folder), self.folder, self.options.wait,
+        ending = endings.outcome(
+            done, self.interrupted, self.reader.seen(), captures.read_events(self.folder), self.folder, self.options.wait,
             self.options.errand_limit,
         )
         self._clear(launches.own_failure(done) if done else None)
-        events = captures.read_events(self.folder)
-        run: dict[str, Any] = {
-            "id": self.folder.name,
-            "command": self.options.command,
-            "directory": os.getcwd(),
-            "started": datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
-            "seconds": round(time.time() - started, 2),
-            "perfdoc": perfdoc.__version__,
-            "budget": self.options.budget,
-            "smallest_effect": self.options.smallest_effect,
-            "seed": self.options.seed,
-            "laps": len(done),
-            **outcome,
-        }
-        capture = captures.from_events(events, run, self.machine.describe())
-        capture.environment["variables"] = variables.record(os.environ)
-        capture.measurements += self.machine.measurements()
+        written = captures.read_events(self.folder)
+        run = Run(
+            id=self.folder.name, command=self.options.command, directory=os.getcwd(),
+            started=datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
+            seconds=round(time.time() - started, 2), perfdoc=perfdoc.__version__, budget=self.options.budget,
+            smallest_effect=self.options.smallest_effect, seed=self.options.seed, laps=len(done), outcome=ending.outcome,
+            reason=ending.reason, exit_code=ending.exit_code,
+        )
+        capture = captures.from_events(written, run, self.monitor.describe())
+        capture.environment.variables = variables.record(os.environ)
+        capture.measurements += self.monitor.measurements()
         if self.options.guard:
-            capture.guard["moved"] = tidy(events, target=self.folder / "unguarded", folder=self.folder)
-            capture.guard["left"] = Listing(Path.cwd(), self.folder.parent.parent).new(self._files)[:MOST_LEFT]
+            capture.guard.moved = tidy(written, target=self.folder / "unguarded", folder=self.folder)
+            capture.guard.left = Listing(Path.cwd(), self.folder.parent.parent).new(self._files)[:MOST_LEFT]
         if self._git is not None:
             now = git_status(Path.cwd())
-            capture.guard["git_changed"] = sorted((now or set()) - self._git)
+            capture.guard.git_changed = sorted((now or set()) - self._git)
         for name in ("history.json", "settings.json"):
             (self.folder / name).unlink(missing_ok=True)
         for pattern in ("leader-*", "schedule-*", "beat-*"):
@@ -477,106 +376,3 @@ class Scan:
                 file.unlink()
         capture.write(self.folder)
         return capture
-
-
-class Machine:
-    """CPU use of others and of the hypervisor while the scan runs, sampled once a second from outside."""
-
-    def __init__(self) -> None:
-        self._last: tuple[float, float, float, float] | None = None
-        self._next = 0.0
-        self.other: list[float] = []
-        self.steal: list[float] = []
-        self.gpus = Gpus()
-
-    def sample(self, pid: int) -> None:
-        """Take a sample if a second has passed since the last one."""
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + 1.0
-        self.gpus.sample()
-        times = psutil.cpu_times()
-        steal = float(getattr(times, "steal", 0.0))
-        busy = float(times.user + times.nice + times.system + getattr(times, "irq", 0.0) + getattr(times, "softirq", 0.0))
-        ours = 0.0
-        try:
-            tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True), psutil.Process()]
-        except psutil.Error:
-            tree = []
-        for process in tree:
-            with contextlib.suppress(psutil.Error):
-                used = process.cpu_times()
-                ours += used.user + used.system + used.children_user + used.children_system
-        if self._last is not None and tree:
-            then, last_busy, last_steal, last_ours = self._last
-            seconds = now - then
-            self.other.append(round(max(0.0, (busy - last_busy) - max(0.0, ours - last_ours)) / seconds, 4))
-            self.steal.append(round(max(0.0, steal - last_steal) / seconds, 4))
-        self._last = (now, busy, steal, ours)
-
-    def measurements(self) -> list[Measurement | Unavailable]:
-        """What was sampled; of the CPU nothing where the run was over before the second sample."""
-        self.gpus.close()
-        found = [*self.gpus.measurements(), page_faults.measure()]
-        if not self.other:
-            return found
-        cores = psutil.cpu_count() or 1
-        return [
-            *found,
-            Measurement("machine.other_cpu", "1", tuple(self.other), {}, "measured in isolation"),
-            Measurement("machine.steal", "1", tuple(self.steal), {}, "measured in isolation"),
-            Measurement("machine.cores", "1", (float(cores),), {}, "measured in isolation"),
-            *_shm(),
-        ]
-
-    @staticmethod
-    def describe() -> dict[str, Any]:
-        """The machine in words and figures, and which one it is; memory in bytes."""
-        model = ""
-        with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as f:
-            model = next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), "")
-        return {"system": sys.platform, "cpu": model, "cores": psutil.cpu_count(), "memory": psutil.virtual_memory().total,
-                **host.identity()}
-
-
-def _shm() -> list[Measurement | Unavailable]:
-    """Size of /dev/shm in bytes."""
-    try:
-        found = os.statvfs("/dev/shm")
-    except OSError:
-        return [Unavailable("machine.shm", "this system has no /dev/shm")]
-    return [Measurement("machine.shm", "B", (float(found.f_blocks * found.f_frsize),), {}, "measured in isolation")]
-
-
-def remove_shared_memory(pids: set[int]) -> None:
-    """Remove what torch left in /dev/shm for processes that were killed."""
-    with contextlib.suppress(OSError):
-        for name in os.listdir("/dev/shm"):
-            parts = name.split("_")
-            if parts[0] == "torch" and len(parts) > 1 and parts[1].isdigit() and int(parts[1]) in pids:
-                os.unlink(os.path.join("/dev/shm", name))
-
-
-def processes_of_run(folder: str) -> Iterator[psutil.Process]:
-    """Processes that carry the run in their environment."""
-    for process in psutil.process_iter():
-        try:
-            if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE and (
-                process.environ().get("PERFDOC_RUN_DIR") == folder
-            ):
-                yield process
-        except psutil.Error:
-            continue
-
-
-def _terminate(pid: int) -> None:
-    with contextlib.suppress(psutil.Error):
-        tree = [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]
-        for process in tree:
-            with contextlib.suppress(psutil.Error):
-                process.terminate()
-        _, alive = psutil.wait_procs(tree, timeout=3)
-        for process in alive:
-            with contextlib.suppress(psutil.Error):
-                process.kill()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable
-from typing import Any
 
 import psutil
+
+from perfdoc.capture.event import Event, first
+from perfdoc.capture.incidents import UnwatchedFound
 
 LOOK_SECONDS = 2.0
 """Time between two looks, in seconds."""
@@ -26,7 +28,7 @@ class Unwatched:
         self._first: float | None = None
         self._next = 0.0
 
-    def look(self, processes: Iterable[psutil.Process], watched: Collection[int]) -> list[dict[str, Any]]:
+    def look(self, processes: Iterable[psutil.Process], watched: Collection[int]) -> list[UnwatchedFound]:
         """Events of processes that are told for the first time. ``watched``: pids in which torch is watched.
 
         Children of a watched process are none: it knows of its workers.
@@ -46,7 +48,7 @@ class Unwatched:
                     continue
                 self._told.add(process.pid)
                 self._first = self._first or now
-                found.append({"e": "unwatched", "pid": process.pid, "command": " ".join(process.cmdline())[:200]})
+                found.append(UnwatchedFound(pid=process.pid, command=" ".join(process.cmdline())[:200]))
             except psutil.Error:
                 continue
         return found
@@ -68,10 +70,10 @@ def _under(process: psutil.Process, watched: Collection[int]) -> bool:
     return process.pid in watched or any(parent.pid in watched for parent in process.parents())
 
 
-def told(events: Iterable[dict[str, Any]]) -> str:
+def told(events: Iterable[Event]) -> str:
     """What was found, in a sentence; empty where nothing was."""
-    found = [event for event in events if event["e"] == "unwatched"]
-    if not found:
+    found = first(UnwatchedFound, events)
+    if found is None:
         return ""
-    return (f"torch was loaded in process {found[0]['pid']} ({found[0]['command']}), but perfdoc is not in that process: "
+    return (f"torch was loaded in process {found.pid} ({found.command}), but perfdoc is not in that process: "
             "nothing of its training is seen. Was it started with -I, -E or -S, or without PYTHONPATH?")

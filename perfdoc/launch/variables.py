@@ -6,7 +6,8 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+
+from perfdoc.capture.run import Variables
 
 MATTERS = re.compile(
     r"^(PYTHONPATH|VIRTUAL_ENV|CONDA_PREFIX|LD_PRELOAD|LD_LIBRARY_PATH|CUDA_\w+|NVIDIA_TF32_OVERRIDE|\w+_NUM_THREADS"
@@ -24,26 +25,26 @@ PASSING = re.compile(
 MOST_NAMED = 4
 
 
-def record(environment: Mapping[str, str]) -> dict[str, Any]:
-    """``values`` of the variables that matter, ``digests`` of all others, by name: these tell a difference, not a value."""
+def record(environment: Mapping[str, str]) -> Variables:
+    """The variables that matter with their values, of all others a digest by name: these tell a difference, not a value."""
     kept = {name: value for name, value in environment.items() if not SECRET.search(name) and not PASSING.match(name)}
-    return {
-        "values": {name: value for name, value in sorted(kept.items()) if MATTERS.match(name)},
-        "digests": {
+    return Variables(
+        values={name: value for name, value in sorted(kept.items()) if MATTERS.match(name)},
+        digests={
             name: hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()[:12]
             for name, value in sorted(kept.items()) if not MATTERS.match(name)
         },
-    }
+    )
 
 
-def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def difference(then: Variables, now: Variables) -> str:
     """What differs between two records, in a sentence: variables that matter with their values; empty where nothing does."""
     said = []
-    for name in sorted({*then["values"], *now["values"]}):
-        one, other = then["values"].get(name), now["values"].get(name)
+    for name in sorted({*then.values, *now.values}):
+        one, other = then.values.get(name), now.values.get(name)
         if one != other:
             said.append(f"{name} was {_shown(one)}, is {_shown(other)}")
-    more = sorted(name for name in {*then["digests"], *now["digests"]} if then["digests"].get(name) != now["digests"].get(name))
+    more = sorted(name for name in {*then.digests, *now.digests} if then.digests.get(name) != now.digests.get(name))
     if more:
         rest = f" and {len(more) - MOST_NAMED} more" if len(more) > MOST_NAMED else ""
         said.append(f"other values of {', '.join(more[:MOST_NAMED])}{rest}")
@@ -54,9 +55,9 @@ def _shown(value: str | None) -> str:
     return "not set" if value is None else repr(value) if len(value) <= 60 else repr(value[:57] + "...")
 
 
-def set_again(then: Mapping[str, Any]) -> None:
+def set_again(then: Variables) -> None:
     """Give this process the variables that matter as they were when ``then`` was recorded; all others stay."""
     for name in [name for name in os.environ if MATTERS.match(name) and not SECRET.search(name)]:
-        if name not in then["values"]:
+        if name not in then.values:
             del os.environ[name]
-    os.environ.update(then["values"])
+    os.environ.update(then.values)

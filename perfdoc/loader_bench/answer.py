@@ -12,7 +12,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
-from perfdoc.capture.document import Capture
 from perfdoc.core import stats
 from perfdoc.core.finding import Effect
 from perfdoc.core.measurement import Measurement, Unavailable
@@ -523,22 +522,3 @@ def read(measurements: Sequence[Measurement | Unavailable], failed: Mapping[str,
     levels = effects({place: row.visits for place, row in enumerate(rows) if row.visits})
     rows = [replace(row, rate=math.exp(levels[place]) if row.visits else None) for place, row in enumerate(rows)]
     return LoaderAnswer(tuple(rows), samples, demand, turns, now, demand_size, cores, duplicated)
-
-
-def demand_of(capture: Capture) -> float | None:
-    """Batches a second that the scanned step takes where it never waits for them; None without a loader or steps.
-
-    From blocks on a cached batch (the compute ceiling) where there were any, else the step's time without its wait.
-    """
-    loaders = capture.loop["loaders"] if capture.loop else []
-    if not loaders:
-        return None
-    cached = [b["seconds"] / b["count"] for b in capture.blocks if b["arm"] == "compute_ceiling=on" and b["count"]]
-    if cached:
-        return float(loaders[0]["batches_a_step"] / statistics.median(cached))
-    found = {m.metric: m for m in capture.measurements if isinstance(m, Measurement)}
-    step, data = found.get("step.time"), found.get("step.data")
-    if step is None or data is None:
-        return None
-    computing = [whole - wait for whole, wait in zip(step.samples, data.samples, strict=True)]
-    return float(loaders[0]["batches_a_step"] / statistics.median(computing))

@@ -7,10 +7,14 @@ import statistics
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from perfdoc.capture import events
+from perfdoc.capture.records import BenchedLoader
+from perfdoc.capture.settings import BenchAsked
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.probe import Probe
 from perfdoc.core.registry import discover
+from perfdoc.core.typed_json import from_json
 from perfdoc.inject.observe.clock import DATA
 from perfdoc.inject.observe.step_finder import Step
 from perfdoc.inject.samples import pictures
@@ -45,7 +49,7 @@ class Task:
         session = self._session
         handles = session.loop.loaders
         if not handles:
-            session.recorder.write("bench_failed", error="the loop fetches from no DataLoader: there is nothing to bench.")
+            session.recorder.write(events.BenchFailed(error="the loop fetches from no DataLoader: there is nothing to bench."))
             session.end("no loader")
         handle = handles[0]
         computing = [
@@ -65,31 +69,31 @@ class Task:
 
     def _bench(self, handle: Any, compute: float | None = None) -> None:
         """``compute``: seconds a batch that the step computes on the loader's cores; None: elsewhere, or unknown."""
-        session, asked = self._session, self._session.settings["bench"]
+        session, asked = self._session, from_json(BenchAsked, self._session.settings["bench"])
         session.enabled = False
         session.seen("errand")
         loader = handle.loader
-        session.recorder.write(
-            "benched", site=asked["name"] or handle.site, dataset=type(loader.dataset).__name__, batch_size=loader.batch_size,
+        session.recorder.write(events.LoaderBenched(record=BenchedLoader(
+            site=asked.name or handle.site, dataset=type(loader.dataset).__name__, batch_size=loader.batch_size,
             workers=loader.num_workers, length=handle.batches_an_epoch, held=open_resources(loader.dataset),
             cores=session.loop.cores, device=session.loop.device if session.loop.finder.shape is not None else "",
-        )
+        )))
         self._tell(Measurement("loader.num_workers", "count", (float(loader.num_workers),), {"site": handle.site}))
         bench = LoaderBench(
-            loader, settings_of(asked["workers"], asked["others"]), asked["budget"], self._tell, self._not_tried,
+            loader, settings_of(asked.workers, asked.others), asked.budget, self._tell, self._not_tried,
             self._progress, int(session.settings["seed"]), compute,
         )
         try:
             bench.run()
         except PerfdocError as error:
-            session.recorder.write("bench_failed", error=str(error))
+            session.recorder.write(events.BenchFailed(error=str(error)))
         except Exception:  # a loader of a kind never seen: the parent shows where it broke
-            session.recorder.write("bench_failed", error=traceback.format_exc(limit=-3))
-        self._look_at_samples(handle)
+            session.recorder.write(events.BenchFailed(error=traceback.format_exc(limit=-3)))
+        self._look_at_samples(handle, asked.decoders)
         session.enabled = True
         session.end("loader benched")
 
-    def _look_at_samples(self, handle: Any) -> None:
+    def _look_at_samples(self, handle: Any, decoders: bool) -> None:
         """Where a sample's time goes, and the pictures to compare decoders on."""
         recorder, settings = self._session.recorder, self._session.settings
         loop = self._session.loop
@@ -102,21 +106,22 @@ class Task:
             except Exception as error:  # a data set that raises: what it raised takes the place of the figures
                 found = [Unavailable(metric, f"{type(error).__name__}: {error}") for metric in probe.provides]
             for one in found:
-                recorder.write("measurement", **one.to_json())
-        if not settings["bench"]["decoders"]:
+                recorder.write(events.Measured.of(one))
+        if not decoders:
             return
         try:
             paths = pictures.gather(handle.loader.dataset, os.path.join(recorder.run_dir, "pictures"))
         except Exception:  # samples that cannot be made were told by the probes above
             paths = []
-        recorder.write("pictures", paths=paths, cores=loop.cores)
+        recorder.write(events.PicturesFound(paths=paths, cores=loop.cores))
 
     def _tell(self, found: Measurement | Unavailable) -> None:
-        self._session.recorder.write("measurement", **found.to_json())
+        self._session.recorder.write(events.Measured.of(found))
 
     def _not_tried(self, setting: Setting, why: str) -> None:
-        self._session.recorder.write("arm_failed", arm=setting_name(setting.conditions), error=why)
+        self._session.recorder.write(events.ArmFailed(arm=setting_name(setting.conditions), error=why))
 
     def _progress(self, setting: Setting, left: float) -> None:
         name = setting_name(setting.conditions)
-        self._session.recorder.write("progress", phase="bench", arm=name, left=round(left, 2), settled={}, failed=[], plan={})
+        self._session.recorder.write(
+            events.Progress(phase="bench", arm=name, left=round(left, 2), settled={}, failed=[], plan={}))

@@ -9,7 +9,10 @@ import traceback
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from perfdoc.capture.events import MemoryPlanned
+from perfdoc.capture.settings import MemoryAsked
 from perfdoc.core.errors import PerfdocError
+from perfdoc.core.typed_json import from_json
 from perfdoc.inject.observe.step_finder import Step
 from perfdoc.inject.samples.step_capture import StepCapture
 from perfdoc.memory import plan as memory
@@ -32,17 +35,18 @@ class Task:
         capture.stop()
         session.enabled = False
         try:
-            session.recorder.write("memory_plan", **self._plan())
+            session.recorder.write(self._plan())
         except PerfdocError as error:
-            session.recorder.write("memory_plan", error=str(error))
+            session.recorder.write(MemoryPlanned(error=str(error)))
         except Exception:  # users' models of any kind are copied and run without data: the parent shows where it broke
-            session.recorder.write("memory_plan", error=traceback.format_exc(limit=-3))
+            session.recorder.write(MemoryPlanned(error=traceback.format_exc(limit=-3)))
         finally:
             session.enabled = True
         session.end("memory planned")
 
-    def _plan(self) -> dict[str, object]:
-        settings, loop, step = self._session.settings["memory"], self._session.loop, self._capture.step
+    def _plan(self) -> MemoryPlanned:
+        asked = from_json(MemoryAsked, self._session.settings["memory"])
+        loop, step = self._session.loop, self._capture.step
         if step is None or self._capture.why:
             why = self._capture.why or "no model was called with gradients in the step that was watched"
             raise PerfdocError(f"this step cannot be planned: {why}. `perfdoc scan` measures the memory of the real step.")
@@ -52,12 +56,12 @@ class Task:
                 "the real step."
             )
         plan = memory.plan_step(
-            step.module, step.batch, step.loss, loop.optimizers[0], batch_sizes=settings["batches"],
-            device_memory=settings["device_memory"], checkpointing=settings["checkpointing"],
-            precisions=settings["precisions"] or (("bf16",) if loop.autocast_seen else ("float32", "bf16")),
-            optimizers=settings["optimizers"],
+            step.module, step.batch, step.loss, loop.optimizers[0], batch_sizes=asked.batches,
+            device_memory=asked.device_memory, checkpointing=asked.checkpointing,
+            precisions=asked.precisions or (("bf16",) if loop.autocast_seen else ("float32", "bf16")),
+            optimizers=asked.optimizers,
         )
-        return {
-            "rows": [asdict(row) for row in plan.rows], "device_memory": plan.device_memory,
-            "largest": [[*key, size] for key, size in plan.largest.items()], "model": type(step.module).__name__,
-        }
+        return MemoryPlanned(
+            rows=[asdict(row) for row in plan.rows], device_memory=plan.device_memory,
+            largest=[(*key, size) for key, size in plan.largest.items()], model=type(step.module).__name__,
+        )

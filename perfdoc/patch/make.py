@@ -123,6 +123,6 @@ def write(patch: Patch, folder: Path, name: str = PLAN) -> Path:
 
 
 def _change(capture: Capture, slug: str, level: str) -> str:
-    offer = next((o for o in capture.offers if o["slug"] == slug), None)
-    levels = dict(offer["levels"]) if offer else {}
+    offer = next((o for o in capture.offers if o.slug == slug), None)
+    levels = dict(offer.levels) if offer else {}
     return str(levels.get(level, f"{slug}={level}"))

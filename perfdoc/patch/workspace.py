@@ -14,6 +14,7 @@ import libcst as cst
 
 from perfdoc.capture.document import Capture
 from perfdoc.core.errors import PerfdocError
+from perfdoc.core.typed_json import to_json
 from perfdoc.core.user_code import is_users
 from perfdoc.patch.source import SourceFile, Suite, dotted, last_name
 
@@ -74,29 +75,29 @@ class Workspace:
 
     def __init__(self, capture: Capture, config: Mapping[str, str]) -> None:
         loop = capture.loop
-        places = (loop or {}).get("places")
+        places = loop.places if loop else None
         if loop is None or not places:
             raise PerfdocError("this capture does not say where the loop's calls are made (an older perfdoc): scan again")
         self.config = config
         self._offers = capture.offers
         self.loop = loop
-        self.device = str(loop["device"])
-        self.directory = Path(capture.run.get("directory") or ".")
-        self.main: str | None = places["main"]
-        self.zero_grad = [(str(file), int(line)) for file, line in places["zero_grad"]]
-        self.packages = set(places["packages"])
-        self.imported = [str(file) for file in places.get("files", ())]
-        self._digests = dict(places.get("digests", {}))
+        self.device = loop.device
+        self.directory = Path(capture.run.directory or ".")
+        self.main = places.main
+        self.zero_grad = places.zero_grad
+        self.packages = set(places.packages)
+        self.imported = places.files
+        self._digests = places.digests
         self.calls = [
-            Call(entry["what"], tuple(_frame(frame) for frame in entry["frames"]), entry) for entry in places["trail"]
+            Call(entry.what, tuple(_frame(frame) for frame in entry.frames), to_json(entry)) for entry in places.trail
         ]
         self._files: dict[str, SourceFile] = {}
         self.root = self._root()
 
     def change(self, slug: str, level: str) -> str:
         """The change in words, as the treatment offered it."""
-        offer = next((o for o in self._offers if o["slug"] == slug), None)
-        return str(dict(offer["levels"]).get(level, "")) if offer else ""
+        offer = next((o for o in self._offers if o.slug == slug), None)
+        return (offer.change(level) or "") if offer else ""
 
     # -- files
 
@@ -266,15 +267,15 @@ class Workspace:
     def loaders(self) -> list[tuple[SourceFile, cst.Call]]:
         """Where the loaders of the step are made. Raises CannotEdit where a place is no call of a DataLoader."""
         found: list[tuple[SourceFile, cst.Call]] = []
-        for loader in self.loop["loaders"]:
-            file, _, line = str(loader["site"]).rpartition(":")
+        for loader in self.loop.loaders:
+            file, _, line = loader.site.rpartition(":")
             if not file or not line.isdigit():
                 raise CannotEdit("it was not seen where the DataLoader is made", "")
             source = self.file(file)
-            kind = str(loader["class"])
+            kind = loader.class_
             node = source.call(int(line), lambda name, kind=kind: last_name(name) in (kind, "DataLoader"))  # type: ignore[misc]
             if node is None:
-                raise CannotEdit("no call of DataLoader stands there", "", loader["site"])
+                raise CannotEdit("no call of DataLoader stands there", "", loader.site)
             if not any(node is known for _, known in found):
                 found.append((source, node))
         if not found:

@@ -21,7 +21,7 @@ def answer(diagnosis: Diagnosis) -> tuple[str, ...]:
     capture, seen = diagnosis.capture, diagnosis.seen
     time = summary.step_time(diagnosis)
     if capture.loop is None:
-        return (capture.run.get("reason") or "No training step was seen.",)
+        return (capture.run.reason or "No training step was seen.",)
     step = f"{seconds(time[0])} a step" if time else "A training step was seen, its time was not measured"
     if not capture.blocks:
         return (f"{step}. {summary.headline(diagnosis)}",)

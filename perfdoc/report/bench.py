@@ -11,10 +11,10 @@ from perfdoc.report import decoder_table, loader_table, sample_table
 
 def render(capture: Capture, width: int = 100) -> str:
     """The whole summary as text; empty where the capture is of no bench."""
-    answer = loader_answer.read(capture.measurements, capture.experiment.get("failed", {}))
+    answer = loader_answer.read(capture.measurements, capture.experiment.failed)
     if answer is None or answer.recommended is None:
         return ""
-    parts = [loader_table.render(answer, capture.loader or {}, width)]
+    parts = [loader_table.render(answer, capture.loader, width)]
     anatomy, compared = sample_answer.read(capture.measurements), decoder_answer.read(capture.measurements)
     if anatomy is not None:
         parts.append(sample_table.render(anatomy, width))

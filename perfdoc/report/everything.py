@@ -37,9 +37,9 @@ def _about(diagnosis: Diagnosis) -> list[RenderableType]:
     assert loop is not None
     time = summary.step_time(diagnosis)
     spent = f"{seconds(time[0])} a step [{seconds(time[1])}, {seconds(time[2])}]" if time else "step time not measured"
-    ranks = f", {loop['ranks']} ranks" if loop["ranks"] > 1 else ""
+    ranks = f", {loop.ranks} ranks" if loop.ranks > 1 else ""
     return [drawing.text(f"{summary.step_sentence(diagnosis)}; {spent} on {summary.device(diagnosis)}, "
-                         f"{loop['cores']:g} cores, {loop['threads']} threads{ranks}")]
+                         f"{loop.cores:g} cores, {loop.threads} threads{ranks}")]
 
 
 def _anatomy(model: ReportModel) -> list[RenderableType]:

@@ -39,14 +39,15 @@ def render(model: ReportModel, folder: Path | None = None) -> str:
     env.filters["realised"] = figures.realised
     diagnosis, capture = model.diagnosis, model.diagnosis.capture
     sample, decoders = sample_answer.read(capture.measurements), decoder_answer.read(capture.measurements)
-    loader = loader_answer.read(capture.measurements, capture.experiment.get("failed", {}))
+    loader = loader_answer.read(capture.measurements, capture.experiment.failed)
     if loader is not None and loader.recommended is None:
         loader = None
     return env.get_template("report.html.j2").render(
         sample=sample and {"parts": sample.parts, "notes": sample_table.notes(sample)},
         decoders=decoders and decoder_section(decoders),
-        loader=loader and loader_curve.section(loader, capture.loader or {}),
-        run=capture.run, loop=capture.loop, machine=capture.machine, environment=capture.environment,
+        loader=loader and loader_curve.section(loader, capture.loader),
+        run=capture.run, loop=capture.loop, machine=capture.machine if capture.machine.system else None,
+        environment=capture.environment if capture.environment.python else None,
         device=summary.device(diagnosis), command=model.command,
         answer=(loader.sentence,) if loader and not capture.blocks else model.answer,
         step=summary.step_sentence(diagnosis), time=summary.step_time(diagnosis),
@@ -112,26 +113,26 @@ def forest(diagnosis: Diagnosis) -> dict[str, Any] | None:
 
 def timeline(diagnosis: Diagnosis) -> dict[str, Any] | None:
     """Every block in the order it ran: seconds a step by arm, for an SVG of 1000 x 240 units."""
-    blocks = sorted((b for b in diagnosis.capture.blocks if b["count"]), key=lambda b: (b["lap"], b["i"]))
+    blocks = sorted((b for b in diagnosis.capture.blocks if b.count), key=lambda b: (b.lap, b.i))
     if len(blocks) < 3:
         return None
-    per_step = [b["seconds"] / b["count"] for b in blocks]
+    per_step = [b.pace for b in blocks]
     # One stalled block must not flatten the picture: the axis ends at the 98th percentile, what is above is drawn at its edge.
     top = sorted(per_step)[min(len(per_step) - 1, int(0.98 * len(per_step)))] * 1.08
-    names = [CONTROL_ARM, *dict.fromkeys(b["arm"] for b in blocks if b["arm"] != CONTROL_ARM)]
+    names = [CONTROL_ARM, *dict.fromkeys(b.arm for b in blocks if b.arm != CONTROL_ARM)]
     points = [
         {
             "x": round(1000 * (place + 0.5) / len(blocks), 1),
             "y": round(240 * (1 - min(1.0, value / top)), 1),
-            "arm": names.index(block["arm"]),
-            "title": f"{block['arm']} · {figures.seconds(value)} a step · block {block['i']} ({block['phase']})",
+            "arm": names.index(block.arm),
+            "title": f"{block.arm} · {figures.seconds(value)} a step · block {block.i} ({block.phase})",
         }
         for place, (block, value) in enumerate(zip(blocks, per_step, strict=True))
     ]
     phases = []
     for place, block in enumerate(blocks):
-        if place == 0 or block["phase"] != blocks[place - 1]["phase"]:
-            phases.append({"x": round(1000 * place / len(blocks), 1), "name": block["phase"]})
+        if place == 0 or block.phase != blocks[place - 1].phase:
+            phases.append({"x": round(1000 * place / len(blocks), 1), "name": block.phase})
     control = [p for p in points if p["arm"] == 0]
     return {
         "points": points,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from perfdoc.core.typed_json import to_json
 from perfdoc.report import summary
 from perfdoc.report.model import ReportModel
 
@@ -13,10 +14,10 @@ def as_json(model: ReportModel) -> dict[str, Any]:
     diagnosis = model.diagnosis
     plan = diagnosis.plan
     return {
-        "run": diagnosis.capture.run,
+        "run": to_json(diagnosis.capture.run),
         "answer": list(model.answer),
         "headline": summary.headline(diagnosis),
-        "loop": diagnosis.capture.loop,
+        "loop": to_json(diagnosis.capture.loop),
         "step_seconds": summary.step_time(diagnosis),
         "anatomy": {phase.name: phase.seconds for phase in summary.anatomy(diagnosis)},
         "ceilings": {

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
+from perfdoc.capture.records import BenchedLoader
 from perfdoc.loader_bench.answer import LoaderAnswer, Row, words_of
 from perfdoc.report import loader_table
 
 WIDTH, HEIGHT = 1000, 240
 
 
-def section(answer: LoaderAnswer, about: Mapping[str, Any]) -> dict[str, Any]:
+def section(answer: LoaderAnswer, about: BenchedLoader | None) -> dict[str, Any]:
     """What the template shows: curves, table, notes."""
     measured = [row for row in answer.rows if row.rate is not None]
     heads, lines = loader_table.lines(answer)
@@ -22,7 +22,7 @@ def section(answer: LoaderAnswer, about: Mapping[str, Any]) -> dict[str, Any]:
         rest = {name: value for name, value in row.setting.items() if name != "workers"}
         series.setdefault(words_of(rest), []).append(row)
     return {
-        "introduction": loader_table.introduction(answer, about) if about else "",
+        "introduction": loader_table.introduction(answer, about) if about is not None else "",
         "curves": [_curve(answer, title, rows, in_samples) for title, rows in series.items() if len(rows) > 1],
         "unit": "Samples" if in_samples else "Batches", "heads": heads,
         "rows": [{"figures": line, "chosen": row is answer.recommended} for row, line in zip(measured, lines, strict=True)],

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import statistics
 import textwrap
-from collections.abc import Mapping
-from typing import Any
 
 import click
 from tabulate import tabulate
 
+from perfdoc.capture.records import BenchedLoader
 from perfdoc.core.finding import WIDEST, Effect, counted
 from perfdoc.loader_bench.answer import LoaderAnswer, Row
 from perfdoc.report.figures import seconds
 
 
-def render(answer: LoaderAnswer, about: Mapping[str, Any], width: int = 100) -> str:
+def render(answer: LoaderAnswer, about: BenchedLoader | None, width: int = 100) -> str:
     """Table, answer and warnings as text."""
     out = [click.style(answer.sentence, bold=True) if answer.rows else answer.sentence]
     out = [line for text in out for line in textwrap.wrap(text, width)]
-    if about:
+    if about is not None:
         out = [introduction(answer, about), "", *out]
     out += ["", table(answer), ""]
     out += [line for text in notes(answer, about) for line in textwrap.wrap(text, width, subsequent_indent="  ")]
     return "\n".join(out)
 
 
-def introduction(answer: LoaderAnswer, about: Mapping[str, Any]) -> str:
+def introduction(answer: LoaderAnswer, about: BenchedLoader) -> str:
     """Which loader it is."""
     now = "" if answer.now is None else f", num_workers={answer.now} now"
-    size = f" in batches of {about['batch_size']}" if about.get("batch_size") else ""
-    return f"{about['dataset']}{size} by the loader of {about['site'] or 'the script'}{now}, {about['cores']:g} cores"
+    size = f" in batches of {about.batch_size}" if about.batch_size else ""
+    return f"{about.dataset}{size} by the loader of {about.site or 'the script'}{now}, {about.cores:g} cores"
 
 
 def table(answer: LoaderAnswer) -> str:
@@ -98,7 +97,7 @@ def _beside(answer: LoaderAnswer) -> str:
     return f" Beside a stand-in that computes {seconds(1 / demand)} a batch, as your step does: {', '.join(shown)}."
 
 
-def notes(answer: LoaderAnswer, about: Mapping[str, Any]) -> list[str]:
+def notes(answer: LoaderAnswer, about: BenchedLoader | None) -> list[str]:
     """What to know beside the table."""
     found = []
     turns = {kind: sum(values) / len(values) for kind, values in answer.turns.items() if values}
@@ -110,15 +109,15 @@ def notes(answer: LoaderAnswer, about: Mapping[str, Any]) -> list[str]:
     for why in dict.fromkeys(row.why for row in left_out):
         names = ", ".join(row.words for row in left_out if row.why == why)
         found.append(f"{names}: {why}.")
-    length = about.get("length")
+    length = about.length if about else None
     if length is not None and chosen is not None and length < chosen.workers:
         found.append(f"An epoch has {length} batches: not all of {chosen.workers} workers can have one.")
     found += [
         f"The data set holds {held}. Forked workers share it with each other and may read rubbish or hang: open it in the "
         "first __getitem__ of each worker."
-        for held in about.get("held") or ()
+        for held in (about.held if about else ())
     ]
-    if answer.demand is not None and about.get("device") == "cpu":
+    if answer.demand is not None and about is not None and about.device == "cpu":
         found.append("The model trains on the same cores: beside it the loader is slower than alone; 'meets' is the best case."
                      + _beside(answer))
     skipped = [row.workers for row in answer.rows if row.rate is None and not row.why and not row.beside]

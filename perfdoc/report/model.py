@@ -43,8 +43,8 @@ def build(diagnosis: Diagnosis) -> ReportModel:
     capture = diagnosis.capture
     return ReportModel(
         diagnosis=diagnosis,
-        command=_typed(capture.run["command"]),
-        run_id=str(capture.run["id"]),
+        command=_typed(capture.run.command),
+        run_id=capture.run.id,
         answer=answer.answer(diagnosis),
         phases=tuple(summary.anatomy(diagnosis)) if capture.loop else (),
         sites=_sites(diagnosis),
@@ -69,8 +69,8 @@ def _short_path(site: str) -> str:
 def _sites(diagnosis: Diagnosis) -> dict[str, str]:
     """Where the batches come from, and what most of making a sample is."""
     loop = diagnosis.capture.loop
-    if loop is None or not loop["loaders"]:
+    if loop is None or not loop.loaders:
         return {}
-    site = _short_path(loop["loaders"][0]["site"])
+    site = _short_path(loop.loaders[0].site)
     most = summary.most_of_a_sample(diagnosis)
     return {"data": ", ".join(filter(None, (f"loader at {site}" if site else "", most)))}

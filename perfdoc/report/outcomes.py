@@ -126,10 +126,10 @@ def budget_wanted(diagnosis: Diagnosis) -> int | None:
 
 def _impossible(diagnosis: Diagnosis) -> str:
     """What could not be tried here, the reasons grouped."""
-    failed = diagnosis.capture.experiment.get("failed", {})
+    failed = diagnosis.capture.experiment.failed
     names = {diagnosis.seen.change(arm) for arm in failed}
     found = [(what, why) for what, why in summary.untestable(diagnosis) if what not in names]
-    on_cpu = diagnosis.capture.loop is not None and diagnosis.capture.loop["device"] == "cpu"
+    on_cpu = diagnosis.capture.loop is not None and diagnosis.capture.loop.device == "cpu"
     gpu = [what for what, why in found if on_cpu and GPU.search(why)]
     others = [(what, why) for what, why in found if what not in gpu]
     parts = [f"{_short(what)} ({_short(why)})" for what, why in others[:1]]
@@ -142,7 +142,7 @@ def _impossible(diagnosis: Diagnosis) -> str:
 
 def _failed(diagnosis: Diagnosis) -> str:
     """Changes that broke the step, undone by perfdoc."""
-    failed = diagnosis.capture.experiment.get("failed", {})
+    failed = diagnosis.capture.experiment.failed
     found = [(diagnosis.seen.change(arm), error) for arm, error in failed.items()
              if len(config_from_id(arm)) == 1 and not arm.startswith("loader ")]
     if not found:

@@ -54,16 +54,16 @@ def step_sentence(diagnosis: Diagnosis) -> str:
     loop = diagnosis.capture.loop
     if loop is None:
         return "no step was recognised"
-    step = loop["step"]
+    step = loop.step
     parts = []
-    if step["batches"]:
-        parts.append(_plural(step["batches"], "batch", "batches"))
-    if step["by_hand"]:
-        parts.append(f"{_plural(step['backwards'], 'backward call', 'backward calls')}, parameters updated by hand")
+    if step.batches:
+        parts.append(_plural(step.batches, "batch", "batches"))
+    if step.by_hand:
+        parts.append(f"{_plural(step.backwards, 'backward call', 'backward calls')}, parameters updated by hand")
     else:
-        parts.append(_plural(step["optimizer_calls"], "optimizer call", "optimizer calls"))
-    if loop["loaders"]:
-        where = ", ".join(dict.fromkeys(loader["site"] or loader["class"] for loader in loop["loaders"]))
+        parts.append(_plural(step.optimizer_calls, "optimizer call", "optimizer calls"))
+    if loop.loaders:
+        where = ", ".join(dict.fromkeys(loader.site or loader.class_ for loader in loop.loaders))
         parts.append(f"loader at {where}")
     else:
         parts.append("no DataLoader")
@@ -76,14 +76,16 @@ def _plural(count: int, one: str, many: str) -> str:
 
 def device(diagnosis: Diagnosis) -> str:
     """What the loop trains on: ``cpu``, or ``cuda (NVIDIA H100)``."""
-    loop = diagnosis.capture.loop or {"device": ""}
-    return f"{loop['device']} ({loop['device_name']})" if loop.get("device_name") else str(loop["device"])
+    loop = diagnosis.capture.loop
+    if loop is None:
+        return ""
+    return f"{loop.device} ({loop.device_name})" if loop.device_name else loop.device
 
 
 def step_time(diagnosis: Diagnosis) -> tuple[float, float, float] | None:
     """Seconds a step under the user's own settings over control blocks, with 95% interval; None if not measured."""
     logs = [
-        math.log(b["seconds"] / b["count"]) for b in diagnosis.capture.blocks if b["arm"] == CONTROL_ARM and b["count"]
+        math.log(b.pace) for b in diagnosis.capture.blocks if b.arm == CONTROL_ARM and b.count
     ]
     if len(logs) >= 4:
         low, high = stats.bootstrap_bounds(logs, 0.05)
@@ -103,7 +105,7 @@ def anatomy(diagnosis: Diagnosis) -> list[Phase]:
     On a device that works asynchronously, the device's own time between the marks of the phases; else the host's.
     """
     means: dict[str, float] = {}
-    device = [b["device_phases"] for b in diagnosis.capture.blocks if "device_phases" in b]
+    device = [b.device_phases for b in diagnosis.capture.blocks if b.device_phases is not None]
     if device:
         means = {
             phase: value for place, phase in enumerate(PHASES) if (value := statistics.fmean(b[place] for b in device)) > 0
@@ -155,7 +157,7 @@ def sample_sentence(diagnosis: Diagnosis) -> str:
 def arms(diagnosis: Diagnosis) -> list[Arm]:
     """All arms of the experiment, best first within their verdicts."""
     seen = diagnosis.seen
-    failed = diagnosis.capture.experiment.get("failed", {})
+    failed = diagnosis.capture.experiment.failed
     found = []
     for arm in seen.arms:
         verdict, note = seen.verdict(arm), ""
@@ -188,7 +190,7 @@ def estimates(diagnosis: Diagnosis) -> list[tuple[Arm, Effect]]:
 
 def estimates_head(diagnosis: Diagnosis) -> str:
     """What the figures of :func:`estimates` are."""
-    rest = "beside the rest of the plan" if diagnosis.capture.experiment.get("plan") else "on its own"
+    rest = "beside the rest of the plan" if diagnosis.capture.experiment.plan else "on its own"
     return f"tried in stacks, hardly alone: the effect of each {rest}, estimated from all blocks, none of it settled"
 
 
@@ -206,9 +208,9 @@ def unreached(diagnosis: Diagnosis) -> str:
 
 def untestable(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     """Treatments that could not be tried here, with why; arms that failed in the loop included."""
-    found = [(o["title"], o["reason"]) for o in diagnosis.capture.offers if o["status"] == "untestable here"]
+    found = [(o.title, o.reason) for o in diagnosis.capture.offers if o.status == "untestable here"]
     found += [(f.title, f.fix) for f in diagnosis.with_verdict("untestable here") if not f.arms and f.evidence]
-    for arm, error in diagnosis.capture.experiment.get("failed", {}).items():
+    for arm, error in diagnosis.capture.experiment.failed.items():
         if len(config_from_id(arm)) == 1 and not arm.startswith("loader "):
             fits = "" if "does not fit into memory" in error else "fails in this loop: "
             found.append((diagnosis.seen.change(arm), f"{fits}{error}"))
@@ -217,17 +219,17 @@ def untestable(diagnosis: Diagnosis) -> list[tuple[str, str]]:
 
 def already_on(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     """Treatments that the user has on already."""
-    return [(o["title"], o["reason"]) for o in diagnosis.capture.offers if o["status"] == "already on"]
+    return [(o.title, o.reason) for o in diagnosis.capture.offers if o.status == "already on"]
 
 
 def headline(diagnosis: Diagnosis) -> str:
     """One sentence on top: the most important thing that was found."""
     capture, seen, plan = diagnosis.capture, diagnosis.seen, diagnosis.plan
     if capture.loop is None:
-        return capture.run.get("reason") or "No training step was seen."
+        return capture.run.reason or "No training step was seen."
     if not capture.blocks:
         asked = "no block of steps came to its end" if capture.offers else "the scan was asked to only look"
-        why = capture.run.get("reason") or asked
+        why = capture.run.reason or asked
         return f"The clock ran, no alternative was tried: {why}."
     if seen.withheld:
         return f"All verdicts are withheld: {seen.withheld}."
@@ -265,7 +267,7 @@ def headline(diagnosis: Diagnosis) -> str:
     if not tried:
         return "Nothing that perfdoc knows to try applies to this loop."
     missed = sum(a.effect is None and a.verdict != "untestable here" for a in arms(diagnosis))
-    more = "Let it train longer" if capture.run.get("outcome") == "complete" and capture.run.get("reason") else "Raise --budget"
+    more = "Let it train longer" if capture.run.outcome == "complete" and capture.run.reason else "Raise --budget"
     if open_ones:
         asked = f"{len(open_ones) + missed} of {len(tried) + missed} questions are still open"
         if missed:
@@ -344,17 +346,17 @@ def notes(diagnosis: Diagnosis) -> list[str]:
         for m in diagnosis.capture.measurements if isinstance(m, Unavailable) and m.metric == "parity"
     ]
     experiment = diagnosis.capture.experiment
-    if experiment.get("natural"):
-        found.append(f"epochs ended as usual while changes were tried ({experiment['natural']}); steps with an end in them are "
+    if experiment.natural:
+        found.append(f"epochs ended as usual while changes were tried ({experiment.natural}); steps with an end in them are "
                      "not counted")
-    if experiment.get("carried"):
+    if experiment.carried:
         found.append("your loop carries tensors from step to step in reduced precision after autocast; they were converted "
                      "back before your own settings went on")
-    count = len({entry["path"] for entry in guard.get("redirected", [])} | set(guard.get("moved", [])))
+    count = len({entry.path for entry in guard.redirected} | set(guard.moved))
     if count:
         found.append(f"{_plural(count, 'file', 'files')} the script wanted to write went into the run's folder instead")
-    if guard.get("kept"):
-        found.append(f"{_plural(len(set(guard['kept'])), 'path', 'paths')} the script wanted to remove still stand")
+    if guard.kept:
+        found.append(f"{_plural(len(set(guard.kept)), 'path', 'paths')} the script wanted to remove still stand")
     return [*found, *warnings(diagnosis)]
 
 
@@ -362,8 +364,8 @@ def warnings(diagnosis: Diagnosis) -> list[str]:
     """The notes that nobody may miss: how the run ended, and what is new or changed in the user's folder."""
     run, guard = diagnosis.capture.run, diagnosis.capture.guard
     # Without a loop, or without a block, the reason is the answer itself.
-    found = [str(run["reason"])] if run.get("reason") and diagnosis.capture.loop and diagnosis.capture.blocks else []
-    left = guard.get("git_changed") or guard.get("left", [])
+    found = [run.reason] if run.reason and diagnosis.capture.loop and diagnosis.capture.blocks else []
+    left = guard.git_changed or guard.left
     if left:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         found.append("new or changed in your folder since, by a program that the script started, or by somebody else: "

@@ -33,6 +33,6 @@ def show_failure(capture: Capture, log: Path, from_log: bool) -> None:
         shown = lines[starts[-1]:] if starts and capture.failure else lines[-TAIL_LINES:]
         if shown:
             click.echo("\n".join(shown[-3 * TAIL_LINES:]), err=True)
-    click.echo(f"perfdoc: {capture.run['reason']}", err=True)
+    click.echo(f"perfdoc: {capture.run.reason}", err=True)
     if from_log and log.exists():
         click.echo(f"perfdoc: all of its output is in {log}", err=True)

@@ -43,10 +43,10 @@ class FewerCoresThanSeen(Rule):
     def check(self, seen: Evidence) -> Finding | None:
         """A finding where at least one core of the machine is out of reach."""
         cores, loop = seen.measurement("machine.cores"), seen.capture.loop
-        if cores is None or loop is None or loop["cores"] > cores.median - 1:
+        if cores is None or loop is None or loop.cores > cores.median - 1:
             return None
-        title = f"of {cores.median:g} cores this process may use {loop['cores']:g}; torch uses {loop['threads']} threads"
-        workers = sum(loader["num_workers"] for loader in loop["loaders"])
-        fix = f"choose threads and workers for {loop['cores']:g} cores; os.cpu_count() says {cores.median:g}"
+        title = f"of {cores.median:g} cores this process may use {loop.cores:g}; torch uses {loop.threads} threads"
+        workers = sum(loader.num_workers for loader in loop.loaders)
+        fix = f"choose threads and workers for {loop.cores:g} cores; os.cpu_count() says {cores.median:g}"
         return Finding(self.code, self.slug, title, "", "undecided", fix, (f"{workers} DataLoader workers",),
                        effort=self.effort)

@@ -53,10 +53,10 @@ class RespawnedWorkers(Rule):
         loop = seen.capture.loop
         if respawned is None or persistent is None or batches is None or loop is None:
             return None
-        loader = loop["loaders"][0]
-        if loader["persistent_workers"]:
+        loader = loop.loaders[0]
+        if loader.persistent_workers:
             return None
-        steps = max(1.0, batches.median / max(1, loader["batches_a_step"]))
+        steps = max(1.0, batches.median / max(1, loader.batches_a_step))
         epoch = seen.step_seconds * steps
         rng = random.Random(0)
         ratios, saved = [], []

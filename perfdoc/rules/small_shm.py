@@ -45,7 +45,7 @@ class SmallShm(Rule):
     def check(self, seen: Evidence) -> Finding | None:
         """A finding where /dev/shm has no more than Docker's default."""
         size, loop = seen.measurement("machine.shm"), seen.capture.loop
-        if size is None or size.median > SMALL or loop is None or not loop["loaders"]:
+        if size is None or size.median > SMALL or loop is None or not loop.loaders:
             return None
         title = f"/dev/shm has {size.median / 2**20:.0f} MiB: workers fill it, and die with a bus error when it is full"
         fix = "docker run --shm-size=8g, or ipc=host"

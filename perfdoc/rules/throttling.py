@@ -47,7 +47,7 @@ class Throttling(Rule):
 
     def check(self, seen: Evidence) -> Finding | None:
         """A finding for the GPU that throttles most, where the loop computes on a GPU."""
-        if seen.capture.loop is None or seen.capture.loop["device"] != "cuda":
+        if seen.capture.loop is None or seen.capture.loop.device != "cuda":
             return None
         found = [m for m in seen.measurements("gpu.throttled") if m.mean >= OFTEN]
         if not found:

@@ -59,8 +59,8 @@ class TooManyWorkers(Rule):
         found = self.finding(
             seen, best, describe(seen, best), seen.loader_site, seen.change(best), [f"now: num_workers={workers.median:.0f}"]
         )
-        cells = seen.capture.loop["loaders"] if seen.capture.loop else []
-        batches = cells[0]["batches_an_epoch"] if cells else None
+        cells = seen.capture.loop.loaders if seen.capture.loop else []
+        batches = cells[0].batches_an_epoch if cells else None
         if batches is not None and batches < workers.median:
             more = f"an epoch has {batches} batches: {workers.median:.0f} workers can never all have one"
             found = replace(found, evidence=(*found.evidence, more))

@@ -48,10 +48,10 @@ class WorkerMemory(Rule):
 
     def check(self, seen: Evidence) -> Finding | None:
         """A finding where the recommended count takes a quarter of the memory, or counts were left out for lack of it."""
-        answer = loader_answer.read(seen.capture.measurements, seen.capture.experiment.get("failed", {}))
+        answer = loader_answer.read(seen.capture.measurements, seen.capture.experiment.failed)
         if answer is None or answer.recommended is None:
             return None
-        chosen, memory = answer.recommended, float(seen.capture.machine.get("memory") or 0)
+        chosen, memory = answer.recommended, float(seen.capture.machine.memory or 0)
         left_out = [row for row in answer.rows if "do not fit" in row.why or "/dev/shm is full" in row.why]
         large = bool(memory) and (chosen.memory or 0.0) > LARGE * memory
         if not large and not left_out:

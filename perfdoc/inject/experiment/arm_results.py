@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 from perfdoc.core import blocks as pairing
 from perfdoc.core import numerics, stats
-from perfdoc.core.blocks import AA_ARM
+from perfdoc.core.blocks import AA_ARM, Block
 from perfdoc.core.treatment import Config, config_id
 from perfdoc.inject.experiment.design import Factor, screening_arms
 from perfdoc.inject.experiment.policy import DEFAULT, Policy
@@ -28,7 +27,7 @@ class ArmResults:
     the plan.
     """
 
-    def __init__(self, factors: Sequence[Factor], smallest_effect: float, history: Iterable[Mapping[str, Any]] = (),
+    def __init__(self, factors: Sequence[Factor], smallest_effect: float, history: Iterable[Block] = (),
                  excluded: Collection[str] = (), allow_numerics: bool = False, verdicts: Mapping[str, str] | None = None,
                  policy: Policy = DEFAULT) -> None:
         self.policy = policy
@@ -120,7 +119,7 @@ class ArmResults:
 
     def entered(self, arm: str) -> bool:
         """Whether it had a block."""
-        return any(block["arm"] == arm for block in self.blocks)
+        return any(block.arm == arm for block in self.blocks)
 
     def is_open(self, arm: str) -> bool:
         """Whether it has neither a verdict nor failed."""
@@ -213,7 +212,7 @@ class ArmResults:
         cost = 0.0
         for slug, level in arm.items():
             alone = config_id({slug: level})
-            first = next((block for block in self.blocks if block["arm"] == alone), None)
+            first = next((block for block in self.blocks if block.arm == alone), None)
             if first is not None:
-                cost = max(cost, first.get("switch", 0.0) + sum(first.get("warmup", ())))
+                cost = max(cost, first.switch + sum(first.warmup))
         return cost

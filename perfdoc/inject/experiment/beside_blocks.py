@@ -51,7 +51,7 @@ class BesideBlocks:
         watching = [p for p in self._probes if p.each_round == request.each_round and _watches(p)]
         if not watching:
             return
-        ran = {block["arm"] for block in known.blocks} - {*known.failed, *known.excluded}
+        ran = {block.arm for block in known.blocks} - {*known.failed, *known.excluded}
         start = perf_counter()
         for name, arm in self._arms(request, watching, known).items():
             if arm and (name not in ran or name in self._watched_arms):

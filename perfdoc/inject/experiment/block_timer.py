@@ -6,9 +6,9 @@ import math
 import resource
 from enum import Enum
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from perfdoc.core.blocks import CONTROL_ARM
+from perfdoc.core.blocks import CONTROL_ARM, Block
 from perfdoc.inject.experiment.requests import BlockRequest
 from perfdoc.inject.experiment.switcher import Switcher
 from perfdoc.inject.observe.loop_context import LoopContext
@@ -166,35 +166,34 @@ class BlockTimer:
         self._faults = _page_faults()
         self._began = perf_counter()
 
-    def end(self, request: BlockRequest) -> dict[str, Any]:
-        """Fields of the ``block`` event. Seconds are the wall's where the device is asynchronous, else the sum of the steps."""
+    def end(self, request: BlockRequest) -> Block:
+        """The block that has run. Its seconds are the wall's where the device is asynchronous, else the sum of its steps."""
         device = self._context.device
         device.wait()
         seconds = math.fsum(self._steps)
         if device.asynchronous:
             seconds = perf_counter() - self._began - self._irregular_seconds
-        block: dict[str, Any] = {
-            "i": self._index,
-            "arm": request.arm,
-            "phase": request.phase,
-            "count": len(self._steps),
-            "seconds": seconds,
-            "steps": [] if device.asynchronous else [round(s, 7) for s in self._steps],
-            "warmup": [round(s, 7) for s in self._warmup],
-            "switch": round(self._switch_seconds, 6),
-            "drained": self._drained,
-            "irregular": self.irregular,
-            "faults": _page_faults() - self._faults,
-        }
-        work = self._switcher.work(request.config)
-        if work != 1.0:
-            block["work"] = work
-        peak = device.peak()
-        if peak is not None:
-            block["peak"] = peak
+        faults = _page_faults() - self._faults
         phases = self._context.clock.device_phases()
-        if phases is not None and request.arm == CONTROL_ARM:
-            block["device_phases"] = [value / len(self._steps) for value in phases]
+        if phases is not None:
+            phases = tuple(value / len(self._steps) for value in phases) if request.arm == CONTROL_ARM else None
+        block = Block(
+            lap=self._context.recorder.lap,
+            i=self._index,
+            arm=request.arm,
+            phase=request.phase,
+            count=len(self._steps),
+            seconds=seconds,
+            steps=[] if device.asynchronous else [round(s, 7) for s in self._steps],
+            warmup=[round(s, 7) for s in self._warmup],
+            switch=round(self._switch_seconds, 6),
+            drained=self._drained,
+            irregular=self.irregular,
+            faults=faults,
+            device_phases=None if phases is None else list(phases),
+            work=self._switcher.work(request.config),
+            peak=device.peak(),
+        )
         self._index += 1
         return block
 

@@ -25,7 +25,7 @@ class CombinationModel:
 
     def seen(self) -> list[tuple[Config, list[float]]]:
         """What may be planned, with its pairs so far."""
-        arms = {block["arm"]: config_from_id(block["arm"]) for block in self._results.blocks if "=" in block["arm"]}
+        arms = {block.arm: config_from_id(block.arm) for block in self._results.blocks if "=" in block.arm}
         found = [(arm, self._results.values(name)) for name, arm in arms.items() if self._results.plannable(arm)]
         return [(arm, values) for arm, values in found if values]
 
@@ -84,7 +84,7 @@ class CombinationModel:
         results = self._results
         if not self.any_quick() or not self.seen():
             return {}
-        tried = [block["arm"] for block in results.blocks if block["phase"] != CONFIRM_PHASE and block["count"]]
+        tried = [block.arm for block in results.blocks if block.phase != CONFIRM_PHASE and block.count]
         had = Counter(part for arm in tried for part in arm.split("+"))
         model, found = self.surrogate(), {}
         plan = {slug: level for slug, level in plan.items() if not results.late_seconds({slug: level})}

@@ -10,11 +10,10 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from typing import Any
 
 from perfdoc.core import blocks as pairing
 from perfdoc.core import stats
-from perfdoc.core.blocks import AA_ARM, CONFIRM_PHASE, SEARCH_PHASE
+from perfdoc.core.blocks import AA_ARM, CONFIRM_PHASE, SEARCH_PHASE, Block
 from perfdoc.core.treatment import CONTROL, Config, config_id
 from perfdoc.inject.experiment.arm_results import ArmResults
 from perfdoc.inject.experiment.combination_model import CombinationModel
@@ -32,7 +31,7 @@ class Experiment:
     """
 
     def __init__(self, factors: Sequence[Factor], budget: float, remaining: Callable[[], float], *, seed: int = 0,
-                 smallest_effect: float = 0.02, history: Iterable[Mapping[str, Any]] = (), excluded: Collection[str] = (),
+                 smallest_effect: float = 0.02, history: Iterable[Block] = (), excluded: Collection[str] = (),
                  allow_numerics: bool = False, verdicts: Mapping[str, str] | None = None,
                  policy: Policy = DEFAULT) -> None:
         self.policy = policy

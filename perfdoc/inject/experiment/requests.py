@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from perfdoc.core.blocks import Block
 from perfdoc.core.treatment import Config
 
 
@@ -49,7 +50,7 @@ class ParityResult:
 class BlockResult:
     """What came of a block: its record, or why the arm cannot run here."""
 
-    block: Mapping[str, Any] | None
+    block: Block | None
     failed: str | None = None
 
 

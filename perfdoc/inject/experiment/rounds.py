@@ -68,7 +68,7 @@ class Rounds:
     def seconds_an_arm(self) -> float:
         """About how long one more block of an arm takes, its share of the control blocks included; 0 before the first."""
         # A later block of the same arm has one or two steps of warm-up instead of the first one's many.
-        seconds = [b["seconds"] * (1 + 1.5 / b["count"]) for b in self._known.blocks]
+        seconds = [b.seconds * (1 + 1.5 / b.count) for b in self._known.blocks]
         return (1 + 1 / self._policy.arms_a_control) * statistics.fmean(seconds) if seconds else 0.0
 
     def arms_left(self) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Generator, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from perfdoc.capture import events
 from perfdoc.core.blocks import CONTROL_ARM
 from perfdoc.core.probe import Probe
 from perfdoc.core.treatment import CONTROL, Config, Treatment, config_id
@@ -244,8 +245,8 @@ class Runner:
         elif state is BlockState.COMPLETE:
             block = self._timer.end(request)
             self._allocator.settle(self.config)
-            self._context.recorder.write("block", **block)
-            self._advance(BlockResult({**block, "lap": self._context.recorder.lap}))
+            self._context.recorder.write(events.BlockEnded(record=block))
+            self._advance(BlockResult(block))
 
     def _never_regular(self, request: BlockRequest) -> None:
         """Give up an arm that has no step like the loop's own; of the control they are waited for while there is budget."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perfdoc.core.step_log import StepLog
+
+if TYPE_CHECKING:
+    from perfdoc.capture.event import Event
 
 
 class Recorder:
@@ -25,9 +28,19 @@ class Recorder:
         self._dead = False
         self.steps = StepLog(run_dir, lap, self.pid)
 
-    def write(self, event: str, **fields: Any) -> None:
-        """Append one event. Values must be what JSON knows; NaN is not."""
-        line = json.dumps({"e": event, "t": round(time.time(), 6), "lap": self.lap, **fields}, default=str)
+    def write(self, event: Event | str, **fields: Any) -> None:
+        """Append one event. Values must be what JSON knows; NaN is not.
+
+        What runs before torch is imported names the kind and its fields (``write("kept", path=path)``): the classes are not
+        loaded into every Python process that a script starts. A test holds such calls against them.
+        """
+        if isinstance(event, str):
+            entry = {"e": event, **fields}
+        else:
+            from perfdoc.capture.event_lines import to_entry
+
+            entry = to_entry(event)
+        line = json.dumps({**entry, "t": round(time.time(), 6), "lap": self.lap}, default=str)
         if self._dead:
             return
         try:

@@ -18,7 +18,7 @@ class BatchSizeEdit(Edit):
 
     @staticmethod
     def _size(level: str, work: Workspace) -> int:
-        sizes = [loader["batch_size"] for loader in work.loop["loaders"] if loader["batch_size"]]
+        sizes = [loader.batch_size for loader in work.loop.loaders if loader.batch_size]
         if not sizes:
             raise CannotEdit("the size of the batches is not known", "")
         return int(sizes[0]) * int(level.removeprefix("x"))

@@ -17,7 +17,7 @@ class DataloaderWorkersEdit(Edit):
 
     def make(self, level: str, work: Workspace) -> str:
         """The loader's arguments; HF Trainer's own ones."""
-        stay = level != "0" and not any(loader["num_workers"] for loader in work.loop["loaders"])
+        stay = level != "0" and not any(loader.num_workers for loader in work.loop.loaders)
         if work.framework == "transformers":
             more = {"dataloader_persistent_workers": "True"} if stay else {}
             return training_arguments(work, {"dataloader_num_workers": level, **more})
@@ -28,7 +28,7 @@ class DataloaderWorkersEdit(Edit):
 
     def snippet(self, level: str, work: Workspace) -> str:
         """The arguments."""
-        stay = level != "0" and not any(loader["num_workers"] for loader in work.loop["loaders"])
+        stay = level != "0" and not any(loader.num_workers for loader in work.loop.loaders)
         return f"DataLoader(..., num_workers={level}{', persistent_workers=True' if stay else ''})"
 
 

@@ -80,7 +80,7 @@ class ImageDecoderEdit(Edit):
     @staticmethod
     def _folders(work: Workspace) -> list[tuple[SourceFile, cst.Call]]:
         """Calls that make torchvision's data sets with its own loader, where the step's data comes from such ones."""
-        if not {str(loader["dataset"]) for loader in work.loop["loaders"]} <= {*FOLDERS, *WRAPPERS}:
+        if not {loader.dataset for loader in work.loop.loaders} <= {*FOLDERS, *WRAPPERS}:
             return []
         calls = work.calls_of(*FOLDERS)
         return calls if all(

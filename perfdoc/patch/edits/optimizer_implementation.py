@@ -22,7 +22,7 @@ class OptimizerImplementationEdit(Edit):
         except CannotEdit:
             if work.framework != "transformers":
                 raise
-            if level != "fused" or set(work.loop["optimizers"]) != {"AdamW"}:
+            if level != "fused" or set(work.loop.optimizers) != {"AdamW"}:
                 raise CannotEdit("TrainingArguments has a switch for fused AdamW only", "") from None
             return training_arguments(work, {"optim": '"adamw_torch_fused"'})
         for source, call in optimizers:
@@ -31,7 +31,7 @@ class OptimizerImplementationEdit(Edit):
 
     def snippet(self, level: str, work: Workspace) -> str:
         """The argument."""
-        return f"{'/'.join(work.loop['optimizers'])}(..., {level}=True)"
+        return f"{'/'.join(work.loop.optimizers)}(..., {level}=True)"
 
 
 def _implemented(call: cst.Call, level: str) -> cst.Call:

@@ -23,7 +23,7 @@ class PrefetchingEdit(Edit):
     def _argument(self, level: str, work: Workspace) -> tuple[str, str]:
         if level == "any_order":
             return "in_order", "False"
-        now = next((loader["prefetch_factor"] for loader in work.loop["loaders"]), None) or 2
+        now = next((loader.prefetch_factor for loader in work.loop.loaders), None) or 2
         return "prefetch_factor", str(DEEPER * now)
 
     def snippet(self, level: str, work: Workspace) -> str:
