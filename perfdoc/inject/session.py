@@ -84,6 +84,8 @@ class Session:
             recorder, self.clock, self._wishes, int(settings.get("parent") or 0), self._is_over,
             lambda why: ending.Ending(recorder, self._close).hard(why),
         )
+        self._on_device = False
+        """Whether the first model that was called in training lives on a device."""
         self._heap_before: Thresholds | None = None
         """glibc's thresholds before the first step, where there will be an experiment."""
         self._seen: set[str] = set()
@@ -113,10 +115,12 @@ class Session:
 
     @cached_property
     def _heap(self) -> MallocThresholds:
-        """glibc's thresholds; looked for when they are first asked for."""
-        return MallocThresholds(wanted=not torch.cuda.is_initialized())
+        """glibc's thresholds; looked for when they are first asked for, and left alone on a GPU."""
+        return MallocThresholds(wanted=not self._on_device)
 
-    def _read_heap(self) -> None:
+    def _read_heap(self, model: Any) -> None:
+        """The first model is about to be called in training."""
+        self._on_device = any(parameter.device.type != "cpu" for parameter in model.parameters())
         self._heap_before = self._heap.read()
 
     # -- wrapping torch

@@ -167,13 +167,16 @@ class BlockTimer:
         self._began = perf_counter()
 
     def end(self, request: BlockRequest) -> Block:
-        """The block. Seconds are the wall's where the device is asynchronous, else the sum of the steps."""
+        """The block that has run. Its seconds are the wall's where the device is asynchronous, else the sum of its steps."""
         device = self._context.device
         device.wait()
         seconds = math.fsum(self._steps)
         if device.asynchronous:
             seconds = perf_counter() - self._began - self._irregular_seconds
-        phases = self._context.clock.device_phases() if request.arm == CONTROL_ARM else None
+        faults = _page_faults() - self._faults
+        phases = self._context.clock.device_phases()
+        if phases is not None:
+            phases = tuple(value / len(self._steps) for value in phases) if request.arm == CONTROL_ARM else None
         block = Block(
             lap=self._context.recorder.lap,
             i=self._index,
@@ -186,8 +189,8 @@ class BlockTimer:
             switch=round(self._switch_seconds, 6),
             drained=self._drained,
             irregular=self.irregular,
-            faults=_page_faults() - self._faults,
-            device_phases=None if phases is None else [value / len(self._steps) for value in phases],
+            faults=faults,
+            device_phases=None if phases is None else list(phases),
             work=self._switcher.work(request.config),
             peak=device.peak(),
         )

@@ -59,8 +59,8 @@ class LoopCalls:
         self.director: Director | None = None
         self.runner: Runner | None = None
         """Where an experiment runs: it hears of epochs that end and begin."""
-        self.before_training: Callable[[], None] | None = None
-        """Called once, before the first call of a model in training."""
+        self.before_training: Callable[[Any], None] | None = None
+        """Called once, with the model, before the first call of one in training."""
         self.fetched: Callable[[Handle], None] | None = None
         """Called after every fetch from a loader."""
         self._switcher: Switcher | None = None
@@ -201,7 +201,7 @@ class LoopCalls:
             self.loop.call_sites.forward(args, kwargs)
             if self.before_training is not None:
                 before, self.before_training = self.before_training, None
-                before()
+                before(module)
 
     def _under_a_change(
         self, active: Sequence[Treatment], module: Any, forward: Callable[..., Any], args: tuple[Any, ...],
