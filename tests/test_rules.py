@@ -18,7 +18,8 @@ from perfdoc.core.metrics import DERIVED
 from perfdoc.core.probe import Probe, discover, packages, slugs
 from perfdoc.core.treatment import Treatment, config_from_id
 from perfdoc.diagnosis.diagnose import diagnose
-from perfdoc.diagnosis.rule import SECTIONS, Evidence, discover_rules
+from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.rule import SECTIONS, discover_rules
 from perfdoc.report import summary, terminal
 
 RULES = discover_rules()
