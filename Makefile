@@ -6,7 +6,7 @@ BUDGET ?= 120
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint wheel clean
+.PHONY: demo test test-pythons lint docs wheel clean
 
 # The built wheel is what is installed, demonstrated and tested, never the checkout.
 $(BIN)/pip:
@@ -33,11 +33,20 @@ test: wheel $(VENV)/torch
 	$(BIN)/pytest -n 3 -m "not alone"
 	$(BIN)/pytest -m alone
 
+# What needs no torch, on the other Pythons that this machine has.
+test-pythons: wheel
+	tests/other_pythons.sh
+
 lint: wheel
 	$(BIN)/pip install --quiet --group lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: wheel
+	$(BIN)/pip install --quiet --group docs
+	$(BIN)/sphinx-build -W --keep-going --quiet docs build/docs
+	@echo "Open build/docs/index.html in a browser."
+
 clean:
-	rm -rf $(VENV) build dist perfdoc-demo
+	rm -rf $(VENV) .venv-3.* build dist perfdoc-demo

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-import pkgutil
 import signal
 import sys
 
@@ -13,6 +12,7 @@ import click
 
 import perfdoc
 from perfdoc import commands
+from perfdoc.core import registry
 from perfdoc.core.errors import PerfdocError
 
 
@@ -21,8 +21,7 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of all commands."""
-        return sorted(info.name.replace("_", "-") for info in pkgutil.iter_modules(commands.__path__)
-                      if not info.name.startswith("_"))
+        return sorted(name.replace("_", "-") for name in registry.names([commands.__name__]))
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The command of that name."""

@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import IterableDataset
 
 from perfdoc.core.decoder import JPEG_START, Decoder
-from perfdoc.core.probe import discover
+from perfdoc.core.registry import discover
 from perfdoc.core.treatment import Level, Loop, Offer, Treatment
 from perfdoc.inject.feed.decoder_swap import DecoderSwap
 from perfdoc.inject.feed.swapped_dataset import swapped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -24,6 +25,16 @@ ACTIVATED = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.envir
 SCRIPTS = Path(__file__).parent / "scripts"
 
 
+TORCH = importlib.util.find_spec("torch") is not None
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Without torch (another Python than the one that trains) only the files marked ``any_python`` can be imported."""
+    if TORCH or not collection_path.name.startswith("test_"):
+        return None
+    return "pytestmark = pytest.mark.any_python" not in collection_path.read_text(encoding="utf-8") or None
+
+
 def needs(what: str, missing: str) -> None:
     """Skip a test that needs ``what`` (``turbojpeg``, ``gcc``) where it is ``missing``, for the reason given.
 
@@ -38,7 +49,7 @@ def needs(what: str, missing: str) -> None:
 def ready_decoder(slug: str) -> Any:
     """A picture decoder, ready to decode; the test is skipped where its library is not installed."""
     from perfdoc.core.decoder import Decoder
-    from perfdoc.core.probe import decoder_packages, discover, packages
+    from perfdoc.core.registry import decoder_packages, discover, packages
 
     found = next(d for d in discover(Decoder, decoder_packages(packages())) if d.slug == slug)  # type: ignore[type-abstract]
     try:

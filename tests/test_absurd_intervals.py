@@ -20,8 +20,25 @@ from perfdoc.core.measurement import Measurement
 from perfdoc.decoder_bench.answer import REFERENCE, DecoderAnswer, DecoderRow
 from perfdoc.diagnosis.diagnose import diagnose
 from perfdoc.diagnosis.prediction import predicted
-from perfdoc.report import decoder_table, figures, html, loader_table, patch_section, terminal
+from perfdoc.report import (
+    decoder_table,
+    everything,
+    figures,
+    first_screen,
+    html,
+    json_view,
+    loader_table,
+    markdown,
+    patch_section,
+)
+from perfdoc.report.model import build
 
+pytestmark = pytest.mark.any_python
+
+VIEWS = (
+    lambda m: first_screen.render(m, 100), lambda m: everything.render(m, 100), markdown.render,
+    lambda m: " ".join(m.answer),
+)
 SHOWN = re.compile(r"\[(-?[\d.]+(?:e[+-]?\d+)?)%?, (-?[\d.]+(?:e[+-]?\d+)?)%?\]")
 SECONDS = {"gradients": (1.0, 9.0, 0.2), "no_grad": (9.0, 0.1, 3.0), "inference_mode": (0.1, 7.0, 9.0)}
 RATES = [Measurement("validation.seconds", "s", values, {"mode": mode, "script": "gradients", "site": "train.py:40"})
@@ -76,10 +93,10 @@ def test_no_report_shows_an_absurd_interval(rounds, noise):
     capture.blocks += [replace(b, phase="confirm", i=b.i + 1001) for b in capture.blocks if b.arm == "autocast=bf16"][:3]
     capture.experiment.estimates = {"autocast=bf16": Estimate(center=0.3, deviation=4.0, blocks=3)}
     diagnosis = diagnose(capture)
-    page = html.render(diagnosis)
-    written = json.dumps(terminal.as_json(diagnosis), allow_nan=False)
+    page = html.render(build(diagnosis))
+    written = json.dumps(json_view.as_json(build(diagnosis)), allow_nan=False)
     texts = [f.title for f in diagnosis.findings] + [line for f in diagnosis.findings for line in f.evidence]
-    for text in (terminal.render(diagnosis), page, *texts, terminal.as_json(diagnosis)["headline"]):
+    for text in (*(view(build(diagnosis)) for view in VIEWS), page, *texts, json_view.as_json(build(diagnosis))["headline"]):
         found = absurd(text)
         assert not found
     if noise > 1:
@@ -89,13 +106,13 @@ def test_no_report_shows_an_absurd_interval(rounds, noise):
 
 def test_what_verify_measured_is_shown_the_same_way(tmp_path):
     """The page beside a verified patch: a realised speed-up that nobody knows is not given in figures."""
-    (tmp_path / "plan.json").write_text(json.dumps({"snippets": []}))
+    (tmp_path / "plan.json").write_text(json.dumps({"snippets": [], "edited": {}}))
     (tmp_path / "plan.patch").write_text("--- a\n+++ b\n")
     (tmp_path / "verified.json").write_text(json.dumps({"arm": "autocast=bf16", "predicted": None, "realised": {
         "speedup": 3.0, "low": 0.01, "high": 900.0, "starts": 1, "rounds": 2}}))
     assert patch_section.read(tmp_path)["verified"]["realised"]["high"] == 900.0
     capture = make({"autocast=bf16": 1.5}, plan={"autocast": "bf16"})
-    page = html.render(diagnose(capture), tmp_path)
+    page = html.render(build(diagnose(capture)), tmp_path)
     assert "not known yet (1 pair of processes)" in page
     assert not absurd(page)
 

@@ -12,6 +12,8 @@ from perfdoc.compare.link_tree import mirror, moved
 from perfdoc.core.errors import PerfdocError
 from perfdoc.patch import apply, make
 
+pytestmark = pytest.mark.any_python
+
 
 def git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", "-c", "user.email=a@example.org", "-c", "user.name=a", *arguments], cwd=folder, check=True,

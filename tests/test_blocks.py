@@ -9,6 +9,8 @@ import pytest
 
 from perfdoc.core import blocks, stats
 
+pytestmark = pytest.mark.any_python
+
 
 def block(i, arm, seconds, *, lap=0, phase="screen", count=4):
     """A block of ``count`` steps that take ``seconds`` each."""

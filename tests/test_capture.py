@@ -17,6 +17,8 @@ from perfdoc.core.typed_json import from_json, to_json
 from perfdoc.diagnosis.diagnose import diagnose
 from perfdoc.report import terminal
 
+pytestmark = pytest.mark.any_python
+
 SCHEMA = schema()
 RUN = {
     "id": "20260101-120000-abcd", "command": ["python", "train.py"], "directory": "/home/me", "seconds": 70.5,

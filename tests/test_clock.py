@@ -21,6 +21,8 @@ from perfdoc.inject.observe.clock import (
     Clock,
 )
 
+pytestmark = pytest.mark.any_python
+
 
 class Ticking:
     """A clock under test and the seconds that pass in it."""

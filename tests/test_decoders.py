@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from perfdoc.core.decoder import Decoder
 from perfdoc.core.measurement import Unavailable
-from perfdoc.core.probe import decoder_packages, discover, packages
+from perfdoc.core.registry import decoder_packages, discover, packages
 from perfdoc.decoder_bench import answer as decoder_answer
 from perfdoc.decoder_bench import worker as decoder_cell
 from perfdoc.decoder_bench.bench import DecoderBench

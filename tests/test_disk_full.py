@@ -15,6 +15,8 @@ from perfdoc.capture.document import Capture
 from perfdoc.commands import report, scan
 from perfdoc.launch import scan as launcher
 
+pytestmark = pytest.mark.any_python
+
 WORDS = os.strerror(errno.ENOSPC)
 
 

@@ -15,6 +15,8 @@ from perfdoc.inject.experiment.design import Factor, screening_arms
 from perfdoc.inject.experiment.experiment import Experiment
 from perfdoc.inject.experiment.requests import BlockRequest, BlockResult, ParityRequest, ParityResult, ProbeRequest
 
+pytestmark = pytest.mark.any_python
+
 STEP = 0.05
 STEPS = 6
 WARMUP = 0.1

@@ -21,6 +21,8 @@ from perfdoc.core.errors import PerfdocError
 from perfdoc.core.measurement import Measurement
 from perfdoc.launch import host
 
+pytestmark = pytest.mark.any_python
+
 SLOW_STATE = math.log(15.2 / 11.7)
 """A two-threaded script of two cores was seen to take 11.7 ms a step for half a minute, and 15.2 ms for the next."""
 

@@ -10,6 +10,8 @@ import pytest
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.launch.gpus import Gpus
 
+pytestmark = pytest.mark.any_python
+
 
 class Nvml:
     """Stands in for the module pynvml: one GPU that answers from a list of samples."""

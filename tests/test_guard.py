@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import perfdoc
-from perfdoc.core.probe import packages
+from perfdoc.core.registry import packages
 
 PERFDOC = Path(perfdoc.__file__).parent
 PRELUDE = """

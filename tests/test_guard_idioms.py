@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 import perfdoc
-from perfdoc.core.probe import packages
+from perfdoc.core.registry import packages
+
+pytestmark = pytest.mark.any_python
 
 PERFDOC = Path(perfdoc.__file__).parent
 

@@ -12,8 +12,10 @@ import pytest
 from test_guard_idioms import PERFDOC, seed, snapshot
 
 from perfdoc.capture import document as captures
-from perfdoc.core.probe import packages
+from perfdoc.core.registry import packages
 from perfdoc.launch.leftovers import Listing, tidy
+
+pytestmark = pytest.mark.any_python
 
 PAST = {
     "an existing file, by io.FileIO": 'import io\nf = io.FileIO("a.txt", "w"); f.write(b"mine"); f.close()',

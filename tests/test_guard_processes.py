@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from perfdoc.core.probe import packages
+from perfdoc.core.registry import packages
 from perfdoc.launch.environment import environment
 
 RANKS = {

@@ -19,6 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.any_python
+
 PLAYER = Path(__file__).parent / "guard_player.py"
 OLD = 1_000_000_000
 EXAMPLES = int(os.environ.get("PERFDOC_TESTS_SEQUENCES", "60"))

@@ -17,6 +17,8 @@ from perfdoc.capture.event import Event
 from perfdoc.launch import heartbeat
 from perfdoc.launch.heartbeat import Heartbeat
 
+pytestmark = pytest.mark.any_python
+
 
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:

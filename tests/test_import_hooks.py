@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 import perfdoc
-from perfdoc.core.probe import packages
+from perfdoc.core.registry import packages
 
 PERFDOC = Path(perfdoc.__file__).parent
 
 PRELUDE = """
 import json, sys, time
-from perfdoc.inject import import_hooks
+from perfdoc.inject.system import import_hooks
 heard, errors = [], []
 import_hooks.failed = errors.append
 def hook(module):

@@ -10,6 +10,8 @@ import pytest
 from perfdoc.launch.endings import outcome
 from perfdoc.launch.launches import MOST_EMPTY, Failure, Launch, following, own_failure, told
 
+pytestmark = pytest.mark.any_python
+
 CRASH = Failure("ValueError", "record 17 is damaged", "train.py:22")
 ENDED = Launch("experiment", 0, False, None, True, None, None, False, False, False, 12, True, 3.0, 5.0)
 FAILED = replace(ENDED, exit_code=1, failure=CRASH)

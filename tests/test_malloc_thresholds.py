@@ -116,6 +116,18 @@ def test_what_the_user_set_is_not_touched(variables):
 
 
 @glibc
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_program_s_own_mallopt_is_not_overwritten(when):
+    """A program that fixes its threshold itself, before perfdoc looks or later, keeps it: nothing is read or written."""
+    own = "import ctypes; assert ctypes.CDLL('libc.so.6').mallopt(-3, 2000000)"  # M_MMAP_THRESHOLD
+    look = "from perfdoc.inject.experiment.heap_thresholds import *; m = MallocThresholds(); at = m.at"
+    first, second = (own, look) if when == "before" else (look, own)
+    code = f"{first}\n{second}\nm.write(Thresholds(1, 1))\nwith m.leaving_nothing(): pass\nprint(m.read())\n"
+    code += "at = at or MallocThresholds().at\nprint(at is None or ctypes.c_size_t.from_address(at + 16).value)"
+    assert python(code) in (["None", "True"], ["None", "2000000"])
+
+
+@glibc
 def test_arenas_are_left_as_they_were():
     """The proof of the place changes nothing: threads make their arenas, and large pieces come and go, as before."""
     code = """

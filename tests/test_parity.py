@@ -9,6 +9,8 @@ import pytest
 
 from perfdoc.core.numerics import deviation, explain, judge, seed_free_cosine, spread
 
+pytestmark = pytest.mark.any_python
+
 
 def trajectory(seed=0, steps=20, shift=0.0, factor=1.0):
     """A falling loss with noise from batch to batch."""

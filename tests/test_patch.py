@@ -17,7 +17,8 @@ from conftest import perfdoc
 from perfdoc.capture import document as captures
 from perfdoc.capture.document import Capture
 from perfdoc.capture.records import CallSites
-from perfdoc.core.probe import packages, slugs
+from perfdoc.core.registry import names as slugs
+from perfdoc.core.registry import packages
 from perfdoc.core.typed_json import from_json
 from perfdoc.patch.edit import discover
 from perfdoc.patch.make import make, unified

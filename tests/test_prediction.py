@@ -24,9 +24,15 @@ from perfdoc.diagnosis.prediction import (
     spread,
     widening,
 )
-from perfdoc.report import html, terminal
+from perfdoc.report import everything, html
+from perfdoc.report.model import build
+
+pytestmark = pytest.mark.any_python
 
 RUNS = 4000
+MEASURED_SPREAD = 0.028
+"""Standard deviation from run to run, the likeliest for the 54 plans that were realised (benchmarks/README.md, patched runs).
+A figure of its own: with the product's constant in its place, any constant would pass."""
 
 
 @pytest.mark.parametrize("error", [0.005, 0.03, 0.1])
@@ -38,9 +44,9 @@ def test_the_interval_holds_what_another_run_comes_to(error):
         truth = rng.gauss(0.3, 0.2)
         scan = rng.gauss(truth, error)
         said = predicted(Effect(math.exp(scan), math.exp(scan - NORMAL * error), math.exp(scan + NORMAL * error), 20))
-        return said.low <= math.exp(rng.gauss(truth, RUN_SPREAD)) <= said.high
+        return said.low <= math.exp(rng.gauss(truth, MEASURED_SPREAD)) <= said.high
 
-    assert statistics.fmean(holds() for _ in range(RUNS)) == pytest.approx(0.95, abs=0.012)
+    assert statistics.fmean(holds() for _ in range(RUNS)) == pytest.approx(0.95, abs=0.022)
 
 
 def test_page_faults_that_another_process_may_not_have_widen_it():
@@ -52,9 +58,9 @@ def test_page_faults_that_another_process_may_not_have_widen_it():
         scan = rng.gauss(truth, 0.02)
         said = predicted(Effect(math.exp(scan), math.exp(scan - NORMAL * 0.02), math.exp(scan + NORMAL * 0.02), 20), share)
         faults = rng.uniform(0, share) - rng.uniform(0, share * math.exp(truth))
-        return said.low <= math.exp(rng.gauss(truth + faults, RUN_SPREAD)) <= said.high
+        return said.low <= math.exp(rng.gauss(truth + faults, MEASURED_SPREAD)) <= said.high
 
-    assert statistics.fmean(holds() for _ in range(RUNS)) == pytest.approx(0.95, abs=0.015)
+    assert statistics.fmean(holds() for _ in range(RUNS)) == pytest.approx(0.95, abs=0.02)
 
 
 def test_the_same_faults_are_more_of_a_faster_step():
@@ -115,5 +121,5 @@ def test_a_report_says_where_the_prediction_comes_from(cores):
     said = diagnosis.plan.expected
     width = math.log(said.high / said.low) / (2 * NORMAL)
     assert width == pytest.approx(RUN_SPREAD if cores == 2 else OTHER_MACHINE * RUN_SPREAD, rel=0.2)
-    for text in (terminal.render(diagnosis, 400), html.render(diagnosis)):
+    for text in (everything.render(build(diagnosis), 400), html.render(build(diagnosis))):
         assert ("here is 8 cores, so this is wider" in text) is (cores == 8)

@@ -16,7 +16,7 @@ MIB = 2**20
 
 def test_the_address_space_is_a_limit() -> None:
     """Under ulimit -v what is left is less than what the machine has."""
-    script = ("import resource\nfrom perfdoc.inject import process_use\nbefore = process_use.free_memory()\n"
+    script = ("import resource\nfrom perfdoc.inject.system import process_use\nbefore = process_use.free_memory()\n"
               "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
               f"resource.setrlimit(resource.RLIMIT_AS, (used + {200 * MIB}, -1))\n"
               f"after = process_use.free_memory()\nprint(before > after, after <= {200 * MIB})")

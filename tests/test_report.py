@@ -21,7 +21,10 @@ from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.metrics import PHASES
 from perfdoc.core.typed_json import from_json, to_json
 from perfdoc.diagnosis.diagnose import diagnose
-from perfdoc.report import figures, html, terminal
+from perfdoc.report import everything, figures, html, json_view
+from perfdoc.report.model import build
+
+pytestmark = pytest.mark.any_python
 
 RUN = {
     "id": "20260101-120000-abcd", "command": ["/usr/bin/python3", "train.py", "--epochs", "3"], "directory": "/home/me",
@@ -134,8 +137,8 @@ def hostile(evil):
 @pytest.mark.parametrize("evil", [EVIL, QUOTED])
 def test_names_from_the_users_machine_are_escaped(evil):
     """Markup in file names, levels, errors and paths becomes text: no element, no attribute, no handler of its own."""
-    ordinary = Page(html.render(diagnose(make())))
-    rendered = html.render(diagnose(hostile(evil)))
+    ordinary = Page(html.render(build(diagnose(make()))))
+    rendered = html.render(build(diagnose(hostile(evil))))
     page = Page(rendered)
     assert "<script>alert" not in rendered
     assert page.tags.count("script") == ordinary.tags.count("script") == 1
@@ -150,14 +153,14 @@ def test_a_hostile_capture_without_a_loop_is_escaped_too(outcome):
     capture = hostile(EVIL)
     capture.loop, capture.blocks, capture.offers = None, [], []
     capture.run.outcome = outcome
-    rendered = html.render(diagnose(capture))
+    rendered = html.render(build(diagnose(capture)))
     assert "<script>alert" not in rendered
     assert EVIL in Page(rendered).text
 
 
 def test_the_page_needs_no_network():
     """The report is one file: no address, no import, no style sheet or image from elsewhere."""
-    rendered = html.render(diagnose(make()))
+    rendered = html.render(build(diagnose(make())))
     page = Page(rendered)
     assert not [value for name, value in page.attributes if name in ("src", "href")]
     assert "@import" not in rendered
@@ -166,7 +169,7 @@ def test_the_page_needs_no_network():
 
 def test_the_page_shows_what_was_found():
     """The plan, every arm, the anatomy and the untestable treatments are on the page."""
-    text = Page(html.render(diagnose(make()))).text
+    text = Page(html.render(build(diagnose(make())))).text
     for said in ("autocast bf16", "num_workers=2", "torch.set_num_threads(1)", "waiting for data", "torch.compile",
                  "fused=True", "train.py:87", "/home/me/model.pt", "ResNet", "A/A"):
         assert said in text, said
@@ -201,9 +204,9 @@ def test_every_capture_renders_everywhere(case):
     capture = make()
     CASES[case](capture)
     diagnosis = diagnose(capture)
-    assert RUN["id"] in html.render(diagnosis)
-    assert RUN["id"] in terminal.render(diagnosis)
-    assert json.loads(json.dumps(terminal.as_json(diagnosis), allow_nan=False))["run"]["id"] == RUN["id"]
+    assert RUN["id"] in html.render(build(diagnosis))
+    assert RUN["id"] in everything.render(build(diagnosis), 100)
+    assert json.loads(json.dumps(json_view.as_json(build(diagnosis)), allow_nan=False))["run"]["id"] == RUN["id"]
 
 
 def test_a_killed_run_is_rendered_from_its_events(tmp_path):
@@ -222,9 +225,9 @@ def test_a_killed_run_is_rendered_from_its_events(tmp_path):
     run = diagnosis.capture.run
     assert (run.laps, run.budget, run.smallest_effect, run.seed) == (2, 30.0, 0.05, 7)
     assert len(diagnosis.capture.blocks) == sum(event["e"] == "block" for event in events)
-    assert "train.py" in terminal.render(diagnosis)
-    json.dumps(terminal.as_json(diagnosis), allow_nan=False)
-    assert "train.py" in html.render(diagnosis)
+    assert "train.py" in everything.render(build(diagnosis), 100)
+    json.dumps(json_view.as_json(build(diagnosis)), allow_nan=False)
+    assert "train.py" in html.render(build(diagnosis))
 
 
 def too_wide(text, width):
@@ -239,12 +242,12 @@ def too_wide(text, width):
 )
 def test_the_summary_fits_the_terminal(width, blocks):
     """No line of the summary is wider than what it was written for."""
-    assert too_wide(terminal.render(diagnose(make(**blocks)), width=width), width) == []
+    assert too_wide(everything.render(build(diagnose(make(**blocks))), width), width) == []
 
 
 def test_the_summary_says_what_matters():
     """Plan, verdicts and codes are in the summary."""
-    text = click.unstyle(terminal.render(diagnose(make()), width=120))
+    text = click.unstyle(everything.render(build(diagnose(make())), 120))
     assert re.search(r"PLAN\s+autocast bf16: 1\.4\dx \[", text)
     assert re.search(r"helps\s+autocast bf16.*PD301", text)
     assert re.search(r"hurts\s+channels_last", text)
@@ -262,7 +265,7 @@ def numbers(found):
 
 def test_json_says_what_was_found():
     """The JSON has every arm, finding and the plan, all numbers finite."""
-    said = terminal.as_json(diagnose(make()))
+    said = json_view.as_json(build(diagnose(make())))
     assert all(map(math.isfinite, numbers(said)))
     assert {arm["arm"] for arm in said["arms"]} == set(ARMS) - {"compute_ceiling=on"}
     assert {finding["code"] for finding in said["findings"]} == {"PD101", "PD301", "PD303", "PD317"}

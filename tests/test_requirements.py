@@ -6,6 +6,8 @@ import pytest
 from _pytest.outcomes import Failed, Skipped
 from conftest import needs
 
+pytestmark = pytest.mark.any_python
+
 
 def test_what_is_missing_skips_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without a library skips its tests and tells why; one that has it runs them."""

@@ -24,7 +24,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from perfdoc.core.measurement import Measurement
-from perfdoc.core.probe import Probe, discover, packages
+from perfdoc.core.probe import Probe
+from perfdoc.core.registry import discover, packages
 from perfdoc.core.treatment import EvalCall, Treatment
 from perfdoc.diagnosis.rule import TreatmentRule, discover_rules
 from perfdoc.inject.feed.loaders import Handle

@@ -15,12 +15,15 @@ from perfdoc.capture.records import Estimate, Parity
 from perfdoc.capture.run import Experiment
 from perfdoc.core.measurement import UNITS, Measurement, Unavailable
 from perfdoc.core.metrics import DERIVED
-from perfdoc.core.probe import Probe, discover, packages, slugs
+from perfdoc.core.probe import Probe
+from perfdoc.core.registry import discover, packages
+from perfdoc.core.registry import names as slugs
 from perfdoc.core.treatment import Treatment, config_from_id
 from perfdoc.diagnosis.diagnose import diagnose
 from perfdoc.diagnosis.evidence import Evidence
 from perfdoc.diagnosis.rule import SECTIONS, discover_rules
-from perfdoc.report import summary, terminal
+from perfdoc.report import everything, summary
+from perfdoc.report.model import build
 
 RULES = discover_rules()
 CODES = [rule.code for rule in RULES]
@@ -276,7 +279,7 @@ def test_what_makes_samples_slow_is_told_where_the_loader_is(loader, pixels, tol
         Measurement("sample.part", "s", (0.04,) * 8, {"part": "decode", "name": "PIL"}),
         Measurement("sample.decoded_pixels", "count", (pixels,) * 8), Measurement("sample.used_pixels", "count", (0.05e6,) * 8),
     ])
-    said = " ".join(terminal.render(diagnose(capture), 100).split())
+    said = " ".join(everything.render(build(diagnose(capture)), 100).split())
     assert told in said if told else "making a sample" not in said
     assert ("pixels are decoded" in said) == (pixels > 1e6 and told is not None)
 
@@ -298,7 +301,7 @@ def test_what_was_tried_in_stacks_only_is_estimated():
     ((arm, effect),) = summary.estimates(diagnosis)
     assert (arm.arm, effect.how, effect.pairs) == ("optimizer_implementation=fused", "estimated from stacks", 5)
     assert "fused" not in summary.unreached(diagnosis)
-    said = terminal.render(diagnosis, 100)
+    said = everything.render(build(diagnosis), 100)
     assert "tried in stacks, hardly alone: the effect of each beside the rest of the plan" in said
     assert "1.05x [1.03, 1.07]" in said
 

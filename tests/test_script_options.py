@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+import pytest
+
 from perfdoc.inject.system.script_options import options
+
+pytestmark = pytest.mark.any_python
 
 
 def test_how_long_it_trains_is_told_from_other_numbers_of_steps() -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from perfdoc.launch import signals
 
+pytestmark = pytest.mark.any_python
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_an_interrupt_with_its_own_exit_code(number: signal.Signals) -> None:

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from perfdoc.core import stats
 
+pytestmark = pytest.mark.any_python
+
 SMALLEST = 0.02
 NOISE = 0.015
 

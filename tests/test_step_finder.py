@@ -6,6 +6,8 @@ from perfdoc.core.metrics import PHASES
 from perfdoc.inject.observe.clock import Partial
 from perfdoc.inject.observe.step_finder import Step, StepFinder, merge
 
+pytestmark = pytest.mark.any_python
+
 
 def partial(fetches=None, forwards=1, backwards=1, seconds=1.0):
     """What happens before one optimizer call; all of its time is backward."""

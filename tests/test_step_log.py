@@ -5,8 +5,12 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from perfdoc.core import step_log
 from perfdoc.core.step_log import RECORDS, StepLog, read
+
+pytestmark = pytest.mark.any_python
 
 PHASES = (0.1, 0.0, 0.2, 0.3, 0.4, 0.5, 0.6)
 

@@ -10,6 +10,8 @@ from perfdoc.core.treatment import Level
 from perfdoc.inject.experiment.design import Factor
 from perfdoc.inject.experiment.surrogate import Surrogate
 
+pytestmark = pytest.mark.any_python
+
 
 def factor(slug, *levels, **more):
     """A treatment with these levels."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from perfdoc.core.probe import discover, packages
+from perfdoc.core.registry import discover, packages
 from perfdoc.core.treatment import Treatment
 from perfdoc.inject.feed.loaders import Handle
 

@@ -12,6 +12,8 @@ import pytest
 from perfdoc.launch import unwatched
 from perfdoc.launch.unwatched import Unwatched, told
 
+pytestmark = pytest.mark.any_python
+
 PROGRAM = "import os, sys, time\nprint('ready', flush=True)\ntime.sleep(600)"
 
 

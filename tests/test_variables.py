@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import perfdoc
+from conftest import TORCH, perfdoc
 
 from perfdoc.core.typed_json import to_json
 from perfdoc.launch import variables
+
+pytestmark = pytest.mark.any_python
 
 THEN = {
     "PYTHONPATH": "lib", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "3", "TORCH_LOGS": "", "DATA_DIR": "/data",
@@ -66,6 +68,7 @@ for epoch in range(100000):
 """
 
 
+@pytest.mark.skipif(not TORCH, reason="scans a script")
 def test_verify_finds_the_modules_of_the_scan(tmp_path: Path) -> None:
     """A module that only the scan's PYTHONPATH leads to is found by verify without it, and the difference is said."""
     (tmp_path / "train.py").write_text(SCRIPT)

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.any_python
+
 FILE = Path(__file__).parent.parent / "benchmarks" / "wild.py"
 
 

@@ -22,18 +22,21 @@ from perfdoc.capture.run import Run
 from perfdoc.capture.settings import Settings
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.finding import Finding
-from perfdoc.core.probe import packages
+from perfdoc.core.registry import packages
 from perfdoc.core.treatment import config_id
 from perfdoc.core.typed_json import to_json
 from perfdoc.diagnosis.diagnose import Diagnosis, Plan, diagnose
 from perfdoc.launch import page_faults
 from perfdoc.launch.host_monitor import HostMonitor
 from perfdoc.memory.plan import loss_of_batch
-from perfdoc.report import html, terminal
+from perfdoc.report import first_screen, html
+from perfdoc.report.model import build
 
 if TYPE_CHECKING:
     import torch
 
+NOTEBOOK_COLUMNS = 100
+"""Width of what a bench prints, in characters: notebooks and test logs have no terminal to ask."""
 MOST_LAPS = 4
 """Maximum number of times that the step is tried again after a change broke it."""
 
@@ -64,10 +67,10 @@ class StepBench:
         return {arm: self.diagnosis.seen.verdict(arm) for arm in self.diagnosis.seen.arms}
 
     def __str__(self) -> str:
-        return terminal.render(self.diagnosis)
+        return first_screen.render(build(self.diagnosis), NOTEBOOK_COLUMNS)
 
     def _repr_html_(self) -> str:
-        page = escaping.escape(html.render(self.diagnosis), quote=True)
+        page = escaping.escape(html.render(build(self.diagnosis)), quote=True)
         return f'<iframe srcdoc="{page}" style="width:100%;height:720px;border:0"></iframe>'
 
 

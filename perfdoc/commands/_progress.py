@@ -1,60 +1,71 @@
-"""The progress bar of a scan: what is being tried, what is settled, how much of the budget is left."""
+"""What a scan is doing while it runs: one line that renews itself on a terminal, else a line every few seconds."""
 
 from __future__ import annotations
 
 import math
-import shutil
 import time
+from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 from perfdoc.capture import events, incidents
 from perfdoc.capture.event import Event
 
 LINE_SECONDS = 10.0
 """Without a terminal, a line is printed this often."""
+FIRST_BLOCK_SECONDS = 15.0
+"""Seconds after the first change was switched on at which it is told where the time goes: the rest takes minutes."""
+SMALL_SHARE = 0.05
+"""Minimum share of the step for a phase to be named in that line."""
 
-_PHASES = {
-    "screen": "trying each change alone and in pairs",
-    "search": "looking for the best stack",
-    "confirm": "confirming the plan",
-    "settle": "settling what is still open",
-}
+_DOING = {"search": "looking for the best combination", "confirm": "confirming the plan", "settle": "settling"}
+"""What goes before the change that is on, by the phase of the experiment; ``trying`` in the others."""
 
 
 class Progress:
-    """Shows a scan's events on ``stream``: one line that is rewritten on a terminal, else a line every few seconds."""
+    """Shows a scan's events on ``stream``."""
 
     def __init__(self, budget: float, stream: TextIO) -> None:
         self._budget = budget
         self._stream = stream
         self._terminal = stream.isatty()
         self._printed = 0.0
-        self._shown = False
-        self._arms: set[str] = set()
+        self._changes: dict[str, str] = {}
+        """Changes in words, by arm."""
+        self._began: float | None = None
+        self.folder: Path | None = None
+        """The run's, where its steps are read for the first block."""
+        self._live: Any = None
 
     def __enter__(self) -> Progress:
-        self._say("starting the script...", True)
+        if self._terminal:
+            from rich.console import Console
+            from rich.live import Live
+
+            # Without a thread that redraws it: the parent shall not take time from the script.
+            self._live = Live(console=Console(file=self._stream), auto_refresh=False, transient=True, redirect_stdout=False,
+                              redirect_stderr=False)
+            self._live.start()
+        self._say("starting the script ...", True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._terminal and self._shown:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+        if self._live is not None:
+            try:
+                self._live.stop()
+            except OSError:  # the terminal has gone
+                pass
 
     def show(self, event: Event) -> None:
         """Take notice of one event."""
         if isinstance(event, events.Seen) and event.what == "optimizer step":
-            self._say("training; looking at the loop...", True)
+            self._say("training; looking at the loop ...", True)
+        elif isinstance(event, events.Offered):
+            offer = event.record
+            if offer.status == "offered" and not offer.ceiling:
+                self._changes |= {f"{offer.slug}={level}": change for level, change in offer.levels}
         elif isinstance(event, events.Progress):
-            self._arms.add(event.arm)
-            used = max(0.0, self._budget - event.left)
-            share = min(1.0, used / self._budget)
-            bar = "#" * round(20 * share) + "-" * (20 - round(20 * share))
-            settled = len(event.settled)
-            phase = _PHASES.get(event.phase, event.phase)
-            arm = event.arm
-            self._say(f"[{bar}] {used:3.0f}/{self._budget:.0f} s  {phase}: {arm}  ({settled} settled)", False)
+            self._tried(event)
         elif isinstance(event, incidents.UnwatchedFound):
             self._say(f"torch trains in process {event.pid} without perfdoc in it: {event.command}", True)
         elif isinstance(event, incidents.Resumed):
@@ -62,23 +73,65 @@ class Progress:
         elif isinstance(event, incidents.Relaunched):
             self._say(f"starting the script again: {event.why}", True)
         elif isinstance(event, events.End):
-            self._say(f"done ({event.reason}); ending the script...", True)
+            self._say(f"done ({event.reason}); ending the script ...", True)
+
+    def _tried(self, event: events.Progress) -> None:
+        if self._began is None:
+            self._began = time.monotonic()
+        elif math.isfinite(self._began) and time.monotonic() - self._began > FIRST_BLOCK_SECONDS:
+            self._began = math.inf
+            self._first_block()
+        used = max(0.0, self._budget - event.left)
+        parts = [self._changes.get(part, part) for part in event.arm.split("+")]
+        what = "your own settings" if event.arm in ("control", "A/A") else " and ".join(parts)
+        doing = _DOING.get(event.phase, "trying")
+        known = len(set(event.settled) & set(self._changes))
+        of = f", {known} of {len(self._changes)} known" if self._changes else ""
+        self._say(f"{doing}: {what} ... {used:.0f} of {self._budget:.0f} s{of}", False)
+
+    def _first_block(self) -> None:
+        """Where the time goes, as soon as that is known."""
+        from perfdoc.core import step_log
+        from perfdoc.core.metrics import PHASES
+        from perfdoc.report.figures import seconds
+        from perfdoc.report.summary import PHASE_WORDS
+
+        files = sorted(self.folder.glob("steps-*.bin")) if self.folder is not None else []
+        steps = [step for file in files for step in step_log.read(str(file)) if step.during in ("observed", "control")]
+        if not steps:
+            return
+        means = [math.fsum(step.phases[place] for step in steps) / len(steps) for place in range(len(PHASES))]
+        total = math.fsum(means) or 1.0
+        ranked = sorted(zip(means, PHASES, strict=True), reverse=True)
+        shares = [f"{PHASE_WORDS[name]} {mean / total:.0%}" for mean, name in ranked if mean >= SMALL_SHARE * total]
+        self._print_above(f"{seconds(math.fsum(step.seconds for step in steps) / len(steps))} a step: {', '.join(shares)}")
+
+    def _print_above(self, text: str) -> None:
+        try:
+            if self._live is not None:
+                self._live.console.print(text, markup=False, highlight=False)
+            else:
+                self._stream.write(f"perfdoc: {text}\n")
+                self._stream.flush()
+        except OSError:
+            self._gone()
 
     def _say(self, text: str, now: bool) -> None:
         try:
             self._print(text, now)
         except OSError:  # the terminal has gone: the scan goes on to its end, or is told to end
-            self._terminal = self._shown = False
-            self._printed = math.inf
+            self._gone()
+
+    def _gone(self) -> None:
+        self._terminal, self._printed = False, math.inf
 
     def _print(self, text: str, now: bool) -> None:
         if self._printed == math.inf:
             return
-        if self._terminal:
-            width = shutil.get_terminal_size().columns
-            self._stream.write("\r\x1b[K" + text[: width - 1])
-            self._stream.flush()
-            self._shown = True
+        if self._live is not None:
+            from rich.text import Text
+
+            self._live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
         elif now or time.monotonic() - self._printed > LINE_SECONDS:
             self._printed = time.monotonic()
             self._stream.write(f"perfdoc: {text}\n")

@@ -1,32 +1,20 @@
-"""The runs of a folder, in one SQLite file beside them: what was run when, and what came of it in a line.
+"""The runs of a folder: what was run when, and what came of it in a line. One small file a run, beside the run.
 
-The run's folder stays the truth: the store can be deleted, and is filled again from the captures. Several processes may write
-at once (SQLite locks the file, writers wait); a run that is being written, or was killed, has a row without figures.
+Each run writes its own file only, whole, by renaming it into its place: nothing is shared, so nothing is locked, and a run that
+is being written, or was killed, has a row without figures. Where the file is missing the row is made from the capture.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from perfdoc.core.errors import PerfdocError
 
-FILE_NAME = "runs.sqlite"
-WAIT = 30.0
-"""Seconds that a writer waits for another one."""
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS runs (
-    id TEXT PRIMARY KEY, kind TEXT NOT NULL, started TEXT, command TEXT, outcome TEXT, pid INTEGER, seconds REAL,
-    step_seconds REAL, plan TEXT, speedup REAL, low REAL, high REAL, commit_id TEXT
-)
-"""
+FOLDER = "rows"
 
 
 @dataclass(frozen=True)
@@ -70,52 +58,33 @@ class Row:
 COLUMNS = tuple(field.name for field in fields(Row))
 
 
-class Store:
-    """``Store(Path(".perfdoc"))``. Raises PerfdocError where the file is no such store, or stays locked."""
+def put(base: Path, row: Row) -> None:
+    """Write a run's row, in place of the one before. ``base``: ``.perfdoc``. Raises OSError where that is not possible."""
+    file = base / FOLDER / f"{row.id}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(vars(row)), encoding="utf-8")
+    part.replace(file)
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.file = folder / FILE_NAME
 
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        connection = None
-        try:
-            connection = sqlite3.connect(self.file, timeout=WAIT)
-            connection.execute(SCHEMA)
-            with connection:
-                yield connection
-        except sqlite3.Error as error:
-            raise PerfdocError(f"{self.file} cannot be used: {error}. Delete it: it is filled again from the runs.") from None
-        finally:
-            if connection is not None:
-                connection.close()
+def rows(base: Path) -> list[Row]:
+    """All runs below ``base``, the oldest first."""
+    found = {row.id: row for file in (base / FOLDER).glob("*.json") if (row := _read(file)) is not None}
+    for folder in (base / "runs").glob("*"):
+        if folder.is_dir() and folder.name not in found:
+            row = from_folder(folder)
+            found[row.id] = row
+    return sorted(found.values(), key=lambda row: row.id)
 
-    def put(self, row: Row) -> None:
-        """Write a run's row, whole, in place of the one before."""
-        with self._open() as connection:
-            connection.execute(
-                f"INSERT OR REPLACE INTO runs ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})",
-                [getattr(row, name) for name in COLUMNS],
-            )
 
-    def rows(self) -> list[Row]:
-        """All runs, the oldest first; what lies in ``runs/`` and has no row yet is read from there."""
-        found = {row.id: row for row in self._known()}
-        for folder in sorted((self.folder / "runs").glob("*")):
-            if folder.is_dir() and folder.name not in found:
-                row = from_folder(folder)
-                found[row.id] = row
-                if row.outcome is not None:
-                    self.put(row)
-        return sorted(found.values(), key=lambda row: row.id)
-
-    def _known(self) -> list[Row]:
-        if not self.file.exists():
-            return []
-        with self._open() as connection:
-            return [Row(*values) for values in connection.execute(f"SELECT {', '.join(COLUMNS)} FROM runs")]
+def _read(file: Path) -> Row | None:
+    """The row in a file; None where it holds none that this version knows."""
+    try:
+        known = {name: value for name, value in json.loads(file.read_text(encoding="utf-8")).items() if name in COLUMNS}
+        row = Row(**known)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return row if isinstance(row.id, str) and isinstance(row.kind, str) else None
 
 
 def from_folder(folder: Path) -> Row:

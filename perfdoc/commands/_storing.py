@@ -1,4 +1,4 @@
-"""Writes a run's row; a store that cannot be written never stops a run."""
+"""Writes a run's row; a list that cannot be written never stops a run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ if TYPE_CHECKING:
 
 
 def keep(folder: Path, row: Row) -> None:
-    """Put the row of the run in ``folder`` (``<base>/runs/<id>``) into the base's store."""
-    from perfdoc.commands._run_list import Store
-    from perfdoc.core.errors import PerfdocError
+    """Put the row of the run in ``folder`` (``<base>/runs/<id>``) into the base's list."""
+    from perfdoc.commands._run_list import put
 
     try:
-        Store(folder.parent.parent).put(row)
-    except PerfdocError as error:
-        click.echo(f"perfdoc: {error}", err=True)
+        put(folder.parent.parent, row)
+    except OSError as error:
+        click.echo(f"perfdoc: the list of runs could not be written: {error.strerror or error}", err=True)
 
 
 def commit() -> str | None:

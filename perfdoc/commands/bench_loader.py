@@ -112,6 +112,7 @@ def command(
     from perfdoc.launch.scan import Options, Scan
     from perfdoc.loader_bench import answer as loader_answer
     from perfdoc.report import bench, html, terminal
+    from perfdoc.report.model import build
 
     demand = _demand(step_time) if step_time else None
     chosen, said = _target(target, images, batch_size)
@@ -154,7 +155,7 @@ def command(
         click.echo(json.dumps({**answer.to_json(), "loader": to_json(capture.loader)}, indent=1))
     else:
         click.echo(bench.render(capture, terminal.columns()))
-        report = html.write(diagnose(capture), scan.folder / "report.html")
+        report = html.write(build(diagnose(capture)), scan.folder / "report.html")
         click.echo(f"report: {os.path.relpath(report)}")
     if capture.run.outcome in ("failed", "interrupted"):
         click.echo(f"perfdoc: {capture.run.reason}; above is what was measured before", err=True)

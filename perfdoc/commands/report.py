@@ -13,30 +13,54 @@ from perfdoc.core.errors import PerfdocError
 
 if TYPE_CHECKING:
     from perfdoc.capture.document import Capture
+    from perfdoc.report.model import ReportModel
 
 
 @click.command()
 @click.argument("run", required=False, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print findings as JSON.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print the first screen as Markdown, for a pull request.")
+@click.option("--all", "show_all", is_flag=True, help="Print every change that was tried, every finding and note.")
 @click.option("--html", "html_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the HTML report here.")
-def command(run: Path | None, as_json: bool, html_file: Path | None) -> None:
+def command(run: Path | None, as_json: bool, as_markdown: bool, show_all: bool, html_file: Path | None) -> None:
     """Show a RUN again: its folder, its capture.json, or its id; the newest run when left out."""
     from perfdoc.diagnosis.diagnose import diagnose
-    from perfdoc.report import bench, html, terminal
+    from perfdoc.report import bench, everything, first_screen, json_view, markdown, terminal
+    from perfdoc.report.model import build
+    from perfdoc.report.next_steps import next_steps
 
     folder = find(run)
     capture = load(folder)
-    diagnosis = diagnose(capture)
+    model = build(diagnose(capture))
     if as_json:
-        click.echo(json.dumps(terminal.as_json(diagnosis), indent=1))
+        click.echo(json.dumps(json_view.as_json(model), indent=1))
         return
-    click.echo(bench.render(capture, terminal.columns()) or terminal.render(diagnosis, width=terminal.columns()))
+    if as_markdown:
+        click.echo(markdown.render(model))
+        return
     target = html_file or (folder / "report.html" if folder.is_dir() else None)
-    if target is not None and (capture.loop or capture.loader):
-        try:
-            click.echo(f"report: {os.path.relpath(html.write(diagnosis, target))}")
-        except OSError as error:
-            raise PerfdocError(f"{os.path.relpath(target)} cannot be written: {error.strerror or error}") from None
+    written, failure = _write(model, target) if target is not None and (capture.loop or capture.loader) else (None, "")
+    benched = bench.render(capture, terminal.columns())
+    if benched:
+        click.echo(benched)
+        if written is not None:
+            click.echo(f"report: {os.path.relpath(written)}")
+    else:
+        view = everything if show_all else first_screen
+        home = folder if folder.is_dir() else folder.parent
+        click.echo(view.render(model, terminal.columns(), next_steps(model, home, written), terminal.colours()))
+    if failure:
+        raise PerfdocError(failure)
+
+
+def _write(model: ReportModel, target: Path) -> tuple[Path | None, str]:
+    """The page that was written; or None, and why it could not be."""
+    from perfdoc.report import html
+
+    try:
+        return html.write(model, target), ""
+    except OSError as error:
+        return None, f"{os.path.relpath(target)} cannot be written: {error.strerror or error}"
 
 
 def find(run: Path | None) -> Path:

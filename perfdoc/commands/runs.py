@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def command(as_json: bool) -> None:
     """List the runs in .perfdoc, the newest last."""
-    from perfdoc.commands._run_list import Store
+    from perfdoc.commands._run_list import rows as listed
     from perfdoc.report.figures import command_line
 
-    rows = Store(Path(".perfdoc")).rows() if Path(".perfdoc").is_dir() else []
+    rows = listed(Path(".perfdoc"))
     if as_json:
         click.echo(json.dumps([{**vars(row), "state": row.state, "command": row.words} for row in rows], indent=1))
         return

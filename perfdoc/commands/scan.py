@@ -29,13 +29,14 @@ Made = TypeVar("Made")
               help="Where runs are kept [default: .perfdoc in the working directory].")
 @click.option("--show-output", is_flag=True, help="Let the script print to this terminal instead of the run's output.log.")
 @click.option("--json", "as_json", is_flag=True, help="Print findings as JSON instead of the summary.")
+@click.option("--all", "show_all", is_flag=True, help="Print every change that was tried, every finding and note.")
 @click.option("--clock-only", is_flag=True, help="Only measure where the time goes; switch nothing.")
 @click.option("--no-guard", is_flag=True, help="Let the script write its checkpoints, logs and trackers as always.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def command(
     budget: float, wait: float, smallest_effect: float, only: str | None, allow: tuple[str, ...], seed: int | None,
     output: Path | None,
-    show_output: bool, as_json: bool, clock_only: bool, no_guard: bool, command: tuple[str, ...],
+    show_output: bool, as_json: bool, show_all: bool, clock_only: bool, no_guard: bool, command: tuple[str, ...],
 ) -> None:
     """Scan a training script: `perfdoc scan train.py --epochs 3`, or any command after `--`.
 
@@ -44,7 +45,7 @@ def command(
     script's own code when it failed.
     """
     from perfdoc.commands import _run_list as store
-    from perfdoc.commands._patching import make_patch, said_of
+    from perfdoc.commands._patching import make_patch
     from perfdoc.commands._progress import Progress
     from perfdoc.commands._storing import commit, keep
     from perfdoc.core.errors import PerfdocError
@@ -52,7 +53,9 @@ def command(
     from perfdoc.launch.environment import resolve
     from perfdoc.launch.scan import Options, Scan
     from perfdoc.patch import make
-    from perfdoc.report import html, terminal
+    from perfdoc.report import everything, first_screen, html, json_view, terminal
+    from perfdoc.report.model import build
+    from perfdoc.report.next_steps import next_steps
 
     # click drops the dashes: whether they were there decides between a script and a command.
     before = sys.argv[1:]
@@ -67,7 +70,7 @@ def command(
     scan = Scan(options, lambda event: None)
     keep(scan.folder, store.Row(scan.folder.name, "scan", command=json.dumps(options.command), pid=os.getpid()))
     with Progress(budget, sys.stderr) as progress:
-        scan.show = progress.show
+        scan.show, progress.folder = progress.show, scan.folder
         try:
             capture = scan.run()
         except OSError as error:
@@ -78,16 +81,14 @@ def command(
     diagnosis = diagnose(capture)
     patch = _written(lambda: make_patch(diagnosis, scan.folder))
     keep(scan.folder, store.from_capture(capture, diagnosis.plan, commit()))
-    report = _written(lambda: html.write(diagnosis, scan.folder / "report.html")) if capture.loop else None
+    model = build(diagnosis)
+    report = _written(lambda: html.write(model, scan.folder / "report.html")) if capture.loop else None
     if as_json:
         more = {"patch": {"file": os.path.relpath(scan.folder / f"{make.PLAN}.patch"), **patch.about()} if patch else None}
-        click.echo(json.dumps({**terminal.as_json(diagnosis), **more}, indent=1))
+        click.echo(json.dumps({**json_view.as_json(model), **more}, indent=1))
     else:
-        click.echo(terminal.render(diagnosis, width=terminal.columns()))
-        if patch is not None:
-            click.echo(said_of(patch, scan.folder))
-        if report is not None:
-            click.echo(f"report: {os.path.relpath(report)}")
+        view = everything if show_all else first_screen
+        click.echo(view.render(model, terminal.columns(), next_steps(model, scan.folder, report), terminal.colours()))
     if capture.unwritten:
         click.echo(
             f"perfdoc: the capture could not be written: {capture.unwritten}. What was measured stands in the run's events: "
@@ -111,7 +112,8 @@ def _written(make: Callable[[], Made | None]) -> Made | None:
 
 def _check_names(names: tuple[str, ...]) -> None:
     from perfdoc.core.errors import PerfdocError
-    from perfdoc.core.probe import packages, slugs
+    from perfdoc.core.registry import names as slugs
+    from perfdoc.core.registry import packages
 
     known = slugs(packages())
     for name in names:

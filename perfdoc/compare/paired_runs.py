@@ -32,7 +32,7 @@ from perfdoc.capture.settings import Settings
 from perfdoc.compare.ratio import ROUNDS, Ratio, load_taken_out, ratio_of, worn_out
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.parent_death import die_with_parent
-from perfdoc.core.probe import packages
+from perfdoc.core.registry import packages
 from perfdoc.core.typed_json import to_json
 from perfdoc.launch import processes
 from perfdoc.launch.environment import environment

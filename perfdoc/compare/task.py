@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from perfdoc.capture import events
 from perfdoc.capture.records import Counts
 from perfdoc.core.measurement import Measurement
-from perfdoc.core.probe import Probe, discover
+from perfdoc.core.probe import Probe
+from perfdoc.core.registry import discover
 from perfdoc.core.treatment import Loop, Offer, Treatment
 from perfdoc.inject.observe.step_finder import Step
 from perfdoc.inject.system.batches import tensors_in

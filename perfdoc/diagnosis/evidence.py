@@ -253,18 +253,24 @@ class Evidence:
                  if b.arm == CONTROL_ARM and b.count and b.phase == CONFIRM_PHASE]
         return statistics.median(paces) if paces else self.step_seconds or None
 
-    def budget_for(self, pairs: int, arms: int) -> str:
-        """The least budget that holds so many pairs more, and the fewest that decide on ``arms`` changes; in a sentence.
+    def budget_needed(self, pairs: int, arms: int) -> int | None:
+        """The least budget, in seconds, that holds so many pairs more, and the fewest that decide on ``arms`` changes.
 
-        Empty where it was not the budget that ended the experiment.
+        None where it was not the budget that ended the experiment.
         """
         blocks = [b.seconds + math.fsum(b.warmup) + b.switch for b in self.capture.blocks]
         budget = self.capture.run.budget
         if not blocks or budget is None or self.capture.experiment.reason != "budget spent":
-            return ""
+            return None
         # Two arms share a control block.
         more = 1.5 * statistics.fmean(blocks) * (pairs + arms * stats.LOOKS[0])
-        asked = math.ceil((budget + more) / 10) * 10
+        return math.ceil((budget + more) / 10) * 10
+
+    def budget_for(self, pairs: int, arms: int) -> str:
+        """:meth:`budget_needed` in a sentence; empty where there is none."""
+        asked = self.budget_needed(pairs, arms)
+        if asked is None:
+            return ""
         what = "that needs" if arms == 0 else "one change needs" if arms == 1 else f"all {arms} need"
         return f"A step takes {self.step_seconds:.2g} s: {what} at least --budget {asked}."
 

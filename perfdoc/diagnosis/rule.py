@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
-import pkgutil
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,6 +11,7 @@ from typing import ClassVar
 
 from perfdoc.core import numerics, stats
 from perfdoc.core.finding import Effort, Finding, counted
+from perfdoc.core.registry import discover
 from perfdoc.core.treatment import config_from_id
 from perfdoc.diagnosis.evidence import Evidence
 
@@ -192,18 +191,4 @@ def estimated(seen: Evidence, arm: str) -> str:
 
 def discover_rules() -> list[Rule]:
     """One instance of every rule in ``perfdoc.rules``, ordered by code."""
-    import perfdoc
-
-    package = importlib.import_module(f"{perfdoc.__name__}.rules")
-    found: list[Rule] = []
-    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        module = importlib.import_module(info.name)
-        for member in vars(module).values():
-            if (
-                inspect.isclass(member)
-                and issubclass(member, Rule)
-                and not inspect.isabstract(member)
-                and member.__module__ == module.__name__
-            ):
-                found.append(member())
-    return sorted(found, key=lambda rule: rule.code)
+    return discover(Rule, ["perfdoc.rules"], "code")  # type: ignore[type-abstract]

@@ -30,7 +30,8 @@ from perfdoc.core import step_log
 from perfdoc.core.blocks import Block
 from perfdoc.core.metrics import PHASES
 from perfdoc.core.parent_death import die_with_parent
-from perfdoc.core.probe import Probe, discover
+from perfdoc.core.probe import Probe
+from perfdoc.core.registry import discover
 from perfdoc.core.treatment import Treatment, config_id
 from perfdoc.core.typed_json import from_json
 from perfdoc.inject.experiment.applicability import factors

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import perfdoc
 from perfdoc.core.errors import PerfdocError
-from perfdoc.core.probe import packages
+from perfdoc.core.registry import packages
 
 
 def python_command(script: Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ from perfdoc.capture.event_lines import to_entry
 from perfdoc.capture.run import Run
 from perfdoc.capture.settings import BenchAsked, MemoryAsked, Settings
 from perfdoc.core.errors import PerfdocError
-from perfdoc.core.probe import packages
+from perfdoc.core.registry import packages
 from perfdoc.core.typed_json import to_json
 from perfdoc.launch import endings, launches, processes, signals, variables
 from perfdoc.launch.environment import environment

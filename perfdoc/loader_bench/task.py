@@ -12,7 +12,8 @@ from perfdoc.capture.records import BenchedLoader
 from perfdoc.capture.settings import BenchAsked
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.measurement import Measurement, Unavailable
-from perfdoc.core.probe import Probe, discover
+from perfdoc.core.probe import Probe
+from perfdoc.core.registry import discover
 from perfdoc.core.typed_json import from_json
 from perfdoc.inject.observe.clock import DATA
 from perfdoc.inject.observe.step_finder import Step

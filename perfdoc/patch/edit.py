@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from abc import ABC, abstractmethod
 from functools import lru_cache
 from typing import ClassVar
 
+from perfdoc.core import registry
 from perfdoc.patch.workspace import Workspace
 
 
@@ -33,14 +31,4 @@ class Edit(ABC):
 @lru_cache
 def discover() -> dict[str, Edit]:
     """One instance of every edit in ``perfdoc.patch.edits``, by slug."""
-    import perfdoc
-
-    package = importlib.import_module(f"{perfdoc.__name__}.patch.edits")
-    found: dict[str, Edit] = {}
-    for info in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        module = importlib.import_module(info.name)
-        for member in vars(module).values():
-            if (inspect.isclass(member) and issubclass(member, Edit) and not inspect.isabstract(member)
-                    and member.__module__ == module.__name__):
-                found[member.slug] = member()
-    return found
+    return {edit.slug: edit for edit in registry.discover(Edit, ["perfdoc.patch.edits"])}  # type: ignore[type-abstract]

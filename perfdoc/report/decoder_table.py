@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from perfdoc.core.probe import decoder_packages, packages
+from perfdoc.core.registry import decoder_packages, packages
 from perfdoc.decoder_bench.answer import REFERENCE, DecoderAnswer, DecoderRow
 
 WHERE = ("alone", "in workers")

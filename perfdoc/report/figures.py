@@ -32,6 +32,15 @@ def faster(effect: Effect | None) -> str:
     return f"{speedup(effect)} faster"
 
 
+def changed(effect: Effect) -> str:
+    """What a step becomes: ``1.80x faster [1.71, 1.88]``, ``1.21x slower [1.10, 1.33]``; the words of an unknown one."""
+    if not effect.known:
+        return effect.words
+    if effect.speedup >= 1:
+        return f"{effect.speedup:.2f}x faster [{effect.low:.2f}, {effect.high:.2f}]"
+    return f"{1 / effect.speedup:.2f}x slower [{1 / effect.high:.2f}, {1 / effect.low:.2f}]"
+
+
 def realised(figures: Mapping[str, Any]) -> str:
     """The speed-up that ``perfdoc verify`` measured, from its JSON: like :func:`speedup`."""
     starts = counted(figures["starts"], "pair")

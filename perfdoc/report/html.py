@@ -16,15 +16,16 @@ from perfdoc.diagnosis.rule import discover_rules
 from perfdoc.loader_bench import answer as loader_answer
 from perfdoc.loader_bench import samples as sample_answer
 from perfdoc.report import decoder_table, figures, loader_curve, patch_section, sample_table, summary
+from perfdoc.report.model import ReportModel
 
 
-def write(diagnosis: Diagnosis, path: Path) -> Path:
+def write(model: ReportModel, path: Path) -> Path:
     """Render the report into ``path``."""
-    path.write_text(render(diagnosis, path.parent), encoding="utf-8")
+    path.write_text(render(model, path.parent), encoding="utf-8")
     return path
 
 
-def render(diagnosis: Diagnosis, folder: Path | None = None) -> str:
+def render(model: ReportModel, folder: Path | None = None) -> str:
     """The report as HTML. Everything from the user's machine is escaped by the template engine.
 
     ``folder``: the run's, where its patch lies and what ``perfdoc verify`` measured.
@@ -36,7 +37,7 @@ def render(diagnosis: Diagnosis, folder: Path | None = None) -> str:
     env.filters["seconds"] = figures.seconds
     env.filters["speedup"] = figures.speedup
     env.filters["realised"] = figures.realised
-    capture = diagnosis.capture
+    diagnosis, capture = model.diagnosis, model.diagnosis.capture
     sample, decoders = sample_answer.read(capture.measurements), decoder_answer.read(capture.measurements)
     loader = loader_answer.read(capture.measurements, capture.experiment.failed)
     if loader is not None and loader.recommended is None:
@@ -47,10 +48,10 @@ def render(diagnosis: Diagnosis, folder: Path | None = None) -> str:
         loader=loader and loader_curve.section(loader, capture.loader),
         run=capture.run, loop=capture.loop, machine=capture.machine if capture.machine.system else None,
         environment=capture.environment if capture.environment.python else None,
-        device=summary.device(diagnosis), command=figures.command_line(capture.run.command),
-        headline=loader.sentence if loader and not capture.blocks else summary.headline(diagnosis),
+        device=summary.device(diagnosis), command=model.command,
+        answer=(loader.sentence,) if loader and not capture.blocks else model.answer,
         step=summary.step_sentence(diagnosis), time=summary.step_time(diagnosis),
-        anatomy=summary.anatomy(diagnosis), ceilings=summary.ceilings(diagnosis), plan=diagnosis.plan,
+        anatomy=model.phases, ceilings=summary.ceilings(diagnosis), plan=diagnosis.plan,
         expected=summary.expected_sentence(diagnosis),
         epoch=summary.epoch_sentence(diagnosis), numbers=summary.numbers_sentence(diagnosis),
         estimates=summary.estimates(diagnosis), estimates_head=summary.estimates_head(diagnosis),

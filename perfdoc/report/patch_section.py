@@ -14,7 +14,8 @@ def read(folder: Path) -> dict[str, Any] | None:
         diff = (folder / "plan.patch").read_bytes().decode()
     except (OSError, ValueError):
         return None
-    return {"lines": [_line(line) for line in diff.splitlines()], "snippets": about["snippets"], "verified": _verified(folder)}
+    return {"lines": [_line(line) for line in diff.splitlines()], "snippets": about["snippets"],
+            "edited": about["edited"], "verified": _verified(folder)}
 
 
 def _line(text: str) -> dict[str, str]:

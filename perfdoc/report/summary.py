@@ -332,8 +332,8 @@ def epoch_sentence(diagnosis: Diagnosis) -> str:
 
 
 def notes(diagnosis: Diagnosis) -> list[str]:
-    """What else the person should know: resolution of the machine, files that the guard kept, laps."""
-    seen, run, guard = diagnosis.seen, diagnosis.capture.run, diagnosis.capture.guard
+    """What else the person should know: resolution of the machine, comparisons that failed, files that the guard kept."""
+    seen, guard = diagnosis.seen, diagnosis.capture.guard
     found = []
     if seen.resolution is not None and not seen.withheld:
         said = f"control against itself (A/A): within ±{seen.resolution:.1%}"
@@ -345,8 +345,6 @@ def notes(diagnosis: Diagnosis) -> list[str]:
         f"the numbers were not all compared: {m.reason}"
         for m in diagnosis.capture.measurements if isinstance(m, Unavailable) and m.metric == "parity"
     ]
-    if run.reason:
-        found.append(run.reason)
     experiment = diagnosis.capture.experiment
     if experiment.natural:
         found.append(f"epochs ended as usual while changes were tried ({experiment.natural}); steps with an end in them are "
@@ -359,12 +357,29 @@ def notes(diagnosis: Diagnosis) -> list[str]:
         found.append(f"{_plural(count, 'file', 'files')} the script wanted to write went into the run's folder instead")
     if guard.kept:
         found.append(f"{_plural(len(set(guard.kept)), 'path', 'paths')} the script wanted to remove still stand")
+    return [*found, *warnings(diagnosis)]
+
+
+def warnings(diagnosis: Diagnosis) -> list[str]:
+    """The notes that nobody may miss: how the run ended, and what is new or changed in the user's folder."""
+    run, guard = diagnosis.capture.run, diagnosis.capture.guard
+    # Without a loop, or without a block, the reason is the answer itself.
+    found = [run.reason] if run.reason and diagnosis.capture.loop and diagnosis.capture.blocks else []
     left = guard.git_changed or guard.left
     if left:
         more = f" and {len(left) - 3} more" if len(left) > 3 else ""
         found.append("new or changed in your folder since, by a program that the script started, or by somebody else: "
                      + ", ".join(left[:3]) + more)
     return found
+
+
+def most_of_a_sample(diagnosis: Diagnosis) -> str:
+    """What most of a sample's time is, where making the batches is a good part of the step; else an empty string."""
+    loader = diagnosis.seen.measurement("loader.ceiling")
+    found = sample_answer.read(diagnosis.capture.measurements)
+    if found is None or loader is None or stats.trimmed_mean(loader.samples) < LOADER_MATTERS * diagnosis.seen.step_seconds:
+        return ""
+    return f"{found.parts[0].words} {found.parts[0].share:.0%} of a sample"
 
 
 def samples(diagnosis: Diagnosis, metric: str) -> tuple[float, ...]:

@@ -12,14 +12,14 @@ class BiasBeforeNorm(Rule):
 
     What it measures
     ----------------
-    One step of your loop is watched: which layers' output tensors are, unchanged, the input of a batch norm in training
-    mode, and how large the gradients of their biases are beside those of their weights.
+    One step of your loop is watched: which layers pass their output, unchanged, to a batch norm in training mode, and how
+    large the gradients of their biases are compared with those of their weights.
 
     Why it costs time
     -----------------
-    Batch norm subtracts the mean of every channel, and with it any constant added before. The bias changes nothing, its
-    gradient is zero but for rounding, and yet it is added in forward, summed up over the batch in backward, and updated by
-    the optimizer. The gain is small.
+    Batch norm subtracts the mean of every channel, and with it any constant that was added before. So the bias changes
+    nothing and its gradient is zero, apart from rounding. Still it is added in forward, summed over the batch in backward, and
+    updated by the optimizer. Removing it saves a little.
 
     Example
     -------
@@ -35,7 +35,7 @@ class BiasBeforeNorm(Rule):
 
     When this is wrong
     ------------------
-    Where a checkpoint with biases is to be loaded. Batch norm in eval mode, layer norm and group norm do not cancel a bias.
+    If a checkpoint with biases has to be loaded. Batch norm in eval mode, layer norm and group norm do not cancel a bias.
     """
 
     code = "PD308"

@@ -6,17 +6,17 @@ from perfdoc.diagnosis.rule import TreatmentRule
 
 
 class BlockingCopy(TreatmentRule):
-    """Batches are copied to the GPU with the host waiting.
+    """Batches are copied to the GPU while the host waits.
 
     What it measures
     ----------------
-    Your step on CUDA with copies from pinned memory that do not block the host, switched in your running loop. Without a GPU it
-    is untestable.
+    Your step on CUDA with copies from pinned memory that the host does not wait for, switched on and off in your running loop.
+    Without a GPU this cannot be tested.
 
     Why it costs time
     -----------------
-    A copy from pageable memory goes through a staging buffer and holds the host until it is done; meanwhile no kernel is
-    queued. From pinned memory, and with ``non_blocking=True``, the copy runs while the host goes on.
+    A copy from ordinary (pageable) memory goes through a staging buffer, and the host waits until it is done. Meanwhile no
+    kernel is queued. From pinned memory, and with ``non_blocking=True``, the copy runs while the host goes on.
 
     Example
     -------
@@ -32,7 +32,7 @@ class BlockingCopy(TreatmentRule):
 
     When this is wrong
     ------------------
-    Copies back to the host must be waited for before they are read. Batches of a few kilobytes gain nothing.
+    Copies from the GPU to the host: they must be complete before they are read. Batches of a few kilobytes gain nothing.
     """
 
     code = "PD202"

@@ -9,7 +9,7 @@ from perfdoc.diagnosis.rule import Rule
 
 
 class BusyMachine(Rule):
-    """Others use the CPU while the scan measures: figures are wider, and training itself is slower.
+    """Other programs use the CPU during the scan: intervals are wider, and training itself is slower.
 
     What it measures
     ----------------
@@ -17,8 +17,8 @@ class BusyMachine(Rule):
 
     Why it costs time
     -----------------
-    A step waits for the slowest of its threads: one busy neighbour on one core can slow a step that uses all cores by
-    several times. Intervals get wider for the same reason.
+    A step waits for the slowest of its threads. One other busy program on one core can make a step that uses all cores several
+    times slower. For the same reason intervals get wider.
 
     Example
     -------
@@ -36,7 +36,7 @@ class BusyMachine(Rule):
 
     When this is wrong
     ------------------
-    Where the neighbours are part of the training (a data server, a logger) and will be there in the real run too.
+    If the other programs belong to the training (a data server, a logger) and will run beside it later too.
     """
 
     code = "PD703"

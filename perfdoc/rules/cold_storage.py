@@ -11,16 +11,17 @@ SLOW = 0.5
 
 
 class ColdStorage(Rule):
-    """Reading a file that is not in memory takes longer than all that is done with it.
+    """Reading a file from storage takes longer than everything that is done with it afterwards.
 
     What it measures
     ----------------
-    Whole files that samples open: read after they were dropped from the page cache, and again from it; and what a sample takes.
+    Files that samples open, read as a whole: first after they were dropped from the page cache, then again from it. And how
+    long a sample takes.
 
     Why it costs time
     -----------------
-    In the first epoch, and in every one where the data set is larger than memory, each file comes from storage. Many small
-    files on a network or a spinning disk wait for each open, not for the bytes.
+    In the first epoch each file comes from storage; if the data set is larger than memory, in every epoch. With many small
+    files on a network or a spinning disk, most of the time goes into opening them, not into reading the bytes.
 
     Example
     -------
@@ -38,8 +39,9 @@ class ColdStorage(Rule):
 
     When this is wrong
     ------------------
-    Where everything fits into memory only the first epoch feels it. More workers hide waiting for storage: unlike decoding
-    it needs no core.    """
+    If everything fits into memory, only the first epoch is slow. More workers hide the waiting for storage, because
+    waiting needs no core, unlike decoding.
+    """
 
     code = "PD110"
     slug = "cold-storage"

@@ -10,13 +10,13 @@ class ContiguousConvolutions(TreatmentRule):
 
     What it measures
     ----------------
-    Your step with parameters, buffers, optimizer state and 4-D inputs as ``channels_last``, switched in your running
-    loop; also together with autocast, with which it interacts.
+    Your step with parameters, buffers, optimizer state and 4-D inputs as ``channels_last``, switched on and off in your
+    running loop; also together with autocast, because the two interact.
 
     Why it costs time
     -----------------
-    Convolution kernels of tensor cores and of oneDNN work on channels_last; contiguous tensors are converted to and fro
-    around every layer. Layers without a channels_last kernel convert back, so a network can get slower.
+    The fast convolution kernels of tensor cores and of oneDNN work on channels_last. Contiguous tensors are converted back
+    and forth around every layer. Layers that have no channels_last kernel convert back too, so a network can also get slower.
 
     Example
     -------
@@ -34,7 +34,7 @@ class ContiguousConvolutions(TreatmentRule):
 
     When this is wrong
     ------------------
-    Code that calls ``view`` on activations raises with channels_last; ``reshape`` or ``flatten`` does not.
+    Code that calls ``view`` on activations raises an error with channels_last; use ``reshape`` or ``flatten``.
     """
 
     code = "PD303"

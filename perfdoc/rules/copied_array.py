@@ -16,7 +16,7 @@ class CopiedArray(Rule):
 
     What it measures
     ----------------
-    Seconds a sample spends in ``torch.tensor`` of a numpy array, at each place of your code, inside your own ``__getitem__``.
+    How long a sample takes for ``torch.tensor`` of a numpy array, at each line of your own ``__getitem__`` and what it calls.
 
     Why it costs time
     -----------------
@@ -48,7 +48,7 @@ class CopiedArray(Rule):
 
     When this is wrong
     ------------------
-    Where the array is written to afterwards: the tensor would change with it. Arrays of a few numbers are not worth the change.
+    If the array is written to afterwards: the tensor would change with it. For arrays of a few numbers it makes no difference.
     """
 
     code = "PD113"

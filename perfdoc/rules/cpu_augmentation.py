@@ -18,12 +18,12 @@ class CpuAugmentation(Rule):
 
     What it measures
     ----------------
-    Seconds of each transform, by its name, inside your own ``__getitem__``, and how long the step waits for data.
+    How long each transform takes, by its name, inside your own ``__getitem__``, and how long the step waits for data.
 
     Why it costs time
     -----------------
-    Random crops, colour changes and normalisation of PIL images run on one core, sample by sample. On tensors, for a whole
-    batch, on the GPU or in DALI they take a fraction.
+    Random crops, colour changes and normalisation of PIL images run on one core, one sample after the other. For a whole
+    batch at once, on tensors, on the GPU or in DALI, they take a fraction of that time.
 
     Example
     -------
@@ -52,8 +52,9 @@ class CpuAugmentation(Rule):
 
     When this is wrong
     ------------------
-    Where the step never waits for data: workers hide the transforms then, and only their cores are lost. On a machine that
-    trains on the CPU those cores are the model's.    """
+    If the step never waits for data: then workers hide the transforms, which only cost the cores that they use. On a machine
+    that trains on the CPU the model needs these cores itself.
+    """
 
     code = "PD109"
     slug = "cpu-augmentation"

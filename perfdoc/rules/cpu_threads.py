@@ -6,17 +6,17 @@ from perfdoc.diagnosis.rule import TreatmentRule
 
 
 class CpuThreads(TreatmentRule):
-    """Training on the CPU with another number of intra-op threads than serves the step best.
+    """Training on the CPU with a number of intra-op threads that is not the fastest for this step.
 
     What it measures
     ----------------
-    Your step with one thread, half the cores and all cores available, in your running loop. Together with DataLoader workers
-    it is tried too: that is reported by the rules on workers.
+    Your step with one thread, with half of the available cores and with all of them, switched in your running loop. The number
+    of threads is also tried together with DataLoader workers; the rules about workers report that.
 
     Why it costs time
     -----------------
-    Small operators spend more on waking threads than the threads save; large ones want every core. torch counts the cores
-    of the machine, not those a container may use, and so can start far too many.
+    For small operators, waking threads takes longer than the threads save; large ones profit from every core. torch counts the
+    cores of the machine, not those that a container may use, so it can start far too many threads.
 
     Example
     -------
@@ -32,7 +32,7 @@ class CpuThreads(TreatmentRule):
 
     When this is wrong
     ------------------
-    Where the script moves to a machine with another number of cores, or to a GPU.
+    If the script will run on a machine with another number of cores, or on a GPU.
     """
 
     code = "PD317"

@@ -10,7 +10,7 @@ class DebugLeftOn(TreatmentRule):
 
     What it measures
     ----------------
-    Your step without anomaly detection, switched in your running loop. Said only where backward was seen to run with it.
+    Your step without anomaly detection, switched in your running loop. Reported only if backward was seen to run with it.
 
     Why it costs time
     -----------------

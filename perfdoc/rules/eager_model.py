@@ -7,17 +7,17 @@ from perfdoc.diagnosis.rule import TreatmentRule
 
 
 class EagerModel(TreatmentRule):
-    """A model in eager mode that torch.compile could fuse.
+    """A model in eager mode that torch.compile could make faster.
 
     What it measures
     ----------------
-    Your step with the compiled model, switched in your running loop; the seconds of compilation, graphs, graph breaks,
-    recompilations and why they came, and after how many steps the compilation is repaid.
+    Your step with the compiled model, switched on and off in your running loop. How long compilation takes, how many graphs,
+    graph breaks and recompilations there are and why, and after how many steps the compilation has paid for itself.
 
     Why it costs time
     -----------------
-    Every operator is dispatched from Python, reads its inputs from memory and writes its result back. A compiler fuses chains
-    of them and skips the dispatch. Large convolutions and matrix multiplications gain little.
+    In eager mode every operator is called from Python, reads its inputs from memory and writes its result back. A compiler
+    fuses chains of operators and calls them without Python. Large convolutions and matrix multiplications gain little.
 
     Example
     -------
@@ -33,8 +33,8 @@ class EagerModel(TreatmentRule):
 
     When this is wrong
     ------------------
-    Short runs never repay the compilation. Graph breaks and changing shapes (recompilation) eat the gain. The first steps of
-    every process pay again unless the cache is kept.
+    In short runs the compilation never pays for itself. Graph breaks, and shapes that change (which cause recompilation),
+    use up the gain. Every process compiles again in its first steps unless the compiler's cache is kept.
     """
 
     code = "PD305"

@@ -8,16 +8,16 @@ from perfdoc.diagnosis.rule import Rule
 
 
 class FewerCoresThanSeen(Rule):
-    """The process may use fewer cores than the machine has: counts that go by ``os.cpu_count()`` are too high.
+    """The process may use fewer cores than the machine has, so numbers derived from ``os.cpu_count()`` are too high.
 
     What it measures
     ----------------
-    Cores by affinity mask and cgroup quota, beside those of the machine, and the threads that torch started.
+    The cores that the affinity mask and the cgroup quota allow, the cores of the machine, and the threads that torch started.
 
     Why it costs time
     -----------------
-    Containers and batch systems limit cores without hiding them. Libraries that count the machine's cores start too many
-    threads and workers, which take turns on the few that are there.
+    Containers and batch systems limit the cores but do not hide the others. Libraries that count the machine's cores start too
+    many threads and workers, which then take turns on the few cores that they may use.
 
     Example
     -------
@@ -29,11 +29,11 @@ class FewerCoresThanSeen(Rule):
     -----------
     ::
 
-        DataLoader(dataset, num_workers=len(os.sched_getaffinity(0)) - 1)  # and mind the cgroup's quota: perfdoc scan shows it
+        DataLoader(dataset, num_workers=len(os.sched_getaffinity(0)) - 1)  # a cgroup quota may be lower still: see the scan
 
     When this is wrong
     ------------------
-    Where the quota is only reached in bursts, more threads than cores can be fine.
+    If the process only reaches its quota for moments, more threads than cores can be fine.
     """
 
     code = "PD704"

@@ -10,13 +10,13 @@ class FullPrecision(TreatmentRule):
 
     What it measures
     ----------------
-    Your step with ``torch.autocast`` from batch fetch to backward: bf16 where the device has it, else fp16 with a
-    GradScaler (its cost included), switched in your running loop.
+    Your step with ``torch.autocast`` from fetching the batch to backward, switched on and off in your running loop: bf16 if
+    the device has it, otherwise fp16 with a GradScaler (its cost included).
 
     Why it costs time
     -----------------
-    Tensor cores, AMX and AVX-512 bf16 units multiply matrices several times faster than float32 units, and activations take
-    half the memory traffic. Models of small or memory-bound layers gain little; the casts can even cost time.
+    Tensor cores, AMX and AVX-512 bf16 units multiply matrices several times faster than float32 units, and activations cause
+    half the memory traffic. Models of small or memory-bound layers gain little; the conversions can even cost time.
 
     Example
     -------
@@ -35,8 +35,9 @@ class FullPrecision(TreatmentRule):
 
     When this is wrong
     ------------------
-    bf16 keeps 8 bits of mantissa: check the loss curve. Losses that autocast refuses (``BCELoss`` after ``Sigmoid``) need
-    ``BCEWithLogitsLoss`` first. A CPU without bf16 instructions emulates them and gets slower: the measurement says so.
+    bf16 keeps 8 bits of mantissa: check the loss curve. Losses that autocast refuses (``BCELoss`` after ``Sigmoid``) have to
+    be replaced by ``BCEWithLogitsLoss`` first. A CPU without bf16 instructions emulates them and gets slower; the
+    measurement shows that.
     """
 
     code = "PD301"

@@ -15,14 +15,15 @@ class GradInValidation(Rule):
 
     What it measures
     ----------------
-    A forward pass that your script made in eval mode is repeated, with the same arguments, with gradients, under
-    ``torch.no_grad()`` and under ``torch.inference_mode()``, in alternating order. The effect is on that forward pass, in
-    isolation; training steps stay as they are. Validation that comes after the held epoch is not seen.
+    A forward pass that your script made in eval mode is repeated with the same arguments: with gradients, under
+    ``torch.no_grad()`` and under ``torch.inference_mode()``, in alternating order. The effect is that on this forward pass
+    alone; training steps do not change. Validation that only runs at the end of the epoch is not seen, because a scan does
+    not get there.
 
     Why it costs time
     -----------------
-    With gradients enabled every operator records what its backward needs and keeps its inputs alive, in memory that
-    validation could use for larger batches. Inference mode also skips the bookkeeping of versions and views.
+    With gradients enabled, every operator records what its backward needs and keeps its inputs in memory, which validation
+    could use for larger batches. Inference mode also skips the bookkeeping of versions and views.
 
     Example
     -------
@@ -43,7 +44,7 @@ class GradInValidation(Rule):
 
     When this is wrong
     ------------------
-    Where validation itself differentiates (adversarial examples, physics losses). Tensors made under ``inference_mode`` cannot
+    If validation itself needs gradients (adversarial examples, physics losses). Tensors made under ``inference_mode`` cannot
     be used in a later backward; ``no_grad`` has no such limit and saves nearly as much.
     """
 

@@ -11,20 +11,20 @@ SHOWN = 8
 
 
 class HostSync(Rule):
-    """Calls in the step that need a value from the device: the host waits until the device has caught up.
+    """Calls in the step that read a value from the device, so that the host waits until the device has caught up.
 
     What it measures
     ----------------
     One step of your loop is watched: every call in your code that brings values of a device tensor to the host, with its line
-    and how often it is made. On a GPU the places with the most calls are then tried without the wait: the call gives back the
-    value of its last real read, at once, and the step is timed. On a CPU nothing waits; the places are named that would on a
-    GPU. Tensors that live on the CPU (data sets, meters, the optimizer's counters) are none.
+    and how often it is made. On a GPU, the lines with the most calls are then tried without the wait: the call returns the
+    value of its last real read at once, and the step is timed. On a CPU nothing waits; the report names the lines that would
+    wait on a GPU. Reads of tensors that always live on the CPU (data sets, meters, the optimizer's counters) do not count.
 
     Why it costs time
     -----------------
-    The host queues kernels ahead of the device. A call that needs a result empties the queue: the device then idles until the
-    host has queued new work. What it costs is that idle time, not the time the host waits: a wait at the end of a long step
-    may cost nothing.
+    The host queues kernels ahead of the device. A call that needs a result waits until the queue is empty, and then the device
+    idles until the host has queued new work. This idle time is the cost, not the time that the host waits: a wait at the
+    end of a long step may cost nothing.
 
     Example
     -------
@@ -42,7 +42,7 @@ class HostSync(Rule):
 
     When this is wrong
     ------------------
-    Where the value is needed at once, and rarely: once in a hundred steps costs nothing.
+    If the value is needed at once, and rarely: once in a hundred steps costs next to nothing.
     """
 
     code = "PD201"

@@ -11,13 +11,13 @@ class InplaceActivation(TreatmentRule):
 
     What it measures
     ----------------
-    Your step with the model's activations working in place, switched in your running loop, and the most memory a step holds,
-    with and without.
+    Your step with the model's activations working in place, switched on and off in your running loop, and the most memory that
+    a step holds with and without.
 
     Why it costs time
     -----------------
-    The input of a ReLU is not needed once its output is known. Writing over it saves the memory of one activation a layer and
-    the traffic of writing it elsewhere.
+    The input of a ReLU is not needed once its output is known. Overwriting it saves the memory of one activation per layer, and
+    the memory traffic of writing the output elsewhere.
 
     Example
     -------
@@ -33,8 +33,8 @@ class InplaceActivation(TreatmentRule):
 
     When this is wrong
     ------------------
-    Where the input is used again (a residual branch that starts before the activation): the numbers change, mostly without an
-    error. Layers that need their output for backward raise.
+    If the input is used again, for example by a residual branch that starts before the activation: then the numbers change,
+    mostly without an error. If a layer needs the overwritten tensor for backward, torch raises an error.
     """
 
     code = "PD405"

@@ -12,18 +12,19 @@ from perfdoc.diagnosis.rule import Rule, worth_a_word
 
 
 class MisalignedShapes(Rule):
-    """Large linear layers whose sizes are no multiples of 8: vocabularies, heads, hidden sizes.
+    """Large linear layers whose sizes are not multiples of 8: vocabularies, heads, hidden sizes.
 
     What it measures
     ----------------
-    Large linear layers with odd sizes that ran in your step: forward and backward in isolation, as they are and padded to the
-    next multiple of 64, in alternating pairs on your device, with the rows that they get in your step. What it saves is set
-    against your step.
+    Large linear layers with odd sizes that ran in your step. Forward and backward of each layer alone are timed on your device,
+    with as many rows as in your step: as the layer is, and padded to the next multiple of 64, in alternating pairs. What
+    padding saves is compared with the whole step.
 
     Why it costs time
     -----------------
-    Matrix units work on tiles. Where a size is no multiple of the tile, kernels handle the rest separately, read memory
-    unaligned, or fall back to slower code: on tensor cores by a factor, on CPUs often by nothing.
+    Matrix units work on tiles. If a size is not a multiple of the tile, kernels handle the rest separately, read memory
+    unaligned, or fall back to slower code. On tensor cores that can make the layer much slower; on CPUs it often costs
+    nothing.
 
     Example
     -------
@@ -39,8 +40,8 @@ class MisalignedShapes(Rule):
 
     When this is wrong
     ------------------
-    Where the output is compared or stored in its size: pad the layer, and slice its output or mask the padding in the loss.
-    It is measured on the device of this scan: another one may care more, or less.
+    If the output's size matters to what follows: then slice the padded output, or mask the padding in the loss. The
+    measurement holds for the device of this scan; on another one the effect may be larger or smaller.
     """
 
     code = "PD311"

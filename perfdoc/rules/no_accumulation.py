@@ -7,17 +7,17 @@ from perfdoc.diagnosis.rule import TreatmentRule
 
 
 class NoAccumulation(TreatmentRule):
-    """An optimizer step after every batch, where gradients of several could be added up first.
+    """An optimizer step after every batch, although the gradients of several batches could be added up first.
 
     What it measures
     ----------------
-    Your step with the optimizer stepping only every second or fourth batch, switched in your running loop: samples a second.
-    The memory of a step stays what it is, which is what sets it apart from a larger batch.
+    Samples per second with the optimizer stepping only after every second or fourth batch, switched on and off in your running
+    loop. Unlike a larger batch, this needs no more memory.
 
     Why it costs time
     -----------------
     The optimizer reads and writes every parameter, its gradient and its state. With small batches that is a large share of
-    the step. With several GPUs the exchange of gradients is saved too, if ``no_sync()`` is used for all batches but the last.
+    the step. With several GPUs, the exchange of gradients is saved too if all batches but the last use ``no_sync()``.
 
     Example
     -------
@@ -40,8 +40,8 @@ class NoAccumulation(TreatmentRule):
 
     When this is wrong
     ------------------
-    It changes the training: the effective batch is larger, steps are fewer; the learning rate is to be chosen anew, as for a
-    larger batch. Batch norm still sees the small batches. Where memory allows it, the larger batch itself is faster.
+    It changes the training: the effective batch is larger and there are fewer steps, so the learning rate has to be chosen
+    again, as for a larger batch. Batch norm still sees the small batches. If memory allows it, a larger batch is faster.
     """
 
     code = "PD403"

@@ -10,17 +10,17 @@ WORTHWHILE = 0.05
 
 
 class NoCheckpointing(TreatmentRule):
-    """What activation checkpointing would save in memory and cost in time.
+    """How much memory activation checkpointing would save, and how much time it would cost.
 
     What it measures
     ----------------
-    Your step with the model's repeated blocks checkpointed, and with every second of them, switched in your running loop: its
-    time, and the most memory a step holds, with and without, and what that consists of.
+    Your step with the model's repeated blocks checkpointed, and with every second one of them, switched on and off in your
+    running loop: the time, the most memory that a step holds, and what this memory consists of.
 
     Why it costs time
     -----------------
-    It does not: it saves memory, by computing the activations of a block again in backward instead of keeping them. That buys a
-    larger batch or model. Where parameters and optimizer states fill the memory it buys nothing.
+    Not using it costs no time. Checkpointing saves memory: in backward it computes the activations of a block again instead
+    of keeping them, so that a larger batch or model fits. If parameters and optimizer state fill the memory, it saves little.
 
     Example
     -------
@@ -41,7 +41,7 @@ class NoCheckpointing(TreatmentRule):
 
     When this is wrong
     ------------------
-    Where memory is not short. Batch-norm statistics are updated twice a step. Code that draws random numbers outside torch
+    If memory is not short. Batch-norm statistics are updated twice a step. Code that draws random numbers outside torch
     computes something else the second time.
     """
 

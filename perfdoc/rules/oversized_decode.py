@@ -8,18 +8,18 @@ from perfdoc.loader_bench import samples as sample_answer
 
 
 class OversizedDecode(TreatmentRule):
-    """Pictures are decoded in full and then shrunk to a fraction.
+    """Pictures are decoded at full size and then shrunk to a fraction of it.
 
     What it measures
     ----------------
-    Your step with JPEGs decoded at 1/2, 1/4 or 1/8 of their size, twice the size used at least, inside your own data set while
-    your loop runs; and how many pixels are decoded for one that is used.
+    Your step with JPEGs decoded at 1/2, 1/4 or 1/8 of their size, but at least twice the size that is used, inside your own
+    data set while your loop runs. And how many pixels are decoded for each pixel that is used.
 
     Why it costs time
     -----------------
-    A photograph of 12 megapixels for an input of 224 pixels decodes 240 pixels for each one used. JPEG can be decoded at a
-    fraction of its size for a fraction of the work. Storing the pictures smaller once saves reading them too, and is faster
-    still.
+    From a photograph of 12 megapixels for an input of 224x224, about 240 pixels are decoded for each one used. A JPEG can be
+    decoded at a fraction of its size with a fraction of the work. Storing smaller pictures once is faster still, because it
+    saves reading too.
 
     Example
     -------
@@ -37,8 +37,9 @@ class OversizedDecode(TreatmentRule):
 
     When this is wrong
     ------------------
-    Random crops of a small part of the picture need its full resolution: with crops below a quarter of the picture they
-    come out a little softer. Another resampling is another picture: measure accuracy once.    """
+    Random crops of a small part of the picture need its full resolution: crops below a quarter of the picture get a little
+    softer. The pixels are not exactly the same, so check the accuracy once.
+    """
 
     code = "PD108"
     slug = "oversized-decode"

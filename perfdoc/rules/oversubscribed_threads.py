@@ -10,13 +10,13 @@ class OversubscribedThreads(TreatmentRule):
 
     What it measures
     ----------------
-    Your step with ``cv2.setNumThreads(0)`` where samples are made, in your running loop. Fewer threads for the model beside
-    workers are tried by the rules on workers and threads.
+    Your step with ``cv2.setNumThreads(0)`` where samples are made, switched on and off in your running loop. Fewer threads for
+    the model are tried by the rules about workers and threads.
 
     Why it costs time
     -----------------
-    torch gives each worker one thread; OpenCV does not know of that and uses all cores in each of them. Workers times cores
-    threads then take turns on the cores, and the model's own threads wait among them.
+    torch gives each worker one thread, but OpenCV does not know that and uses all cores in each worker. With 8 workers on 8
+    cores, 64 threads then compete for the cores, and with them the model's own threads.
 
     Example
     -------

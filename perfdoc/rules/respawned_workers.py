@@ -12,17 +12,17 @@ from perfdoc.diagnosis.rule import Rule
 
 
 class RespawnedWorkers(Rule):
-    """Workers that are respawned at the turn of every epoch.
+    """Workers are started anew at the start of every epoch.
 
     What it measures
     ----------------
-    Seconds from the end of an epoch to the first batch of the next one, with workers that are started anew and with
-    workers that stay, alternating, on short epochs of your own loader. The effect is on a whole epoch: its steps and one turn.
+    The time from the end of an epoch to the first batch of the next one, on short epochs of your own loader: in turns with
+    workers that are started anew and with workers that stay. The effect is that on a whole epoch, steps included.
 
     Why it costs time
     -----------------
     Without ``persistent_workers=True`` every epoch ends its workers and starts new ones. With the spawn start method each
-    of them imports torch and unpickles the data set again. Short epochs feel it most.
+    of them imports torch and unpickles the data set again. This matters most if epochs are short.
 
     Example
     -------
@@ -38,8 +38,8 @@ class RespawnedWorkers(Rule):
 
     When this is wrong
     ------------------
-    Where memory is short and a validation loader has workers too: persistent workers of both stay alive together. Data sets
-    that are changed between epochs in the main process do not see the change in persistent workers.
+    If memory is short and a validation loader has workers too: the persistent workers of both stay alive at the same time. If
+    your code changes the data set between epochs: persistent workers do not see the change.
     """
 
     code = "PD105"

@@ -12,13 +12,13 @@ class RetainedGraph(Rule):
 
     What it measures
     ----------------
-    At the two ends of one ordinary step, the autograd nodes that tensors of your script still hold. A loss that is
-    overwritten every step holds one graph; a sum of losses holds one more with every step.
+    How many autograd nodes the tensors of your script still hold at the start and at the end of one ordinary step. A loss that
+    is overwritten in every step holds one graph; a sum of losses holds one more with every step.
 
     Why it costs time
     -----------------
-    Every kept node keeps the tensors that backward would need: activations of all past steps. Memory runs out, and Python
-    walks ever longer chains.
+    Every node keeps the tensors that its backward would need, so the activations of all past steps stay in memory until
+    it runs out.
 
     Example
     -------
@@ -36,7 +36,7 @@ class RetainedGraph(Rule):
 
     When this is wrong
     ------------------
-    Truncated backpropagation through time keeps the graphs of a few steps on purpose: it does not grow without end.
+    Truncated backpropagation through time keeps the graphs of a few steps on purpose; there they do not grow without end.
     """
 
     code = "PD404"

@@ -6,16 +6,16 @@ from perfdoc.diagnosis.rule import TreatmentRule
 
 
 class ShallowPrefetch(TreatmentRule):
-    """Workers work too few batches ahead, or wait for their turn.
+    """Workers prefetch too few batches, or ready batches wait for a slow one.
 
     What it measures
     ----------------
-    Your step with ``prefetch_factor`` four times as deep, and with ``in_order=False``, in your running loop.
+    Your step with four times the ``prefetch_factor``, and with ``in_order=False``, switched on and off in your running loop.
 
     Why it costs time
     -----------------
-    Two batches a worker are prefetched. Where some batches take many times as long as others, the step waits for the slow one
-    although later ones are ready. More stock, or another order, rides over it.
+    By default each worker prefetches two batches. If some batches take many times as long as others, the step waits for the
+    slow one although later ones are ready. A longer queue, or taking batches in the order in which they are ready, avoids that.
 
     Example
     -------
@@ -31,8 +31,8 @@ class ShallowPrefetch(TreatmentRule):
 
     When this is wrong
     ------------------
-    Deeper prefetching holds more batches in /dev/shm. ``in_order=False`` changes the order of samples: runs are not repeatable.
-    Where workers are too slow on average, stock does not help: it only hides the first seconds.
+    A longer queue holds more batches in /dev/shm. ``in_order=False`` changes the order of samples, so runs are not repeatable.
+    If workers are too slow on average, a longer queue does not help: it is empty after some seconds.
     """
 
     code = "PD106"

@@ -13,18 +13,18 @@ STEADY = 0.4
 """Share of the blocks below which page faults may be missing."""
 
 class SlowAllocator(Rule):
-    """Training on the CPU in which the allocator returns memory to the system and asks for it again in every step.
+    """Training on the CPU where the allocator returns memory to the system and asks for it again in every step.
 
     What it measures
     ----------------
-    Page faults that were answered without reading a disk, in the blocks of your own settings (``getrusage``), times what one
-    costs on this machine: fresh memory is mapped and written to after the training has ended.
+    The number of page faults that need no disk (``getrusage``), counted while your own settings run, times the cost of one on
+    this machine. For that cost, fresh memory is mapped and written to after the training has ended.
 
     Why it costs time
     -----------------
-    glibc gives large freed pieces, and the top of its heap, back to the system. The next step gets them anew, page by page,
-    each cleared first. From where on it does so depends on which large pieces the process freed first, so the same script can
-    run at two speeds: what is predicted of the changed script is that much less certain.
+    glibc returns large freed blocks, and the top of its heap, to the system. The next step gets this memory again page by page,
+    and the system clears each page first. From which size on glibc does so depends on which large blocks the process freed
+    first. So the same script can run at two speeds, and predictions for the changed script are less certain.
 
     Example
     -------
@@ -40,8 +40,8 @@ class SlowAllocator(Rule):
 
     When this is wrong
     ------------------
-    Where memory is scarce: what is kept is not there for others. A running process cannot be given these variables, so a scan
-    does not try them: ``perfdoc verify --env`` does, in two processes that take turns.
+    If memory is short: what the process keeps is not available to others. A scan does not try these variables, because a
+    process reads them when it starts. ``perfdoc verify --env`` tries them in two processes that take turns.
     """
 
     code = "PD316"

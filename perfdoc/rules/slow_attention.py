@@ -8,19 +8,20 @@ from perfdoc.diagnosis.rule import TreatmentRule
 
 
 class SlowAttention(TreatmentRule):
-    """Attention written as products and a softmax, where ``scaled_dot_product_attention`` computes the same.
+    """Attention written by hand, although ``scaled_dot_product_attention`` computes the same.
 
     What it measures
     ----------------
-    Your step with attention computed by the fused call, switched in your running loop without an edit: what stands for the
-    product of queries and keys goes through your own code, and is computed in one call where it meets the values. Only what
-    is the same algebra is replaced (scale, mask, softmax over the last dimension, dropout); the lines that were are named.
+    Your step with attention computed by the fused call, switched on and off in your running loop without an edit. A stand-in
+    for the product of queries and keys passes through your own code; when it is multiplied by the values, everything is
+    computed in one call. Only what is the same algebra is replaced (scale, mask, softmax over the last dimension, dropout).
+    The report names the lines that were replaced.
 
     Why it costs time
     -----------------
-    Written by hand, the scores of all pairs of positions are written to memory and read back for the scale, the mask, the
-    softmax, the dropout and the product, and are kept for backward. The fused call works through them in blocks that stay
-    near the processor, and keeps none.
+    In code written by hand, the scores of all pairs of positions are written to memory and read back for the scale, the mask,
+    the softmax, the dropout and the product, and are kept for backward. The fused call works through them in blocks that fit
+    into caches, and keeps none of them.
 
     Example
     -------
@@ -54,8 +55,8 @@ class SlowAttention(TreatmentRule):
 
     When this is wrong
     ------------------
-    Where the attention weights themselves are used (plotted, regularised). For short sequences the fused call may bring
-    nothing. A mask that is only causal is measured as a mask: ``is_causal=True`` may be faster than what was measured.
+    If the attention weights themselves are used (plotted, regularised). For short sequences the fused call may bring nothing.
+    A causal mask is measured as an ordinary mask; with ``is_causal=True`` it may be faster than what was measured.
     """
 
     code = "PD314"

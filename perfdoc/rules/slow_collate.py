@@ -18,12 +18,12 @@ class SlowCollate(Rule):
 
     What it measures
     ----------------
-    Seconds to collate a batch with your own ``collate_fn``, and to send such a batch from a worker to the training process.
+    How long it takes to collate a batch with your own ``collate_fn``, and to send it from a worker to the training process.
 
     Why it costs time
     -----------------
-    Batches of many small Python objects are pickled one by one. Tensors go through shared memory, which is fast, but each
-    takes a file descriptor and a message. Large samples are copied when they are stacked.
+    In batches of many small Python objects each object is pickled. Tensors go through shared memory, which is fast, but each
+    tensor takes a file descriptor and a message. Large samples are copied when they are stacked.
 
     Example
     -------
@@ -48,8 +48,9 @@ class SlowCollate(Rule):
 
     When this is wrong
     ------------------
-    Where samples are so cheap that nothing else is left to do: then whole batches should be made at once (``__getitems__``,
-    or a sampler that yields batches).    """
+    If samples are so cheap that collating is all the work there is. Then make whole batches at once (``__getitems__``, or a
+    sampler that yields batches).
+    """
 
     code = "PD112"
     slug = "slow-collate"

@@ -8,19 +8,19 @@ from perfdoc.loader_bench import samples as sample_answer
 
 
 class SlowDecoder(TreatmentRule):
-    """JPEGs are decoded by a library that another one would beat.
+    """JPEGs are decoded by a library that is not the fastest for these files.
 
     What it measures
     ----------------
-    The decoders that are fastest on your own files, swapped in behind ``PIL.Image.open``, ``cv2.imread`` or ``read_image``
-    inside your own data set, in the workers too, while your loop runs. What is judged is the step. ``perfdoc bench-loader``
-    compares all decoders alone, and says what each does to unusual and broken files.
+    Your step with the decoders that are fastest on your own files. They are put behind ``PIL.Image.open``, ``cv2.imread`` or
+    ``read_image`` inside your own data set and its workers while your loop runs. ``perfdoc bench-loader`` compares all decoders
+    alone, and shows what each does to unusual and broken files.
 
     Why it costs time
     -----------------
-    Decoding is often the most expensive part of a sample, and libraries differ by up to twice. But what they deliver must
-    be turned into what your transforms take, and the step may wait for something else: a decoder that is 1.9x as fast can
-    leave the step as it is.
+    Decoding is often the most expensive part of a sample, and libraries differ by a factor of up to two. But the result has
+    to be converted to what your transforms expect, and the step may be waiting for something else: a decoder that is 1.9x as
+    fast may not make the step faster at all.
 
     Example
     -------
@@ -36,8 +36,9 @@ class SlowDecoder(TreatmentRule):
 
     When this is wrong
     ------------------
-    Files that are no JPEGs, CMYK, EXIF orientation, files that were cut off: decoders differ in what they refuse and in
-    what they return without a word.    """
+    With files that are not JPEGs, CMYK pictures, EXIF orientation and truncated files: decoders differ in what they refuse
+    and in what they return without an error.
+    """
 
     code = "PD107"
     slug = "slow-decoder"

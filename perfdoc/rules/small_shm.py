@@ -11,15 +11,15 @@ SMALL = 64 * 2**20
 
 
 class SmallShm(Rule):
-    """/dev/shm is small: workers hand their batches over through it and die with a bus error when it is full.
+    """/dev/shm is small: workers pass their batches through it, and die with a bus error when it is full.
 
     What it measures
     ----------------
-    Size of /dev/shm where the run happened.
+    The size of /dev/shm on the machine (or in the container) of the run.
 
     Why it costs time
     -----------------
-    Docker gives a container 64 MiB. A batch of 256 pictures of 224 pixels in float32 takes 147 MiB.
+    Docker gives a container 64 MiB by default. A batch of 256 pictures of 224x224 pixels in float32 takes 147 MiB.
 
     Example
     -------
@@ -35,7 +35,7 @@ class SmallShm(Rule):
 
     When this is wrong
     ------------------
-    Where no loader has workers, or the sharing strategy is ``file_system`` on another disk.
+    If no loader has workers, or the sharing strategy is ``file_system`` on another disk.
     """
 
     code = "PD705"

@@ -12,14 +12,15 @@ class SynchronousLoader(Rule):
 
     What it measures
     ----------------
-    Your own loader with worker processes, switched in and out of your running loop, alone and together with fewer
-    intra-op threads. What is judged is the step, never the wait for data: workers compete with the model for the CPU.
+    Your step with worker processes in your own loader, switched on and off in your running loop, alone and together with fewer
+    intra-op threads. The whole step is judged, never the wait for data alone, because workers compete with the model for the
+    CPU.
 
     Why it costs time
     -----------------
-    With ``num_workers=0`` the model waits while a batch is made, and making it waits while the model computes. Worker
-    processes do both at once, if there are cores for both. Each batch then travels through shared memory, which costs
-    more than it gains when the data set is small and lies in memory already.
+    With ``num_workers=0`` the model waits while a batch is made, and no batch is made while the model computes. With worker
+    processes both happen at once, if there are cores for both. Each batch then goes through shared memory; if the data set is
+    small and already in memory, that costs more than it saves.
 
     Example
     -------
@@ -36,8 +37,8 @@ class SynchronousLoader(Rule):
     When this is wrong
     ------------------
     On a machine with few cores that trains on the CPU, workers take the cores that the model needs: the step gets slower
-    although the waiting disappears. Data sets that cannot be pickled or hold open files may fail with workers. The measured
-    count holds for the machine it was measured on.
+    although the waiting disappears. Data sets that cannot be pickled or that hold open files may fail with workers. The best
+    number of workers is that of the machine it was measured on.
     """
 
     code = "PD101"

@@ -11,16 +11,16 @@ OFTEN = 0.1
 
 
 class Throttling(Rule):
-    """The GPU runs below its clock for want of power or cooling while your training runs.
+    """The GPU lowers its clock during your training, because of its power limit or its temperature.
 
     What it measures
     ----------------
-    NVML's clocks-event reasons, once a second while the scan runs, beside utilisation, power and clock.
+    Once a second during the scan: NVML's reasons for a lower clock, and utilisation, power and clock.
 
     Why it costs time
     -----------------
-    At its power limit, or when it is too hot, a GPU lowers its clock; everything that computes takes longer in proportion.
-    A power limit that is reached for moments is normal for a well-fed GPU; heat and the power brake are not.
+    At its power limit, or when it is too hot, a GPU lowers its clock, and all computation takes longer in proportion. For a
+    GPU that is kept busy it is normal to reach the power limit for moments; slowing down for heat or the power brake is not.
 
     Example
     -------
@@ -33,12 +33,12 @@ class Throttling(Rule):
     -----------
     ::
 
-        # look at the reasons, then see to the air, the fans, or the power limit
+        # look at the reasons, then improve the air flow or the fans, or raise the power limit
         nvidia-smi -q -d PERFORMANCE,POWER,TEMPERATURE
 
     When this is wrong
     ------------------
-    Where a power limit was set on purpose. Measured effects stay valid: both arms ran on the same throttled GPU.
+    If the power limit was set on purpose. Measured effects stay valid: all settings ran on the same throttled GPU.
     """
 
     code = "PD701"

@@ -13,12 +13,12 @@ class TooFewWorkers(Rule):
 
     What it measures
     ----------------
-    Your loader with more workers than it has now, up to the number of cores really available (affinity, cgroup quota),
-    in your running loop, alone and together with fewer intra-op threads.
+    Your step with more workers than your loader has now, up to the number of cores that are really available (affinity, cgroup
+    quota), switched in your running loop, alone and together with fewer intra-op threads.
 
     Why it costs time
     -----------------
-    When the workers together make batches more slowly than the model eats them, every step waits.
+    If all workers together make batches more slowly than the model uses them, every step waits.
 
     Example
     -------
@@ -34,8 +34,8 @@ class TooFewWorkers(Rule):
 
     When this is wrong
     ------------------
-    Where memory or /dev/shm is short: every worker holds a copy of what the data set keeps in Python objects, and its
-    prefetched batches lie in shared memory.
+    If memory or /dev/shm is short: every worker holds a copy of what the data set keeps in Python objects, and its prefetched
+    batches are in shared memory.
     """
 
     code = "PD102"

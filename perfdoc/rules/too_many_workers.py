@@ -15,13 +15,14 @@ class TooManyWorkers(Rule):
 
     What it measures
     ----------------
-    Your loader with fewer workers than it has now, none included, in your running loop. Fewer workers that are as fast are
-    better too: they cost less memory and start faster.
+    Your step with fewer workers than your loader has now, also with none, switched in your running loop. Fewer workers that are
+    just as fast are reported too: they need less memory and start faster.
 
     Why it costs time
     -----------------
-    Handing a batch from a worker to the training process costs a copy, a file descriptor and a wake-up. For data that lies
-    in memory, or on a machine with few cores, that is more than making the batch. More workers than cores only take turns.
+    Passing a batch from a worker to the training process costs a copy, a file descriptor and a wake-up. If the data is in
+    memory already, or the machine has few cores, that can cost more than making the batch. More workers than cores only take
+    turns.
 
     Example
     -------
@@ -37,7 +38,7 @@ class TooManyWorkers(Rule):
 
     When this is wrong
     ------------------
-    Where the data is about to change (heavier augmentation, larger images): measure again then.
+    If the work is about to change (heavier augmentation, larger images): measure again then.
     """
 
     code = "PD103"

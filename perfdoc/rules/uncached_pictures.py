@@ -6,17 +6,17 @@ from perfdoc.diagnosis.rule import TreatmentRule
 
 
 class UncachedPictures(TreatmentRule):
-    """Every epoch decodes the same pictures again although they would fit into memory.
+    """Every epoch decodes the same pictures again, although the decoded pictures would fit into memory.
 
     What it measures
     ----------------
-    Your step with decoded pictures kept in memory, as in every epoch after the first, in your running loop; tried with as
-    many as are decoded in three seconds.
+    Your step with decoded pictures kept in memory, as in every epoch after the first, switched on and off in your running loop.
+    It is tried with as many pictures as can be decoded in three seconds.
 
     Why it costs time
     -----------------
-    Decoding gives the same result every time. A data set that fits into memory decoded needs it once; random transforms
-    still run for every sample.
+    Decoding gives the same result every time. If all decoded pictures fit into memory, each has to be decoded only once.
+    Random transforms still run for every sample.
 
     Example
     -------
@@ -32,8 +32,9 @@ class UncachedPictures(TreatmentRule):
 
     When this is wrong
     ------------------
-    With several workers each keeps its own copy unless the cache is shared. On a machine where memory is short the page
-    cache is lost to it, and other things get slower.    """
+    With several workers, each keeps its own copy unless the cache is shared. If memory is short, the system has less left
+    for its page cache, and other things get slower.
+    """
 
     code = "PD116"
     slug = "uncached-pictures"

@@ -9,16 +9,16 @@ from perfdoc.loader_bench import samples as sample_answer
 
 
 class UnevenSamples(Rule):
-    """A few samples take many times the median, and the batches that hold them make the step wait.
+    """A few samples take many times as long as the others, and the step waits for the batches that contain them.
 
     What it measures
     ----------------
-    Seconds of some dozen samples of your own data set, one by one; the slowest are made again, so that a stall of the
-    machine is not taken for one.
+    How long each of some dozen samples of your own data set takes. The slowest are made again, so that a stall of the machine
+    is not mistaken for a slow sample.
 
     Why it costs time
     -----------------
-    A batch is ready when its slowest sample is. With workers in order, the batches after it wait too.
+    A batch is ready when its slowest sample is. Batches are delivered in order, so the batches after it wait too.
 
     Example
     -------
@@ -44,7 +44,7 @@ class UnevenSamples(Rule):
 
     When this is wrong
     ------------------
-    Where the slow samples are what should be learnt from: then ``prefetch_factor`` and ``in_order=False`` ride over them.
+    If the slow samples are needed as they are: then a larger ``prefetch_factor`` or ``in_order=False`` hides them.
     """
 
     code = "PD114"

@@ -7,16 +7,16 @@ from perfdoc.diagnosis.rule import TreatmentRule
 
 
 class UnfusedOptimizer(TreatmentRule):
-    """An optimizer that is not computed in fused or horizontally batched kernels.
+    """An optimizer that does not use the fastest of torch's implementations (``foreach``, ``fused``).
 
     What it measures
     ----------------
-    Your step with ``foreach=True`` and ``fused=True`` of torch's own optimizers, switched in your running loop.
+    Your step with ``foreach=True`` and ``fused=True`` of torch's own optimizers, switched on and off in your running loop.
 
     Why it costs time
     -----------------
-    An update reads every parameter, gradient and moment once, but a loop over parameters starts a dozen small kernels for each.
-    ``foreach`` starts them for all parameters together, ``fused`` does the whole update in one.
+    An update has to read every parameter, gradient and moment only once, but a loop over the parameters starts a dozen small
+    kernels for each. ``foreach`` starts each kernel for all parameters together; ``fused`` does the whole update in one.
 
     Example
     -------
@@ -32,8 +32,8 @@ class UnfusedOptimizer(TreatmentRule):
 
     When this is wrong
     ------------------
-    Where the optimizer takes a few per cent of the step there is nothing to win: see the share above. ``foreach`` needs memory
-    for temporaries as large as the parameters.
+    If the optimizer takes a few per cent of the step, there is little to gain: see its share in the report. ``foreach`` needs
+    memory for temporary tensors as large as the parameters.
     """
 
     code = "PD306"

@@ -6,17 +6,17 @@ from perfdoc.diagnosis.rule import TreatmentRule
 
 
 class UnpinnedMemory(TreatmentRule):
-    """Batches are not in pinned memory, or are pinned for nothing.
+    """Batches are not in pinned memory, or are pinned without need.
 
     What it measures
     ----------------
-    Your step on CUDA with ``pin_memory`` the other way round in your loader, alone and with copies that do not block, in your
-    running loop. Without a GPU it is untestable.
+    Your step on CUDA with the opposite ``pin_memory`` in your loader, alone and together with copies that the host does not
+    wait for, switched in your running loop. Without a GPU this cannot be tested.
 
     Why it costs time
     -----------------
-    A copy from pageable memory goes through a staging buffer and holds the host. Pinning costs a copy by a thread of the
-    training process, which is wasted where copies are small or block anyway.
+    A copy from ordinary (pageable) memory goes through a staging buffer while the host waits. Pinning costs another copy, by a
+    thread of the training process, which is wasted if batches are small or the host waits anyway.
 
     Example
     -------
@@ -32,7 +32,7 @@ class UnpinnedMemory(TreatmentRule):
 
     When this is wrong
     ------------------
-    Pinned memory cannot be swapped out: where RAM is short, many workers with large batches can starve the machine.
+    Pinned memory cannot be swapped out: if RAM is short, many workers with large batches can leave too little for the rest.
     """
 
     code = "PD104"

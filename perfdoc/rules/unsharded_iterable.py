@@ -8,16 +8,16 @@ from perfdoc.diagnosis.rule import Rule
 
 
 class UnshardedIterable(Rule):
-    """An IterableDataset gives every worker the whole stream.
+    """An IterableDataset that gives every worker the whole stream.
 
     What it measures
     ----------------
-    The first batches that two workers of your own data set deliver, compared value by value.
+    The first batches of two workers of your own data set, compared value by value.
 
     Why it costs time
     -----------------
-    Each worker iterates a copy of the data set. Unless it asks ``torch.utils.data.get_worker_info()`` for its share, all of
-    them deliver the same samples: an epoch takes as many times the work as there are workers, on the same data.
+    Each worker iterates over a copy of the data set. Unless the data set asks ``torch.utils.data.get_worker_info()`` for its
+    share, all workers deliver the same samples: with four workers an epoch trains on every sample four times.
 
     Example
     -------
@@ -42,7 +42,7 @@ class UnshardedIterable(Rule):
 
     When this is wrong
     ------------------
-    Streams that shuffle by themselves with other seeds in each worker deliver other samples on purpose; they are not named.
+    Streams that shuffle with another seed in each worker deliver different samples on purpose; they are not reported.
     """
 
     code = "PD115"

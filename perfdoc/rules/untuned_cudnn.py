@@ -10,12 +10,12 @@ class UntunedCudnn(TreatmentRule):
 
     What it measures
     ----------------
-    Your step with ``torch.backends.cudnn.benchmark = True``, switched in your running loop; the trials that cuDNN makes are
-    counted as one-time cost. The shapes your model is called with are counted: each new one is tuned anew.
+    Your step with ``torch.backends.cudnn.benchmark = True``, switched on and off in your running loop. The trials that cuDNN
+    makes are reported as a one-time cost. The input shapes of your model are counted, because each new one is tuned again.
 
     Why it costs time
     -----------------
-    cuDNN has many algorithms for a convolution; its heuristics often miss the fastest for a given shape and memory limit.
+    cuDNN has many algorithms for a convolution. Its heuristics often miss the fastest one for a given shape and memory limit.
 
     Example
     -------
@@ -32,8 +32,8 @@ class UntunedCudnn(TreatmentRule):
 
     When this is wrong
     ------------------
-    With input shapes that keep changing (images of any size, sequences in a convolutional model) every new shape costs a
-    round of trials. Not with deterministic algorithms.
+    If input shapes keep changing (images of any size, sequences in a convolutional model): every new shape costs a round of
+    trials. If you need deterministic algorithms.
     """
 
     code = "PD304"

@@ -7,16 +7,17 @@ from perfdoc.diagnosis.rule import TreatmentRule
 
 
 class UnusedMemory(TreatmentRule):
-    """A batch size below what the hardware is busy with.
+    """A batch size that is too small to keep the hardware busy.
 
     What it measures
     ----------------
-    Your step with batches two and four times as large, made by your own loader in your running loop: samples a second, and the
-    most memory a step holds. A batch that does not fit is survived and said.
+    Samples per second with batches two and four times as large, made by your own loader in your running loop, and the most
+    memory that a step holds. If a batch does not fit into memory, the scan goes on and reports that.
 
     Why it costs time
     -----------------
-    Small batches leave units idle and pay the fixed costs of a step (launches, optimizer, gradient traffic) per few samples.
+    Small batches leave parts of the hardware idle, and the fixed costs of a step (kernel launches, optimizer, exchange of
+    gradients) are spread over few samples.
 
     Example
     -------
@@ -32,9 +33,9 @@ class UnusedMemory(TreatmentRule):
 
     When this is wrong
     ------------------
-    It changes the training: fewer steps an epoch with less noise each. Usual starting points are a learning rate times the
-    same factor (SGD, Goyal et al. 2017) or its square root (Adam, Malladi et al. 2022), with a warm-up. perfdoc never puts
-    it into a plan.
+    It changes the training: fewer steps an epoch, with less noise in each. Usual starting points are to multiply the learning
+    rate by the same factor (SGD, Goyal et al. 2017) or by its square root (Adam, Malladi et al. 2022), with a warm-up. perfdoc
+    never puts a larger batch into a plan.
     """
 
     code = "PD401"

@@ -12,7 +12,7 @@ LARGE = 0.25
 
 
 class WorkerMemory(Rule):
-    """Workers with their batches take a large part of RAM or /dev/shm.
+    """Workers and their batches take a large part of RAM or /dev/shm.
 
     What it measures
     ----------------
@@ -21,8 +21,9 @@ class WorkerMemory(Rule):
 
     Why it costs time
     -----------------
-    Each worker copies what it touches of the data set, and holds ``prefetch_factor`` batches in shared memory. When RAM is
-    short the page cache goes first and files are read again; when /dev/shm is full, workers die with a bus error.
+    Each worker copies the parts of the data set that it touches, and holds ``prefetch_factor`` batches in shared memory. When
+    RAM gets short, the page cache shrinks first and files are read from storage again. When /dev/shm is full, workers die
+    with a bus error.
 
     Example
     -------
@@ -38,7 +39,7 @@ class WorkerMemory(Rule):
 
     When this is wrong
     ------------------
-    Where the machine is yours alone, memory that is free is not worth saving.
+    If nothing else needs the memory, there is no point in saving it.
     """
 
     code = "PD407"

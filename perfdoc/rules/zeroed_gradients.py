@@ -10,12 +10,12 @@ class ZeroedGradients(TreatmentRule):
 
     What it measures
     ----------------
-    Your step with ``set_to_none=True`` (the default since torch 2.0), switched in your running loop. Said only where zeros were
-    seen to be asked for.
+    Your step with ``set_to_none=True`` (the default since torch 2.0), switched in your running loop. Reported only if your
+    script was seen to ask for zeros.
 
     Why it costs time
     -----------------
-    Zeros are written, then read and added to by backward. A gradient that is None is simply written by backward.
+    Zeros are written first; then backward reads them and adds to them. If the gradient is None, backward only writes it.
 
     Example
     -------
@@ -31,8 +31,8 @@ class ZeroedGradients(TreatmentRule):
 
     When this is wrong
     ------------------
-    Code that reads ``p.grad`` of parameters without gradient expects a tensor; an optimizer with momentum or weight decay
-    treats a zero gradient differently from none.
+    If code reads ``p.grad`` of parameters that got no gradient and expects a tensor. An optimizer with momentum or weight decay
+    treats a gradient of zero differently from none.
     """
 
     code = "PD307"

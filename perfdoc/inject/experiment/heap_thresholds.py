@@ -15,7 +15,8 @@ glibc tells neither, and its ``mallopt`` ends the learning for good. They are re
 ``top_pad`` in its ``struct malloc_par`` (malloc/malloc.c, in this order since glibc 2.10). The place is used only where it was
 proved: ``mallopt(M_ARENA_TEST)``, which does nothing else, must change the word that follows, and ``mallopt(M_TOP_PAD)`` with
 the value that is there must set the flag that ends the learning, and nothing else. Elsewhere (another libc, another allocator
-preloaded, thresholds set by the user) nothing is touched.
+preloaded, thresholds set by the user's environment or by the program's own ``mallopt``) nothing is touched, and nothing on a
+GPU, whose step does not wait for the host's memory.
 """
 
 from __future__ import annotations
@@ -53,22 +54,29 @@ class Thresholds(NamedTuple):
 class MallocThresholds:
     """The thresholds of this process, where they can be had.
 
-    ``at``: address of glibc's ``trim_threshold``; None where it was not found. ``fixed_at``: that of its ``no_dyn_threshold``.
+    ``at``: address of glibc's ``trim_threshold``; None where it was not found, where the program has set thresholds of its own
+    (``mallopt``), and where ``wanted`` is False. ``fixed_at``: that of its ``no_dyn_threshold``.
     """
 
-    def __init__(self) -> None:
-        self.at = _found()
+    def __init__(self, wanted: bool = True) -> None:
+        self.at = _found() if wanted else None
         self.fixed_at = None if self.at is None else _flag(self.at)
+        if self.fixed_at is None:
+            self.at = None
+
+    def _moving(self) -> bool:
+        """Whether glibc still learns: the program has not set thresholds of its own since."""
+        return self.fixed_at is not None and _int(self.fixed_at).value == 0
 
     def read(self) -> Thresholds | None:
         """The thresholds now; None where they cannot be read."""
-        if self.at is None:
+        if self.at is None or not self._moving():
             return None
         return Thresholds(_word(self.at).value, _word(self.at + 2 * WORD).value)
 
     def write(self, thresholds: Thresholds | None) -> None:
         """Set both, as glibc itself does when it learns. Without an address or with None: nothing."""
-        if self.at is None or thresholds is None:
+        if self.at is None or thresholds is None or not self._moving():
             return
         _word(self.at).value, _word(self.at + 2 * WORD).value = thresholds
 

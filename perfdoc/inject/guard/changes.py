@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -231,6 +232,8 @@ class Changes:
             if is_link(found):
                 there = self._overlay.effective(self._overlay.view(path))
                 error = missing(path) if there is None else OSError("Cannot call rmtree on a symbolic link")
+                if there is not None and sys.version_info >= (3, 13):  # it names the path from there on
+                    error.filename = path
             self._tell_error(error, path, ignore_errors, onerror, kwargs.get("onexc"))
             return
         self._overlay.drop(seen)

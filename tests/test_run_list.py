@@ -1,10 +1,9 @@
-"""The store of runs: several writers, runs that are half written, and a file that is damaged or gone."""
+"""The list of runs: runs that are half written, and files that are damaged or gone."""
 
 from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 
@@ -14,54 +13,37 @@ from conftest import perfdoc
 
 from perfdoc.capture.document import Capture
 from perfdoc.capture.run import Environment, Machine
-from perfdoc.commands._run_list import FILE_NAME, Row, Store
-from perfdoc.core.errors import PerfdocError
+from perfdoc.commands._run_list import FOLDER, Row, put, rows
+from perfdoc.commands._storing import keep
 
-WRITER = """
-import sys
-from pathlib import Path
-from perfdoc.commands._run_list import Row, Store
-store = Store(Path(sys.argv[1]))
-for number in range(20):
-    store.put(Row(f"{sys.argv[2]}-{number:02d}", "scan"))
-    store.put(Row(f"{sys.argv[2]}-{number:02d}", "scan", outcome="complete", step_seconds=0.1))
-"""
+pytestmark = pytest.mark.any_python
 
 
-def test_several_processes_write_at_once(tmp_path):
-    """Four processes write eighty runs twice each: none is lost, none is half there."""
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), str(n)]) for n in range(4)]
-    assert [writer.wait(60) for writer in writers] == [0] * 4
-    rows = Store(tmp_path).rows()
-    assert len(rows) == 80
-    assert all(row.outcome == "complete" and row.step_seconds == 0.1 for row in rows)
-
-
-def test_a_writer_that_is_killed_leaves_a_store_that_can_be_read(tmp_path):
-    """Killed in the middle of a transaction: the rows before it are there, and others can write on."""
-    store = Store(tmp_path)
-    store.put(Row("before", "scan", outcome="complete"))
+def test_a_row_is_written_whole(tmp_path):
+    """A process that is killed while it writes leaves the row before it, and the list can be read and written on."""
+    put(tmp_path, Row("one", "scan"))
     code = (
-        "import os, sqlite3, sys\n"
-        "c = sqlite3.connect(sys.argv[1])\n"
-        "c.execute(\"INSERT INTO runs (id, kind) VALUES ('half', 'scan')\")\n"
-        "os.kill(os.getpid(), 9)\n"
+        "import os, pathlib, sys\n"
+        "from perfdoc.commands import _run_list as runs\n"
+        "pathlib.Path.replace = lambda *_: os.kill(os.getpid(), 9)\n"
+        "runs.put(pathlib.Path(sys.argv[1]), runs.Row('one', 'scan', outcome='complete'))\n"
     )
-    assert subprocess.run([sys.executable, "-c", code, str(store.file)], check=False).returncode == -9
-    store.put(Row("after", "scan", outcome="complete"))
-    assert [row.id for row in store.rows()] == ["after", "before"]
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
+    assert [row.state for row in rows(tmp_path)] == ["killed"]
+    put(tmp_path, Row("one", "scan", outcome="complete", step_seconds=0.1))
+    assert [(row.state, row.step_seconds) for row in rows(tmp_path)] == [("complete", 0.1)]
 
 
 def test_runs_without_a_row_are_read_from_their_folders(tmp_path):
-    """A store that was deleted is filled again; a folder that holds no capture, or half of one, is listed as killed."""
+    """A list that was deleted is made again; a folder that holds no capture, or half of one, is listed as killed."""
     for name in ("one", "two", "three"):
         (tmp_path / "runs" / name).mkdir(parents=True)
     Capture(builders.run(id="one")).write(tmp_path / "runs" / "one")
     (tmp_path / "runs" / "two" / "capture.json").write_text('{"format": "perfdoc-capt')
-    rows = {row.id: row for row in Store(tmp_path).rows()}
-    assert rows["one"].state == "complete"
-    assert rows["one"].words == ["python", "train.py"]
-    assert rows["two"].state == rows["three"].state == "killed"
+    found = {row.id: row for row in rows(tmp_path)}
+    assert found["one"].state == "complete"
+    assert found["one"].words == ["python", "train.py"]
+    assert found["two"].state == found["three"].state == "killed"
 
 
 def test_what_runs_and_what_was_killed_are_told_apart(tmp_path):
@@ -72,29 +54,20 @@ def test_what_runs_and_what_was_killed_are_told_apart(tmp_path):
     assert Row("b", "scan", pid=gone.pid).state == "killed"
 
 
-def test_a_file_that_is_no_store_is_said(tmp_path):
-    """One line that names the file and what to do."""
-    (tmp_path / FILE_NAME).write_text("no database, but a text of some length" * 50)
-    with pytest.raises(PerfdocError, match=r"cannot be used: .*Delete it"):
-        Store(tmp_path).rows()
+@pytest.mark.parametrize("text", ["no JSON", "[]", "{}", '{"id": 7, "kind": "scan", "new": 1}', ""])
+def test_a_damaged_row_is_one_run_less(text, tmp_path):
+    """A file that holds no row, or one of another version: the others are listed, and nothing is raised."""
+    put(tmp_path, Row("whole", "scan", outcome="complete"))
+    (tmp_path / FOLDER / "other.json").write_text(text)
+    assert "whole" in {row.id for row in rows(tmp_path)}
 
 
-def test_a_locked_store_does_not_lose_a_row(tmp_path):
-    """A writer waits for another one that takes its time."""
-    store = Store(tmp_path)
-    store.put(Row("first", "scan", outcome="complete"))
-    code = (
-        "import sqlite3, sys, time\n"
-        "c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
-        "c.execute('BEGIN EXCLUSIVE')\nprint('locked', flush=True)\ntime.sleep(1)\nc.execute('COMMIT')\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", code, str(store.file)], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "locked\n"
-        store.put(Row("second", "scan", outcome="complete"))
-    assert len(store.rows()) == 2
-    with sqlite3.connect(store.file) as connection:
-        assert connection.execute("SELECT COUNT(*) FROM runs").fetchone() == (2,)
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_stops_no_run(tmp_path):
+    """One line on stderr; the scan goes on."""
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER).chmod(0o500)
+    keep(tmp_path / "runs" / "one", Row("one", "scan"))
 
 
 def test_runs_and_their_comparison_on_the_command_line(tmp_path):

@@ -1,0 +1,76 @@
+"""What a report says, worked out once from a capture; terminal, HTML, JSON and Markdown are views of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from perfdoc.core.finding import Finding
+from perfdoc.diagnosis.diagnose import Diagnosis
+from perfdoc.report import answer, outcomes, summary
+from perfdoc.report.figures import command_line
+from perfdoc.report.outcomes import Counts, Row
+from perfdoc.report.summary import Phase
+
+NO_COUNTS = Counts("", "", "", "")
+
+
+@dataclass(frozen=True)
+class ReportModel:
+    """Everything that the first screen shows; :attr:`diagnosis` has what longer reports show besides."""
+
+    diagnosis: Diagnosis
+    command: str
+    """The user's command, as typed."""
+    run_id: str
+    answer: tuple[str, ...]
+    """Sentences, the most important one first."""
+    phases: tuple[Phase, ...]
+    """Where a step's time goes, in the order of a step."""
+    sites: Mapping[str, str] = field(default_factory=dict)
+    """By phase, the place of the script where its time is spent, as far as it is known."""
+    rows: tuple[Row, ...] = ()
+    """Changes that were tried: the plan's, what helps, what hurts."""
+    counts: Counts = NO_COUNTS
+    beside: tuple[Finding, ...] = ()
+    """What was found without trying a change, the costliest first."""
+    warnings: tuple[str, ...] = ()
+    """What a person has to know before relying on the answer, or about their files."""
+
+
+def build(diagnosis: Diagnosis) -> ReportModel:
+    """The model of one scan's report."""
+    capture = diagnosis.capture
+    return ReportModel(
+        diagnosis=diagnosis,
+        command=_typed(capture.run.command),
+        run_id=capture.run.id,
+        answer=answer.answer(diagnosis),
+        phases=tuple(summary.anatomy(diagnosis)) if capture.loop else (),
+        sites=_sites(diagnosis),
+        rows=tuple(outcomes.rows(diagnosis)) if capture.blocks else (),
+        counts=outcomes.counts(diagnosis) if capture.loop and capture.blocks else NO_COUNTS,
+        beside=tuple(outcomes.beside(diagnosis)) if capture.loop else (),
+        warnings=tuple(summary.warnings(diagnosis)),
+    )
+
+
+def _typed(command: list[str]) -> str:
+    """The command as it stands behind ``perfdoc scan``."""
+    shown = command_line(command)
+    return shown if shown.split(" ", 1)[0].endswith(".py") or not shown else f"-- {shown}"
+
+
+def _short_path(site: str) -> str:
+    """A place outside of the working directory (an installed library) by its last two names."""
+    return site if not site.startswith("/") else "/".join([*site.split("/")[-2:]])
+
+
+def _sites(diagnosis: Diagnosis) -> dict[str, str]:
+    """Where the batches come from, and what most of making a sample is."""
+    loop = diagnosis.capture.loop
+    if loop is None or not loop.loaders:
+        return {}
+    site = _short_path(loop.loaders[0].site)
+    most = summary.most_of_a_sample(diagnosis)
+    return {"data": ", ".join(filter(None, (f"loader at {site}" if site else "", most)))}
