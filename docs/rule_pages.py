@@ -46,7 +46,7 @@ def write_pages(app: Sphinx) -> None:
 
 
 class Rules(SphinxDirective):
-    """All rules by family: a link to the page of each, and its first sentence. In Markdown, as the page that uses it."""
+    """All rules by family: a link to the page of each, and its first sentence, in Markdown like the page that uses it."""
 
     def run(self) -> list[nodes.Node]:
         """A section for each family, and the pages' entries in the navigation."""

@@ -15,7 +15,7 @@ from perfdoc.core.errors import PerfdocError
 from perfdoc.core.measurement import UNITS, Measurement, Unavailable
 from perfdoc.core.typed_json import from_json, to_json
 from perfdoc.diagnosis.diagnose import diagnose
-from perfdoc.report import everything
+from perfdoc.report import everything, first_screen
 from perfdoc.report.model import build
 
 pytestmark = pytest.mark.any_python
@@ -204,7 +204,9 @@ def test_captures_of_before_are_read(file):
     assert problems(capture.to_json()) == []
     assert capture.run.id == document["run"]["id"]
     assert [b.arm for b in capture.blocks] == [b["arm"] for b in document["blocks"]]
-    assert document["run"]["id"] in everything.render(build(diagnose(capture)), 100)
+    model = build(diagnose(capture))
+    assert document["run"]["id"] in everything.render(model, 100)
+    assert document["run"]["id"] in first_screen.render(model, 100)
 
 
 def test_there_are_captures_of_before():

@@ -4,8 +4,8 @@ import math
 import re
 from dataclasses import replace
 
-import builders
 import pytest
+from builders import offer
 from test_report import ARMS, CASES, EVIL, QUOTED, hostile, make
 
 from perfdoc.capture import events
@@ -50,12 +50,12 @@ def crowded(capture):
     """A capture of much: twenty changes that help, ten that cannot be tried, findings, a warning."""
     for number in range(20):
         slug = f"change_number_{number}"
-        capture.offers.append(builders.offer(slug, ("on", f"torch.backends.some.setting.number_{number} = True")))
-        capture.blocks += [replace(b, arm=f"{slug}=on" if b.arm == "autocast=bf16" else b.arm, i=b.i + 10_000 * (number + 1))
+        capture.offers.append(offer(slug, ("on", f"torch.backends.some.setting.number_{number} = True")))
+        capture.blocks += [replace(b, i=b.i + 10_000 * (number + 1), arm=b.arm.replace("autocast=bf16", f"{slug}=on"))
                            for b in capture.blocks[:200]
                            if b.arm in ("control", "autocast=bf16") and b.phase == "screen"]
-        capture.offers.append(builders.offer(f"missing_{number}", title=f"missing {number}", status="untestable here",
-                                             reason=f"needs something that is not here, number {number}"))
+        capture.offers.append(offer(f"missing_{number}", title=f"missing {number}", status="untestable here",
+                                    reason=f"needs something that is not here, number {number}"))
     capture.guard.left = [f"/home/me/project/output-{number}.bin" for number in range(30)]
     return capture
 
@@ -94,7 +94,7 @@ def test_where_nothing_helps_it_says_so_and_why():
 def test_a_plan_that_may_be_no_gain_elsewhere_is_not_praised():
     """Where another run may come out slower, both ends are said, and nobody is told that it makes the script faster."""
     capture = make({**ARMS, "autocast=bf16": 1.03}, noise=0.004)
-    capture.blocks = [replace(b, seconds=b.seconds * 1.45 / 1.03) if b.phase == "confirm" and b.arm == "autocast=bf16" else b
+    capture.blocks = [replace(b, seconds=b.seconds * 1.45 / 1.03) if (b.phase, b.arm) == ("confirm", "autocast=bf16") else b
                       for b in capture.blocks]
     diagnosis = diagnose(capture)
     assert diagnosis.plan.expected.low < 1 < diagnosis.plan.effect.low
@@ -117,7 +117,7 @@ def test_what_needs_a_gpu_is_counted():
     """Five changes that need a GPU are one number; one that needs a compiler is named with its reason."""
     capture = make()
     capture.offers += [
-        builders.offer(f"gpu_{n}", title=f"thing {n}", status="untestable here", reason="cuDNN needs an NVIDIA GPU: scan there")
+        offer(f"gpu_{n}", title=f"thing {n}", status="untestable here", reason="cuDNN needs an NVIDIA GPU: scan there")
         for n in range(5)
     ]
     text = one_line(screen(capture))
@@ -128,7 +128,7 @@ def test_what_needs_a_gpu_is_counted():
 def test_open_questions_come_with_the_budget_that_settles_them():
     """What is not known yet is counted, one of it named, with a budget beyond the one that was spent."""
     capture = make(noise=0.05, rounds=4)
-    capture.experiment.plan, capture.experiment.reason = {}, "budget spent"
+    vars(capture.experiment).update(plan={}, reason="budget spent")
     found = re.search(r"not known yet: .*?; --budget (\d+) should settle", one_line(screen(capture)))
     assert found
     assert int(found[1]) > capture.run.budget
@@ -181,9 +181,8 @@ def test_progress_is_in_words_that_a_person_types(monkeypatch, tmp_path):
     stream = Stream()
     with Progress(120.0, stream) as progress:
         progress.folder = tmp_path
-        workers = builders.offer("dataloader_workers", ("1", "num_workers=1"), ("2", "num_workers=2"))
-        progress.show(events.Offered(record=workers))
-        progress.show(events.Offered(record=builders.offer("compute_ceiling", ("on", "one cached batch"), ceiling=True)))
+        progress.show(events.Offered(record=offer("dataloader_workers", ("1", "num_workers=1"), ("2", "num_workers=2"))))
+        progress.show(events.Offered(record=offer("compute_ceiling", ("on", "one cached batch"), ceiling=True)))
         now[0] += 20
         progress.show(events.Progress(phase="screen", arm="dataloader_workers=2", left=79.0,
                                       settled={"dataloader_workers=1": "hurts"}, failed=[], plan={}))

@@ -17,7 +17,6 @@ from perfdoc.loader_bench import compare_rates, demand
 from perfdoc.report import loader_table
 
 pytestmark = pytest.mark.any_python
-
 ON_CPU = BenchedLoader("train.py:9", "D", 8, 0, None, [], 2.0, "cpu")
 
 COUNTS = (0, 1, 2, 3, 4, 6, 8, 16)

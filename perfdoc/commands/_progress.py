@@ -60,10 +60,8 @@ class Progress:
         """Take notice of one event."""
         if isinstance(event, events.Seen) and event.what == "optimizer step":
             self._say("training; looking at the loop ...", True)
-        elif isinstance(event, events.Offered):
-            offer = event.record
-            if offer.status == "offered" and not offer.ceiling:
-                self._changes |= {f"{offer.slug}={level}": change for level, change in offer.levels}
+        elif isinstance(event, events.Offered) and event.record.status == "offered" and not event.record.ceiling:
+            self._changes |= {f"{event.record.slug}={level}": change for level, change in event.record.levels}
         elif isinstance(event, events.Progress):
             self._tried(event)
         elif isinstance(event, incidents.UnwatchedFound):
