@@ -10,6 +10,7 @@ import functools
 import textwrap
 import warnings
 
+import builders
 import cv2
 import numpy
 import pytest
@@ -173,8 +174,10 @@ def capture_of(code, best):
     offers, loader, measurements = offered(code)
     arms, listed = {}, []
     for slug, (treatment, offer) in offers.items():
-        listed.append({"slug": slug, "title": treatment.title, "status": offer.status, "reason": offer.reason,
-                       "levels": [[level.name, level.change] for level in offer.levels], "ceiling": treatment.ceiling})
+        listed.append(builders.offer(
+            slug, *((level.name, level.change) for level in offer.levels), title=treatment.title, status=offer.status,
+            reason=offer.reason, role=treatment.role, cores=treatment.cores,
+        ))
         for level in offer.levels:
             arms[f"{slug}={level.name}"] = 1.3 if (slug, level.name) in best else 0.9
     if "fused_attention=on" in arms:

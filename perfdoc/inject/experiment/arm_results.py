@@ -179,7 +179,7 @@ class ArmResults:
 
     def plannable(self, arm: Config) -> bool:
         """Whether it may be the plan."""
-        planned = {factor.slug for factor in self.factors if factor.planned and not factor.ceiling}
+        planned = {factor.slug for factor in self.factors if factor.planned}
         return set(arm) <= planned and not self.changes_training(arm)
 
     def enlarging(self) -> dict[str, Config]:
@@ -190,7 +190,7 @@ class ArmResults:
 
     def trades(self, pairs: int) -> dict[str, Config]:
         """What is never part of a plan, does not enlarge the process, and has fewer than so many pairs."""
-        never = {factor.slug for factor in self.factors if not factor.planned and not factor.ceiling}
+        never = {factor.slug for factor in self.factors if factor.trade_off}
         named = {config_id(arm): arm for arm in self.arms if never & set(arm) and not self.late_seconds(arm)}
         last = self.enlarging()
         return {

@@ -33,7 +33,7 @@ class CombinationModel:
         """The regression over all blocks so far."""
         results = self._results
         quick = [
-            factor for factor in results.factors if factor.planned and not factor.ceiling
+            factor for factor in results.factors if factor.planned
             and max(level.expected_seconds for level in factor.levels) < self._results.policy.late_seconds
         ]
         noise = max(results.noise or self._results.policy.unknown_noise, self._results.policy.least_noise)

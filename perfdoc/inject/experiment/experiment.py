@@ -137,7 +137,7 @@ class Experiment:
 
     def _by_share(self) -> list[Factor]:
         """What may be planned, by the share of the step that it acts on."""
-        return sorted((f for f in self.arm_results.factors if f.planned and not f.ceiling), key=lambda f: -f.share)
+        return sorted((f for f in self.arm_results.factors if f.planned), key=lambda f: -f.share)
 
     def _screen(self) -> Steps:
         """Every arm alone, and small designs of those that interact; the less promising make way where time is short."""
