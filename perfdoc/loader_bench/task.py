@@ -17,7 +17,9 @@ from perfdoc.inject.observe.clock import DATA
 from perfdoc.inject.observe.step_finder import Step
 from perfdoc.inject.samples import pictures
 from perfdoc.loader_bench.answer import setting_name
-from perfdoc.loader_bench.bench import LoaderBench, Setting, open_resources, settings_of
+from perfdoc.loader_bench.bench import LoaderBench
+from perfdoc.loader_bench.open_resources import open_resources
+from perfdoc.loader_bench.setting import Setting, settings_of
 
 if TYPE_CHECKING:
     from perfdoc.inject.session import Session
