@@ -376,9 +376,9 @@ def test_what_stacks_say_about_their_parts_holds_the_truth(monkeypatch):
         experiment = loop.run(factors, 100.0, seed=seed)
         for name, found in experiment.combinations.estimates(experiment.plan).items():
             truth = loop.speedup({name.split("=")[0]: "on"})
-            held.append(abs(found["center"] - truth) <= 1.96 * found["deviation"])
+            held.append(abs(found.center - truth) <= 1.96 * found.deviation)
             never_alone += not experiment.arm_results.values(name)
-            assert found["blocks"] >= 1
+            assert found.blocks >= 1
     assert len(held) > 60
     assert never_alone > 20
     assert sum(held) >= 0.9 * len(held)

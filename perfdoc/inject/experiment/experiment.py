@@ -11,6 +11,7 @@ import random
 import statistics
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 
+from perfdoc.capture.records import Judged
 from perfdoc.core import blocks as pairing
 from perfdoc.core import stats
 from perfdoc.core.blocks import AA_ARM, CONFIRM_PHASE, SEARCH_PHASE, Block
@@ -32,7 +33,7 @@ class Experiment:
 
     def __init__(self, factors: Sequence[Factor], budget: float, remaining: Callable[[], float], *, seed: int = 0,
                  smallest_effect: float = 0.02, history: Iterable[Block] = (), excluded: Collection[str] = (),
-                 allow_numerics: bool = False, verdicts: Mapping[str, str] | None = None,
+                 allow_numerics: bool = False, verdicts: Mapping[str, Judged] | None = None,
                  policy: Policy = DEFAULT) -> None:
         self.policy = policy
         self.budget = budget
