@@ -213,7 +213,7 @@ while True:
 
 def real(count: int, budget: float) -> None:
     """Scans whose treatments do nothing, beside a process that is busy now and then."""
-    from perfdoc.diagnosis.rule import Evidence
+    from perfdoc.diagnosis.evidence import Evidence
     from perfdoc.launch import scan as launcher
 
     claimed: list[str] = []

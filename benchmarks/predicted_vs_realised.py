@@ -37,7 +37,7 @@ from perfdoc.core import stats
 from perfdoc.core.finding import Effect
 from perfdoc.core.treatment import config_from_id
 from perfdoc.demo.make_images import make
-from perfdoc.diagnosis.rule import Evidence
+from perfdoc.diagnosis.evidence import Evidence
 
 HERE = Path(__file__).parent / "workloads"
 WORKLOADS = (

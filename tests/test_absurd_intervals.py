@@ -13,7 +13,7 @@ from test_rules import make
 from perfdoc.capture.records import Estimate
 from perfdoc.commands.runs import _effect
 from perfdoc.compare.gate import step_check, takes
-from perfdoc.compare.paired_runs import Ratio
+from perfdoc.compare.ratio import Ratio
 from perfdoc.core import stats
 from perfdoc.core.finding import Effect, says_nothing
 from perfdoc.core.measurement import Measurement

@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 
+import builders
 import numpy
 import pytest
 from conftest import ready_decoder
@@ -55,8 +56,7 @@ LARGEST = 3
 
 def of(folder, text, dataset):
     """A capture whose step reads from such a data set."""
-    return captured(folder, text, loaders=[{"site": "", "class": "DataLoader", "dataset": dataset, "batch_size": 8,
-                                            "num_workers": 0, "prefetch_factor": None}])
+    return captured(folder, text, loaders=[builders.loader(site="", dataset=dataset)])
 
 
 def module_of(folder, text, name):

@@ -22,6 +22,8 @@ from perfdoc.capture.settings import Settings
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.inject.system.recorder import Recorder
 
+pytestmark = pytest.mark.any_python
+
 ROOT = Path(perfdoc.__file__).parent
 PROBES = Path(__import__("perfdoc_probes").__file__).parent
 OF_STEP_LOG = {"step"}

@@ -17,7 +17,8 @@ from conftest import QUICK_START, perfdoc
 
 from perfdoc.capture.records import Counts
 from perfdoc.compare.gate import Check, Verdict, count_checks, decide
-from perfdoc.compare.paired_runs import WORTH_A_START, Ratio, first_end, load_taken_out, ratio_of
+from perfdoc.compare.paired_runs import WORTH_A_START, first_end
+from perfdoc.compare.ratio import Ratio, load_taken_out, ratio_of
 from perfdoc.compare.worktrees import Worktrees, editable_projects, python_path
 from perfdoc.core.errors import PerfdocError
 

@@ -13,7 +13,7 @@ from perfdoc.capture.document import Capture
 from perfdoc.capture.records import BenchedLoader
 from perfdoc.core.measurement import Measurement
 from perfdoc.loader_bench import answer as loader_answer
-from perfdoc.loader_bench import demand
+from perfdoc.loader_bench import compare_rates, demand
 from perfdoc.report import loader_table
 
 pytestmark = pytest.mark.any_python
@@ -44,7 +44,7 @@ def test_the_answer_is_within_three_percent_of_the_best(name):
     """With four rounds of 3% noise the recommended count is nearly always within 5% of the truth, and no larger than needed."""
     truth = TRUTHS[name]
     best = max(truth.values())
-    chosen = [loader_answer.recommended(visited(truth, 4, 0.03, seed), lambda n: n) for seed in range(60)]
+    chosen = [compare_rates.recommended(visited(truth, 4, 0.03, seed), lambda n: n) for seed in range(60)]
     assert sum(truth[n] >= 0.95 * best for n in chosen) >= 57
     assert sum(n <= max(k for k, rate in truth.items() if rate >= 0.97 * best) for n in chosen) == 60
 
@@ -52,7 +52,7 @@ def test_the_answer_is_within_three_percent_of_the_best(name):
 def test_counts_that_are_alike_speak_for_each_other():
     """On a plateau of twelve counts a lucky visit makes none the best: the answer lies on it, mostly where it begins."""
     truth = {0: 30.0, 1: 22.0, 2: 40.0} | dict.fromkeys(range(3, 15), 42.5)
-    chosen = [loader_answer.recommended(visited(truth, 5, 0.03, seed), lambda n: n) for seed in range(60)]
+    chosen = [compare_rates.recommended(visited(truth, 5, 0.03, seed), lambda n: n) for seed in range(60)]
     assert sum(truth[n] >= 0.97 * 42.5 for n in chosen) >= 57
     assert sum(n == 3 for n in chosen) >= 40
     assert sum(n > 6 for n in chosen) <= 6
@@ -61,32 +61,32 @@ def test_counts_that_are_alike_speak_for_each_other():
 def test_a_dip_in_the_curve_is_taken_for_noise():
     """Rates rise to a top and fall from there: one count that looks slow between two fast ones is thought as fast as they."""
     rates = {n: [(0, rate), (1, rate)] for n, rate in {1: 10.0, 2: 20.0, 3: 17.0, 4: 20.0, 6: 15.0}.items()}
-    assert loader_answer.fastest(rates, lambda n: n) in (2, 3, 4)
-    assert 6 not in loader_answer.unsettled(rates, lambda n: n)
+    assert compare_rates.fastest(rates, lambda n: n) in (2, 3, 4)
+    assert 6 not in compare_rates.unsettled(rates, lambda n: n)
 
 
 def test_what_is_settled_is_right():
     """Where nothing is open any more, the recommendation is the true one: the smallest count within 3%."""
     truth = TRUTHS["two cores"]
     rates = [visited(truth, 12, 0.02, seed) for seed in range(40)]
-    closed = [r for r in rates if not loader_answer.unsettled(r, lambda n: n)]
+    closed = [r for r in rates if not compare_rates.unsettled(r, lambda n: n)]
     assert len(closed) >= 10
-    assert sum(loader_answer.recommended(r, lambda n: n) == 2 for r in closed) >= 0.9 * len(closed)
+    assert sum(compare_rates.recommended(r, lambda n: n) == 2 for r in closed) >= 0.9 * len(closed)
 
 
 def test_batches_that_differ_much_are_not_called_settled_after_one_visit():
     """Where a visit's rate hangs on which batches it saw, single visits that differ by a quarter settle nothing."""
     rates = {0: [(0, 14.0)], 1: [(0, 9.0)], 2: [(0, 18.0)], 4: [(0, 14.5)]}
-    assert not loader_answer.unsettled(rates, lambda n: n)
-    usual = loader_answer.usual_spread([0.21, 0.17, 0.19])
+    assert not compare_rates.unsettled(rates, lambda n: n)
+    usual = compare_rates.usual_spread([0.21, 0.17, 0.19])
     assert usual == pytest.approx(0.2, abs=0.01)
-    assert set(loader_answer.unsettled(rates, lambda n: n, usual)) == {0, 2, 4}
+    assert set(compare_rates.unsettled(rates, lambda n: n, usual)) == {0, 2, 4}
 
 
 def test_a_slow_round_does_not_make_a_setting_slow():
     """A count that was visited only while the machine was slow is compared with the others of that round."""
     rates = {1: [(0, 50.0), (1, 25.0)], 2: [(0, 100.0), (1, 50.0)], 4: [(1, 50.0)]}
-    found = loader_answer.effects(rates)
+    found = compare_rates.effects(rates)
     assert found[4] == pytest.approx(found[2], abs=0.01)
     assert found[1] == pytest.approx(found[2] - math.log(2), abs=0.01)
 
@@ -213,12 +213,12 @@ def test_more_workers_than_keep_the_cores_busy_are_not_recommended():
     rates = {0: [(0, 10.0)], 2: [(0, 20.0), (1, 20.0)], 8: [(0, 22.0)]}
 
     def able(cpu):
-        return set(loader_answer.not_outdone(rates, lambda n: n, cpu, 2.0))
+        return set(compare_rates.not_outdone(rates, lambda n: n, cpu, 2.0))
 
     assert able({0: 0.19, 2: 0.0985, 8: 0.0985}) == {0, 2}
     assert able({0: 0.19, 2: 0.0985, 8: 0.08}) == {0, 2, 8}
     assert able({0: 0.19, 2: 0.05, 8: 0.05}) == {0, 2, 8}  # half of the cores are idle: storage is waited for
-    assert set(loader_answer.not_outdone(rates, lambda n: n, {}, 2.0)) == {0, 2, 8}
+    assert set(compare_rates.not_outdone(rates, lambda n: n, {}, 2.0)) == {0, 2, 8}
 
 
 def test_what_looks_faster_by_noise_is_said_to():

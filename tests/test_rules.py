@@ -20,7 +20,8 @@ from perfdoc.core.registry import discover, packages
 from perfdoc.core.registry import names as slugs
 from perfdoc.core.treatment import Treatment, config_from_id
 from perfdoc.diagnosis.diagnose import diagnose
-from perfdoc.diagnosis.rule import SECTIONS, Evidence, discover_rules
+from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.rule import SECTIONS, discover_rules
 from perfdoc.report import everything, summary
 from perfdoc.report.model import build
 

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
+import builders
 import pytest
 from plain_loop import STEP, Change, Ended, PlainLoop, Scripted
 
-from perfdoc.core.blocks import Block
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.probe import Probe
 from perfdoc.core.treatment import Level, config_id
@@ -204,6 +204,19 @@ def test_a_loop_that_is_left_is_left_as_it_was(tmp_path: Path) -> None:
     assert not loop.recorder.all("outcome")
 
 
+def test_steps_that_turn_into_slower_ones_do_not_outlast_the_budget(tmp_path: Path) -> None:
+    """A loop whose steps grow a hundredfold while it runs (it adds up more and more batches): the scan ends all the same."""
+    loop = PlainLoop(tmp_path)
+    experiment = Experiment([], 5.0, lambda: 5.0 - loop.now)
+
+    def step() -> None:
+        slower = loop.now > 1.0
+        loop.step(regular=not slower, seconds=4.0 if slower else None)
+
+    assert loop.run(experiment, step) == "budget spent"
+    assert loop.now < 25.0
+
+
 class Watching(Probe):
     """Watches a step, under the control and one treatment."""
 
@@ -241,7 +254,7 @@ def watched(tmp_path: Path, probe: Watching) -> PlainLoop:
     loop = PlainLoop(tmp_path, [Change("fast", 0.5)], [probe, Between()])
     experiment = Scripted(block({}), block(FAST), ProbeRequest(False, FAST))
     experiment.arm_results.factors = [Factor("fast", (Level("on", ""),))]
-    experiment.arm_results.blocks = [Block(0, 0, "fast=on", "screen", 1, STEP, [STEP], [], 0.0, 0, 0)]
+    experiment.arm_results.blocks = [builders.block(0, "fast=on", 1.0)]
     loop.run(experiment)
     return loop
 

@@ -13,7 +13,8 @@ from conftest import QUICK_START, perfdoc
 from test_patch import captured
 
 from perfdoc.commands.verify import _pace, _page_faults
-from perfdoc.compare.paired_runs import ROUNDS, Alternation, Side, _Runner
+from perfdoc.compare.paired_runs import Alternation, Side, _Runner
+from perfdoc.compare.ratio import ROUNDS
 from perfdoc.core.errors import PerfdocError
 from perfdoc.launch.event_reader import EventReader
 from perfdoc.patch import make

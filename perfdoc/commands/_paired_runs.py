@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from perfdoc.compare.paired_runs import Ratio
+    from perfdoc.compare.ratio import Ratio
 
 
 class Line:

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from perfdoc.capture.document import Capture
 from perfdoc.capture.records import Counts
-from perfdoc.compare.paired_runs import FEWEST_STARTS, PRIOR_DF, START_SPREAD, Ratio
+from perfdoc.compare.paired_runs import FEWEST_STARTS
+from perfdoc.compare.ratio import PRIOR_DF, START_SPREAD, Ratio
 from perfdoc.core import stats
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.measurement import Measurement

@@ -48,8 +48,12 @@ def names(package_names: Iterable[str]) -> set[str]:
     for package_name in package_names:
         spec = importlib.util.find_spec(package_name)
         places = list(spec.submodule_search_locations or ()) if spec else []
-        found |= {info.name for info in pkgutil.iter_modules(places) if not info.ispkg and not info.name.startswith("_")}
+        found |= _modules(places)
     return found
+
+
+def _modules(places: Iterable[str]) -> set[str]:
+    return {info.name for info in pkgutil.iter_modules(list(places)) if not info.ispkg and not info.name.startswith("_")}
 
 
 def discover(kind: type[Found], package_names: Iterable[str], key: str = "slug") -> list[Found]:
@@ -59,7 +63,7 @@ def discover(kind: type[Found], package_names: Iterable[str], key: str = "slug")
     """
     found: dict[str, Found] = {}
     for package_name in package_names:
-        for name in sorted(names([package_name])):
+        for name in sorted(_modules(importlib.import_module(package_name).__path__)):
             module = importlib.import_module(f"{package_name}.{name}")
             for member in vars(module).values():
                 if not _is_part(member, kind) or member.__module__ != module.__name__:

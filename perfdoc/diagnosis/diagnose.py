@@ -9,7 +9,8 @@ from perfdoc.capture.document import Capture
 from perfdoc.core import stats
 from perfdoc.core.finding import EFFORT_ORDER, Effect, Finding
 from perfdoc.core.treatment import config_id
-from perfdoc.diagnosis.rule import ORDER, Evidence, discover_rules
+from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.rule import ORDER, discover_rules
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Where the model computes on the same cores, also what a step takes with the sett
 Runs in the user's process, so it needs nothing beyond torch. Every visit to a setting starts a loader of its own (a twin of
 the user's: same data set, sampler, collate function), waits until what it prefetched while starting is used up, times
 whole bursts of its workers, and ends it, so that no worker of one setting takes CPU from another. The visits of a round come
-in random order and are compared within the round (:mod:`perfdoc.loader_bench.answer`).
+in random order and are compared within the round (:mod:`perfdoc.loader_bench.compare_rates`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from perfdoc.inject.system import process_use
 from perfdoc.inject.system.batches import tensors_in
 from perfdoc.inject.system.cores import available_cores
 from perfdoc.inject.system.random_state import RandomState
-from perfdoc.loader_bench import answer as loader_answer
+from perfdoc.loader_bench import compare_rates
 from perfdoc.loader_bench.synthetic_load import StandIn
 
 FIRST_WINDOW = 0.5
@@ -214,10 +214,10 @@ class LoaderBench:
     def _open(self) -> list[Setting]:
         """Settings that the next round visits: those that could change the answer, and untried neighbours of its pillars."""
         rates = self._able()
-        best = loader_answer.fastest(rates, lambda s: s.workers, self._usual())
-        chosen = loader_answer.recommended(rates, lambda s: s.workers, self._usual())
+        best = compare_rates.fastest(rates, lambda s: s.workers, self._usual())
+        chosen = compare_rates.recommended(rates, lambda s: s.workers, self._usual())
         untried = list(dict.fromkeys(s for place in (best, chosen) for s in self._neighbours(place)))
-        doubtful = loader_answer.unsettled(rates, lambda s: s.workers, self._usual())
+        doubtful = compare_rates.unsettled(rates, lambda s: s.workers, self._usual())
         if untried:
             return list(dict.fromkeys([*untried, *doubtful, best]))
         if not doubtful and len(rates[chosen]) < FEWEST_VISITS:
@@ -225,11 +225,11 @@ class LoaderBench:
         return doubtful
 
     def _usual(self) -> float:
-        return loader_answer.usual_spread([error for found in self.visits.values() for error in found.errors])
+        return compare_rates.usual_spread([error for found in self.visits.values() for error in found.errors])
 
     def _window(self) -> float:
         """Seconds of a visit: more where batches differ so much that one second does not tell the rate."""
-        return min(LONGEST_WINDOW, WINDOW * (self._usual() / loader_answer.USUAL_SPREAD) ** 2)
+        return min(LONGEST_WINDOW, WINDOW * (self._usual() / compare_rates.USUAL_SPREAD) ** 2)
 
     def _able(self) -> dict[Setting, Sequence[tuple[int, float]]]:
         """Rates of the settings that can be the fastest, as the answer will see them."""
@@ -237,7 +237,7 @@ class LoaderBench:
         if len({replace(s, workers=0) for s in rates}) > 1:
             return dict(rates)
         cpu = {s: statistics.median(self.visits[s].cpu) for s in rates if self.visits[s].cpu}
-        return loader_answer.not_outdone(rates, lambda s: s.workers, cpu, self._cores)
+        return compare_rates.not_outdone(rates, lambda s: s.workers, cpu, self._cores)
 
     def _rates(self) -> dict[Setting, list[tuple[int, float]]]:
         """Rates so far, in samples: batches of different sizes are compared too."""
@@ -426,7 +426,7 @@ class LoaderBench:
         rates = self._able()
         if not rates:
             return
-        chosen = loader_answer.recommended(rates, lambda s: s.workers, self._usual())
+        chosen = compare_rates.recommended(rates, lambda s: s.workers, self._usual())
         found = self.visits[chosen]
         kinds = (False, True) if chosen.workers else (False,)
         cost = (2 * statistics.median(found.starts) + chosen.workers / found.rate) * TURNS * len(kinds)
@@ -468,7 +468,7 @@ class LoaderBench:
         rates = self._able()
         if self.compute is None or not rates:
             return
-        chosen = loader_answer.recommended(rates, lambda s: s.workers, self._usual())
+        chosen = compare_rates.recommended(rates, lambda s: s.workers, self._usual())
         own = Setting(self.loader.num_workers)
         if chosen.batch_size is not None or (own in self.visits and self.visits[own].failed):
             return  # for how long the step computes on other batches is not known, or there is nothing to compare with

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from perfdoc.core.finding import Finding
+from perfdoc.diagnosis.evidence import Evidence
 from perfdoc.diagnosis.machine_state import BUSY_SHARE
-from perfdoc.diagnosis.rule import Evidence, Rule
+from perfdoc.diagnosis.rule import Rule
 
 
 class BusyMachine(Rule):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from perfdoc.core.finding import Finding
-from perfdoc.diagnosis.rule import Evidence, Rule
+from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.rule import Rule
 
 SLOW = 0.5
 """Share of a sample's time from which cold reading is spoken of."""

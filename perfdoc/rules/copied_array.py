@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from perfdoc.core.finding import Finding
 from perfdoc.core.measurement import Measurement
-from perfdoc.diagnosis.rule import Evidence, Rule, worth_a_word
+from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.rule import Rule, worth_a_word
 
 LARGE = 0.1
 """Share of a sample's time from which the copy is spoken of."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from perfdoc.core.finding import Finding
-from perfdoc.diagnosis.rule import Evidence, Rule
+from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.rule import Rule
 
 
 class FewerCoresThanSeen(Rule):

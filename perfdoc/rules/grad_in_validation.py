@@ -6,7 +6,8 @@ import math
 
 from perfdoc.core import stats
 from perfdoc.core.finding import Effect, Finding, Verdict
-from perfdoc.diagnosis.rule import Evidence, Rule
+from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.rule import Rule
 
 
 class GradInValidation(Rule):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from perfdoc.core.finding import Finding
-from perfdoc.diagnosis.rule import Evidence, Rule, best_arm, describe
+from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.rule import Rule, best_arm, describe
 
 SHOWN = 8
 """Places named in the evidence."""

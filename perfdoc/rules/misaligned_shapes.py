@@ -7,7 +7,8 @@ import math
 from perfdoc.core import stats
 from perfdoc.core.finding import Finding, Verdict
 from perfdoc.core.measurement import Measurement
-from perfdoc.diagnosis.rule import Evidence, Rule, worth_a_word
+from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.rule import Rule, worth_a_word
 
 
 class MisalignedShapes(Rule):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from perfdoc.diagnosis.rule import Evidence, TreatmentRule
+from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.rule import TreatmentRule
 
 WORTHWHILE = 0.05
 """Share of the peak that must be saved for checkpointing to be worth a word about memory."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from perfdoc.diagnosis.rule import Evidence, TreatmentRule
+from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.rule import TreatmentRule
 from perfdoc.loader_bench import samples as sample_answer
 
 

@@ -7,7 +7,8 @@ import random
 import statistics
 
 from perfdoc.core.finding import Effect, Finding, Verdict
-from perfdoc.diagnosis.rule import Evidence, Rule
+from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.rule import Rule
 
 
 class RespawnedWorkers(Rule):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 
 from perfdoc.core.finding import Finding
+from perfdoc.diagnosis.evidence import Evidence
 from perfdoc.diagnosis.machine_state import FAULT_SHARE, KEEPING_MEMORY, TRY_KEEPING
-from perfdoc.diagnosis.rule import Evidence, Rule, worth_a_word
+from perfdoc.diagnosis.rule import Rule, worth_a_word
 
 STEADY = 0.4
 """Share of the blocks below which page faults may be missing."""

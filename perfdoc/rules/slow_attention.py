@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from perfdoc.core.finding import Finding
-from perfdoc.diagnosis.rule import Evidence, TreatmentRule
+from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.rule import TreatmentRule
 
 
 class SlowAttention(TreatmentRule):

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from perfdoc.core.finding import Finding
 from perfdoc.core.treatment import config_from_id
-from perfdoc.diagnosis.rule import Evidence, Rule, best_arm, describe
+from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.rule import Rule, best_arm, describe
 
 
 class TooManyWorkers(Rule):

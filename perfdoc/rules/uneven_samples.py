@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from perfdoc.core.finding import Finding
-from perfdoc.diagnosis.rule import Evidence, Rule, worth_a_word
+from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.rule import Rule, worth_a_word
 from perfdoc.loader_bench import samples as sample_answer
 
 

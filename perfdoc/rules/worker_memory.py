@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from perfdoc.core.finding import Finding
-from perfdoc.diagnosis.rule import Evidence, Rule
+from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.rule import Rule
 from perfdoc.loader_bench import answer as loader_answer
 
 LARGE = 0.25

@@ -25,6 +25,11 @@ from perfdoc.inject.observe.loop_context import LoopContext
 if TYPE_CHECKING:
     from perfdoc.inject.observe.step_finder import Step
 
+OVERRUN_SECONDS = 10.0
+OVERRUN_STEPS = 3
+"""Maximum time beyond the budget for a block to come to its end, in seconds and in steps of the loop, the longer of them: steps
+that turn into others (gradients of more and more batches are added up) may take many times what the loop's own did."""
+
 
 class Runner:
     """Runs one :class:`Experiment` in the loop of ``context``."""
@@ -247,6 +252,13 @@ class Runner:
             self._allocator.settle(self.config)
             self._context.recorder.write(events.BlockEnded(record=block))
             self._advance(BlockResult(block))
+        elif self._overdue():
+            self.finish("budget spent")
+
+    def _overdue(self) -> bool:
+        """Whether the budget was over so long ago that the block which runs would not have been begun."""
+        assert self._experiment is not None
+        return self._experiment.remaining() < -max(OVERRUN_SECONDS, OVERRUN_STEPS * self._loop.step_seconds)
 
     def _never_regular(self, request: BlockRequest) -> None:
         """Give up an arm that has no step like the loop's own; of the control they are waited for while there is budget."""
