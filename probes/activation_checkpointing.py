@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -31,10 +31,26 @@ class ActivationCheckpointing(Treatment):
 
     def __init__(self) -> None:
         self._wrapped: list[tuple[nn.Module, Any]] = []
+        self._checkpointed_by_script = False
+
+    def sense(self, loop: Loop) -> Callable[[], None] | None:
+        """Does the script checkpoint activations itself?"""
+        # Both kinds of checkpointing ask for the autocast settings; scripts hold references to the public function.
+        checkpointing: Any = torch.utils.checkpoint
+        ask = getattr(checkpointing, "_get_autocast_kwargs", None)
+        if ask is None:
+            return None
+
+        def asked(*args: Any, **kwargs: Any) -> Any:
+            self._checkpointed_by_script = True
+            return ask(*args, **kwargs)
+
+        checkpointing._get_autocast_kwargs = asked
+        return lambda: setattr(checkpointing, "_get_autocast_kwargs", ask)
 
     def offer(self, loop: Loop) -> Offer:
         """Offered where the model has repeated blocks (transformer layers, residual stages)."""
-        if loop.checkpointing_seen:
+        if self._checkpointed_by_script:
             return Offer("already on", reason="the loop uses torch.utils.checkpoint")
         blocks = [block for model in loop.models for block in repeated_blocks(model)]
         if not blocks:

@@ -40,10 +40,12 @@ class AlignedShapes(Probe):
     def __init__(self) -> None:
         self._handles: list[Any] = []
         self._rows: dict[str, tuple[Any, int, int]] = {}
+        self._autocast = False
 
     def prepare(self, loop: Loop) -> None:
         """See what large odd layers get in one step."""
         self._rows.clear()
+        self._autocast = False
         total = sum(p.numel() for model in loop.models for p in model.parameters()) or 1
         for model in loop.models:
             for name, module in model.named_modules():
@@ -55,6 +57,7 @@ class AlignedShapes(Probe):
         def ran(module: Any, inputs: Any) -> None:
             if inputs and isinstance(inputs[0], torch.Tensor) and torch.is_grad_enabled():
                 rows = inputs[0].numel() // max(1, inputs[0].shape[-1])
+                self._autocast = self._autocast or torch.is_autocast_enabled(module.weight.device.type)
                 known = self._rows.get(name)
                 self._rows[name] = (module, rows, 1 + (known[2] if known else 0))
 
@@ -69,7 +72,7 @@ class AlignedShapes(Probe):
             return [Unavailable("alignment.saved", "no large linear layer with odd sizes ran in the step that was watched")]
         largest = sorted(seen.items(), key=lambda entry: -entry[1][0].weight.numel() * entry[1][1])[:MOST_LAYERS]
         return [
-            Measurement("alignment.saved", "s", tuple(_saved(module, rows, calls, loop)), {
+            Measurement("alignment.saved", "s", tuple(_saved(module, rows, calls, loop, self._autocast)), {
                 "layer": name, "rows": rows, "shape": _said(module.weight.shape), "padded": _said(_up(module.weight.shape)),
             }, "measured in isolation")
             for name, (module, rows, calls) in largest
@@ -84,10 +87,10 @@ def _up(shape: Any) -> tuple[int, ...]:
     return tuple(size if size % MULTIPLE == 0 else -(-size // PADDED) * PADDED for size in shape)
 
 
-def _saved(module: Any, rows: int, calls: int, loop: Loop) -> list[float]:
+def _saved(module: Any, rows: int, calls: int, loop: Loop, autocast: bool) -> list[float]:
     """Paired differences of seconds a step, the layer as it is minus padded."""
     weight = module.weight
-    dtype = torch.bfloat16 if loop.autocast_seen else weight.dtype
+    dtype = torch.bfloat16 if autocast else weight.dtype
     runs = []
     for shape in (tuple(weight.shape), _up(weight.shape)):
         w = torch.randn(shape, device=weight.device, dtype=dtype, requires_grad=True)

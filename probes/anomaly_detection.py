@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,10 +20,27 @@ class AnomalyDetection(Treatment):
 
     def __init__(self) -> None:
         self._before: tuple[bool, bool] | None = None
+        self._seen = False
+
+    def sense(self, loop: Loop) -> Callable[[], None]:
+        """Does backward run in anomaly mode?"""
+        backward = torch.autograd.backward
+
+        @functools.wraps(backward)
+        def looked_at(*args: Any, **kwargs: Any) -> None:
+            self._seen = self._seen or torch.is_anomaly_enabled()
+            backward(*args, **kwargs)
+
+        torch.autograd.backward = looked_at
+
+        def end() -> None:
+            torch.autograd.backward = backward
+
+        return end
 
     def offer(self, loop: Loop) -> Offer:
         """Offered only where backward ran in anomaly mode."""
-        if not loop.anomaly_seen:
+        if not self._seen:
             return Offer("not applicable", reason="anomaly detection is off")
         return Offer("offered", (Level("off", "torch.autograd.set_detect_anomaly(False)"),))
 

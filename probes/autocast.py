@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from perfdoc.core.treatment import Level, Loop, Offer, Treatment
+from perfdoc.inject.observe.autocast_use import watch_autocast
 
 
 class Autocast(Treatment):
@@ -27,6 +29,14 @@ class Autocast(Treatment):
         self._contexts: list[Any] = []
         self._scaler: Any = None
         self._unscaled: set[int] = set()
+        self._entered_by_script = False
+
+    def sense(self, loop: Loop) -> Callable[[], None]:
+        """Does the script enter autocast itself?"""
+        return watch_autocast(self._script_enters)
+
+    def _script_enters(self) -> None:
+        self._entered_by_script = True
 
     def offer(self, loop: Loop) -> Offer:
         """Offered on CPU and CUDA where the loop computes in float32."""
@@ -35,7 +45,7 @@ class Autocast(Treatment):
         parameters = [p for model in loop.models for p in model.parameters()]
         if parameters and not any(p.dtype is torch.float32 for p in parameters):
             return Offer("already on", reason=f"the parameters are {parameters[0].dtype}, not float32")
-        if loop.autocast_seen:
+        if self._entered_by_script:
             return Offer("already on", reason="the loop runs its forward pass under torch.autocast")
         if loop.device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
             return Offer(

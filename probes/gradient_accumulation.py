@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from perfdoc.core.treatment import Level, Loop, Offer, Treatment
 
@@ -28,7 +31,16 @@ class GradientAccumulation(Treatment):
         self._calls: dict[int, int] = {}
         self._emptied: list[tuple[dict[str, Any], list[Any]]] = []
         self._keeps = False
+        self._closure = False
         self._patched: list[Any] = []
+
+    def sense(self, loop: Loop) -> Callable[[], None]:
+        """Is an optimizer given a closure that computes the loss (LBFGS, Lightning)?"""
+        def stepping(optimizer: Any, args: Any, kwargs: Any) -> None:
+            self._closure = self._closure or any(callable(value) for value in (*args, *kwargs.values()))
+
+        hook: Callable[[], None] = register_optimizer_step_pre_hook(stepping).remove
+        return hook
 
     def offer(self, loop: Loop) -> Offer:
         """Offered for loops with an optimizer that does not go over the batch itself."""
@@ -39,7 +51,7 @@ class GradientAccumulation(Treatment):
             return Offer("already on", reason=f"{already} batches a step")
         if any(type(optimizer).__name__ == "LBFGS" for optimizer in loop.optimizers):
             return Offer("not applicable", reason="LBFGS runs the batch several times within its step")
-        if loop.closure_seen:
+        if self._closure:
             return Offer("not applicable", reason="the optimizer's step runs forward and backward itself (a closure)")
         if len(loop.optimizers) > 1:
             return Offer("not applicable", reason="several optimizers take turns")

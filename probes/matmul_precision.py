@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from perfdoc.core.treatment import Level, Loop, Offer, Treatment
+from perfdoc.inject.observe.autocast_use import watch_autocast
 
 AMPERE = (8, 0)
 """First compute capability with TF32 tensor cores (NVIDIA A100 white paper)."""
@@ -25,6 +27,14 @@ class MatmulPrecision(Treatment):
     def __init__(self) -> None:
         self._before: str | None = None
         self._cudnn: bool | None = None
+        self._autocast = False
+
+    def sense(self, loop: Loop) -> Callable[[], None]:
+        """Does the script enter autocast? Then its matrix multiplications are not in float32."""
+        return watch_autocast(self._script_enters)
+
+    def _script_enters(self) -> None:
+        self._autocast = True
 
     def offer(self, loop: Loop) -> Offer:
         """Offered where the device has units for the lower precision and the loop computes in full float32."""
@@ -37,7 +47,7 @@ class MatmulPrecision(Treatment):
             return Offer("already on", reason="set by the script through torch.backends...fp32_precision")
         if now != "highest":
             return Offer("already on", reason=f"float32 matmul precision is {now!r}")
-        if loop.autocast_seen:
+        if self._autocast:
             return Offer("not applicable", reason="matrix multiplications run under autocast, not in float32")
         if loop.device == "cuda":
             if torch.cuda.get_device_capability() < AMPERE:

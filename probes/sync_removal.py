@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from perfdoc.core.treatment import Level, Loop, Offer, Treatment
-from perfdoc.inject.observe.device_reads import Place, wrap_reads
+from perfdoc.inject.observe.device_reads import Place, place_of, wrap_reads
 
 MOST_PLACES = 3
 """Places that are tried, those with the most calls a step first."""
@@ -37,6 +37,19 @@ class SyncRemoval(Treatment):
         self._place: Place | None = None
         self._device = "cuda"
         self._most = self._answered = 0
+        self.reads: dict[Place, int] = {}
+        """Places of the user's code that read values from the device while the loop was observed, with the number of times."""
+
+    def sense(self, loop: Loop) -> Callable[[], None]:
+        """Which lines of the step read values from the device?"""
+        def read(method: str, tensor: Any, really: Callable[[], Any], frame: FrameType) -> Any:
+            if tensor.is_cuda and loop.in_step():
+                place = place_of(method, frame)
+                if place is not None:
+                    self.reads[place] = self.reads.get(place, 0) + 1
+            return really()
+
+        return wrap_reads(read)
 
     def offer(self, loop: Loop) -> Offer:
         """Offered on CUDA for the places of the user's code that read values in a step."""
@@ -44,22 +57,21 @@ class SyncRemoval(Treatment):
             return Offer("untestable here", reason="nothing waits on a CPU: scan on the machine with the GPU")
         if loop.ranks > 1:
             return Offer("not applicable", reason="several ranks must read the same values")
-        places = self._places(loop)
+        places = self._places()
         if not places:
             return Offer("not applicable", reason="no line of the step reads values from the device")
         return Offer("offered", tuple(
             Level(f"place{number}", f"no wait at {place.site} ({place.call})") for number, place in enumerate(places, 1)
         ))
 
-    @staticmethod
-    def _places(loop: Loop) -> list[Place]:
-        return sorted(loop.device_reads, key=lambda place: -loop.device_reads[place])[:MOST_PLACES]
+    def _places(self) -> list[Place]:
+        return sorted(self.reads, key=lambda place: -self.reads[place])[:MOST_PLACES]
 
     def apply(self, loop: Loop, level: str) -> None:
         """Answer the calls of one place from memory."""
-        self._place = self._places(loop)[int(level.removeprefix("place")) - 1]
+        self._place = self._places()[int(level.removeprefix("place")) - 1]
         self._device = loop.device
-        self._most, self._answered = loop.device_reads[self._place], 0
+        self._most, self._answered = self.reads[self._place], 0
         self._values.clear()
         self._release = wrap_reads(self._answer)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,10 +22,27 @@ class ZeroGrad(Treatment):
 
     def __init__(self) -> None:
         self._before: list[tuple[Any, Any]] = []
+        self._zeros = False
+
+    def sense(self, loop: Loop) -> Callable[[], None]:
+        """Does the script write zeros to gradients, and where?"""
+        undo = contextlib.ExitStack()
+        for owner in (torch.optim.Optimizer, nn.Module):
+            original: Any = owner.zero_grad
+
+            def zeroed(owned: Any, set_to_none: bool = True, *, _original: Any = original) -> None:
+                if not set_to_none:
+                    self._zeros = True
+                    loop.note_zero_grad()
+                _original(owned, set_to_none)
+
+            owner.zero_grad = functools.wraps(original)(zeroed)  # type: ignore[method-assign]
+            undo.callback(setattr, owner, "zero_grad", original)
+        return undo.close
 
     def offer(self, loop: Loop) -> Offer:
         """Offered only where ``set_to_none=False`` was seen."""
-        if not loop.zeroing_seen:
+        if not self._zeros:
             return Offer("not applicable", reason="gradients are not filled with zeros: set_to_none is the default")
         return Offer("offered", (Level("on", "zero_grad(set_to_none=True)"),))
 

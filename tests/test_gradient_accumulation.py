@@ -11,7 +11,7 @@ from torch import nn
 class Loop:
     """As much of a loop as the treatment looks at."""
 
-    loaders, ranks, closure_seen = (), 1, False
+    loaders, ranks = (), 1
 
     def __init__(self, optimizer):
         self.optimizers = [optimizer]
@@ -58,6 +58,14 @@ def test_the_optimizer_steps_once_a_round_on_the_sum(where):
 
 def test_a_step_that_computes_the_loss_itself_is_left_alone():
     """Closures (LBFGS, Lightning) run backward inside of the step: not applicable, and said."""
-    loop = Loop(torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1))
-    loop.closure_seen = True
-    assert GradientAccumulation().offer(loop).status == "not applicable"
+    loop, treatment = Loop(torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)), GradientAccumulation()
+    end = treatment.sense(loop)
+    loop.optimizers[0].step()
+    assert treatment.offer(loop).status == "offered"
+    loop.optimizers[0].step(lambda: torch.ones(()))
+    end()
+    assert treatment.offer(loop).status == "not applicable"
+    unaware, end = GradientAccumulation(), treatment.sense(loop)
+    end()
+    loop.optimizers[0].step(lambda: torch.ones(()))
+    assert unaware.offer(loop).status == "offered"

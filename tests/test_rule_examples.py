@@ -29,9 +29,9 @@ from perfdoc.core.probe import Probe
 from perfdoc.core.registry import discover, packages
 from perfdoc.core.treatment import EvalCall, Treatment
 from perfdoc.diagnosis.rule import TreatmentRule, discover_rules
+from perfdoc.inject.experiment.sensing import Sensing
 from perfdoc.inject.feed.handle import Handle
 
-TREATMENTS = discover(Treatment, packages())
 WATCHING = [probe for probe in discover(Probe, packages()) if type(probe).prepare is not Probe.prepare]
 NEED_A_GPU = {"PD104", "PD202", "PD304"}
 OF_LOADERS = [SampleAnatomy(), IterableSharding()]
@@ -60,15 +60,24 @@ class Net(nn.Module):
         return self.head(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
 
 
+class Unknown:
+    """A loop before it is known, as treatments see it that look at the script."""
+
+    def in_step(self):
+        return False
+
+    def note_zero_grad(self):
+        """There is no patch to be made."""
+
+
 class ExampleLoop:
     """A loop made of what an example left in its namespace."""
 
     device, cores, ranks, step_seconds = "cpu", 2.0, 1, 0.1
-    eval_call, closure_seen = None, False
+    eval_call = None
 
-    def __init__(self, names, seen):
-        self.autocast_seen, self.zeroing_seen = "autocast" in seen, "zeroing" in seen
-        self.anomaly_seen, self.checkpointing_seen = "anomaly" in seen, "checkpointing" in seen
+    def __init__(self, names, treatments):
+        self.treatments = treatments
         self.input_shapes = {((4, 3, 8, 8),): 5}
         self.models = [value for value in (names["model"],) if isinstance(value, nn.Module)]
         self.optimizers = [names["optimizer"]]
@@ -90,7 +99,7 @@ def run(code, watched=False):
         "dataset": dataset, "loader": DataLoader(dataset), "model": model, "criterion": nn.CrossEntropyLoss(),
         "optimizer": torch.optim.AdamW(model.parameters()), "device": "cpu", "total": 0,
     }
-    seen = set()
+    treatments = {treatment.slug: treatment for treatment in discover(Treatment, packages())}
     compiled = compile(textwrap.dedent(code), "/example/train.py", "exec")
     calls = []
 
@@ -99,31 +108,31 @@ def run(code, watched=False):
             calls.append(EvalCall(module, args, kwargs, "gradients" if torch.is_grad_enabled() else "no_grad", "train.py:2"))
 
     model.register_forward_pre_hook(note, with_kwargs=True)
-    wrapped = [
-        (torch.autocast, "__enter__", lambda context: seen.add("autocast") if context._enabled else None),
-        (torch.optim.Optimizer, "zero_grad", lambda optimizer, set_to_none=True: set_to_none or seen.add("zeroing")),
-        (torch.utils.checkpoint, "_get_autocast_kwargs", lambda *args, **kwargs: seen.add("checkpointing")),
-    ]
     counts = {"backward": 0, "step": 0}
-    wrapped.append((torch.Tensor, "backward", lambda *args, **kwargs: counts.update(backward=counts["backward"] + 1)))
+    backward = torch.Tensor.backward
+
+    def counted(*args, **kwargs):
+        counts["backward"] += 1
+        backward(*args, **kwargs)
+
+    torch.Tensor.backward = counted
     stepped = register_optimizer_step_post_hook(lambda *args: counts.update(step=counts["step"] + 1))
-    originals = [getattr(place, name) for place, name, _ in wrapped]
-    for (place, name, note), original in zip(wrapped, originals, strict=True):
-        setattr(place, name, lambda *a, _note=note, _original=original, **k: (_note(*a, **k), _original(*a, **k))[1])
+    sensing = Sensing()
+    sensing.begin(treatments, Unknown())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             exec(compiled, names)
-            if torch.is_anomaly_enabled():
-                seen.add("anomaly")
-            loop = ExampleLoop(names, seen)
+            sensing.end()
+            assert sensing.failed == {}
+            loop = ExampleLoop(names, treatments)
             loop.loaders[0].batches_a_step = max(1, counts["backward"] // max(1, counts["step"]))
             loop.eval_call = calls[0] if calls else None
             measurements = watch(loop, lambda: exec(compiled, names), names) if watched else []
     finally:
         stepped.remove()
-        for (place, name, _), original in zip(wrapped, originals, strict=True):
-            setattr(place, name, original)
+        sensing.end()
+        torch.Tensor.backward = backward
     return loop, measurements
 
 
@@ -166,7 +175,7 @@ def code_of(rule, section):
 def offered(code):
     """What every treatment offers to the loop of an example: slug -> offer; the loader, and what probes saw."""
     loop, measurements = run(code, watched=True)
-    return {t.slug: (t, t.offer(loop)) for t in TREATMENTS}, loop.loaders[0].loader, measurements
+    return {slug: (t, t.offer(loop)) for slug, t in loop.treatments.items()}, loop.loaders[0].loader, measurements
 
 
 def capture_of(code, best):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 import torch
 from perfdoc_probes.sync_removal import SyncRemoval
@@ -25,9 +23,6 @@ class Loop:
 
     device, ranks = "cpu", 1
 
-    def __init__(self, *places):
-        self.device_reads = Counter(dict(zip(places, range(len(places) + 2, 2, -1), strict=True)))
-
 
 def script():
     names = {"losses": [], "other": [], "whole": [], "positive": []}
@@ -35,11 +30,18 @@ def script():
     return names
 
 
+def having_seen(*places):
+    """The treatment after it has seen these lines read values, the first one most often."""
+    made = SyncRemoval()
+    made.reads = dict(zip(places, range(len(places) + 2, 2, -1), strict=True))
+    return made
+
+
 @pytest.fixture
 def treatment():
     """Applied to the line with ``.item()``; taken back whatever happens."""
-    made = SyncRemoval()
-    made.apply(Loop(Place(FILE, 3, "item", "train.py:3"), Place(FILE, 5, "cpu", "train.py:5")), "place1")
+    made = having_seen(Place(FILE, 3, "item", "train.py:3"), Place(FILE, 5, "cpu", "train.py:5"))
+    made.apply(Loop(), "place1")
     yield made
     made.restore(Loop())
 
@@ -68,8 +70,8 @@ def test_a_loop_that_waits_for_a_value_sees_it_change(treatment):
 
 def test_tensors_that_are_given_back_can_be_written_to():
     """A script that writes into the copy it got does not change what it gets next time."""
-    names, made = script(), SyncRemoval()
-    made.apply(Loop(Place(FILE, 5, "cpu", "train.py:5")), "place1")
+    names, made = script(), having_seen(Place(FILE, 5, "cpu", "train.py:5"))
+    made.apply(Loop(), "place1")
     try:
         names["step"](torch.tensor(4.0))
         names["whole"][0].zero_()
@@ -82,8 +84,8 @@ def test_tensors_that_are_given_back_can_be_written_to():
 def test_torch_is_as_before_afterwards():
     """No wrapper stays on the tensor's methods."""
     before = {name: torch.Tensor.__dict__.get(name) for name in READS}
-    made = SyncRemoval()
-    made.apply(Loop(Place(FILE, 3, "item", "train.py:3")), "place1")
+    made = having_seen(Place(FILE, 3, "item", "train.py:3"))
+    made.apply(Loop(), "place1")
     assert torch.Tensor.__dict__.get("item") is not before["item"]
     made.restore(Loop())
     assert {name: torch.Tensor.__dict__.get(name) for name in READS} == before
@@ -116,7 +118,7 @@ class Card(Loop):
 def test_the_busiest_places_are_offered_on_a_gpu():
     """Three places at most, those with the most calls first; on a CPU it says where it can be tested."""
     places = [Place(FILE, line, "item", f"train.py:{line}") for line in (3, 4, 5, 6)]
-    offer = SyncRemoval().offer(Card(*places))
+    offer = having_seen(*places).offer(Card())
     assert [level.change for level in offer.levels] == [f"no wait at train.py:{line} (.item())" for line in (3, 4, 5)]
-    assert SyncRemoval().offer(Loop(*places)).status == "untestable here"
+    assert having_seen(*places).offer(Loop()).status == "untestable here"
     assert SyncRemoval().offer(Card()).status == "not applicable"

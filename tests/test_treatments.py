@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from perfdoc.core.registry import discover, packages
 from perfdoc.core.treatment import Treatment
+from perfdoc.inject.experiment.sensing import Sensing
 from perfdoc.inject.feed.handle import Handle
 
-TREATMENTS = discover(Treatment, packages())
+
+def having_seen(script, loop):
+    """All treatments, after they have looked at what ``script()`` does."""
+    treatments = {treatment.slug: treatment for treatment in discover(Treatment, packages())}
+    sensing = Sensing()
+    sensing.begin(treatments, loop)
+    try:
+        script()
+    finally:
+        sensing.end()
+    assert sensing.failed == {}
+    return treatments
 
 
 class Block(nn.Module):
@@ -49,9 +63,6 @@ class Loop:
     """A loop over random images, as treatments see one."""
 
     device, cores, ranks, step_seconds = "cpu", 2.0, 1, 0.01
-    autocast_seen = checkpointing_seen = False
-    anomaly_seen = zeroing_seen = True
-    closure_seen = False
 
     def __init__(self, kind=torch.optim.AdamW, **options):
         torch.manual_seed(0)
@@ -64,6 +75,9 @@ class Loop:
         self.models = [Net()]
         self.optimizers = [kind(self.models[0].parameters(), lr=1e-3, **options)]
         self.input_shapes = {((4, 3, 8, 8),): 5}
+
+    def note_zero_grad(self):
+        """There is no patch to be made."""
 
     def step(self, treatment=None, breaks=False):
         """One step, with the treatment's hooks called where the session calls them."""
@@ -117,11 +131,20 @@ def picture(loop):
     }
 
 
-def levels(loop):
-    return [(t, level.name) for t in TREATMENTS for level in t.offer(loop).levels if t.slug != "compiled_model"]
+def slow_step(loop):
+    """A step with what people leave in: anomaly detection, and zeros in the gradients."""
+    with warnings.catch_warnings(), torch.autograd.detect_anomaly():
+        warnings.simplefilter("ignore")
+        loop.step()
 
 
-CASES = [(t.slug, level) for t, level in levels(Loop())]
+def cases(loop):
+    """Every level of every treatment that is offered, but for compilation, which takes long."""
+    treatments = having_seen(lambda: slow_step(loop), loop)
+    return [(slug, level.name) for slug, t in treatments.items() for level in t.offer(loop).levels if slug != "compiled_model"]
+
+
+CASES = cases(Loop())
 
 
 @pytest.fixture(autouse=True)
@@ -218,16 +241,62 @@ def test_larger_batches_count_as_more_work():
 def test_what_the_user_does_already_is_not_tried():
     """Settings that are on already are recognised, and said to be on."""
     loop = Loop(fused=True)
-    loop.autocast_seen, loop.anomaly_seen, loop.zeroing_seen = True, False, False
+
+    def script():
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loop.models[0](torch.randn(2, 3, 8, 8)).sum()
+            loss = loss + checkpoint(loop.models[0], torch.randn(2, 3, 8, 8), use_reentrant=False).sum()
+        loop.optimizers[0].zero_grad()
+        loss.backward()
+        loop.optimizers[0].step()
+
     for module in loop.models[0].modules():
         if isinstance(module, nn.ReLU):
             module.inplace = True
     loop.models[0].to(memory_format=torch.channels_last)
-    status = {t.slug: t.offer(loop).status for t in TREATMENTS}
-    for slug in ("autocast", "optimizer_implementation", "inplace_activation", "channels_last"):
+    status = {slug: t.offer(loop).status for slug, t in having_seen(script, loop).items()}
+    for slug in ("autocast", "activation_checkpointing", "optimizer_implementation", "inplace_activation", "channels_last"):
         assert status[slug] == "already on", slug
-    for slug in ("anomaly_detection", "zero_grad"):
+    for slug in ("anomaly_detection", "zero_grad", "matmul_precision"):
         assert status[slug] == "not applicable", slug
+
+
+def test_nothing_of_a_look_stays():
+    """What treatments wrap in torch to look at the script is given back, and what they look at goes on as it is."""
+    places = [torch.autocast, torch.autograd, torch.Tensor, torch.optim.Optimizer, nn.Module, torch.utils.checkpoint]
+    before = [dict(vars(place)) for place in places]
+    loop = Loop()
+    having_seen(lambda: slow_step(loop), loop)
+    assert [dict(vars(place)) for place in places] == before
+    assert loop.step().isfinite()
+
+
+def test_a_look_that_fails_is_the_treatments_own_failure():
+    """The script runs, the others look; what cannot know whether it may be offered is untestable, and says why."""
+
+    class Blind(Treatment):
+        slug, title = "blind", "blind"
+
+        def sense(self, loop):
+            raise OSError("no eyes")
+
+        offer = apply = restore = None
+
+    class Stuck(Blind):
+        def sense(self, loop):
+            return lambda: 1 / 0
+
+    ended = []
+
+    class Sees(Blind):
+        def sense(self, loop):
+            return lambda: ended.append("sees")
+
+    sensing = Sensing()
+    sensing.begin({"sees": Sees(), "blind": Blind(), "stuck": Stuck()}, Loop())
+    sensing.end()
+    assert ended == ["sees"]
+    assert sensing.failed == {"blind": "OSError: no eyes", "stuck": "ZeroDivisionError: division by zero"}
 
 
 def test_what_needs_a_gpu_says_so():
@@ -240,12 +309,12 @@ def test_what_needs_a_gpu_says_so():
 
 def test_compilation_offers_the_modes_that_a_device_has(monkeypatch):
     """On a GPU CUDA graphs and autotuned kernels besides, the last with the time it takes; on a CPU the default alone."""
+    loop, treatment = Loop(), named("compiled_model")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr("shutil.which", lambda name: name)
-    loop = Loop()
-    assert [level.name for level in named("compiled_model").offer(loop).levels] == ["default"]
+    assert [level.name for level in treatment.offer(loop).levels] == ["default"]
     loop.device = "cuda"
-    default, graphs, tuned = named("compiled_model").offer(loop).levels
+    default, graphs, tuned = treatment.offer(loop).levels
     assert tuned.change == 'torch.compile(model, mode="max-autotune")'
     assert graphs.name == "reduce-overhead"
     assert default.expected_seconds == graphs.expected_seconds < tuned.expected_seconds

@@ -72,7 +72,7 @@ class Settings:
     trained_seconds: float | None = None
     """The shortest time that an earlier launch trained before it ended by itself."""
     errand: str = ""
-    """Module whose ``Errand`` is run in the loop in place of an experiment."""
+    """Module whose ``Task`` is run in the loop in place of an experiment."""
     library: bool = False
     """Whether the process goes on afterwards (``perfdoc.bench_step``)."""
     dies_with_parent: bool = False

@@ -134,16 +134,6 @@ class Loop(Protocol):
     """Type of the device that the parameters live on: ``cpu``, ``cuda``..."""
     cores: float
     """CPU cores really available: affinity and cgroup quota considered."""
-    autocast_seen: bool
-    """Whether the loop computes its forward pass under the user's own ``torch.autocast``."""
-    anomaly_seen: bool
-    """Whether backward ran in autograd's anomaly mode."""
-    checkpointing_seen: bool
-    """Whether the loop uses ``torch.utils.checkpoint`` itself."""
-    zeroing_seen: bool
-    """Whether gradients were set to zero instead of to None (``zero_grad(set_to_none=False)``)."""
-    closure_seen: bool
-    """Whether an optimizer was given a closure that computes the loss (LBFGS, Lightning)."""
     ranks: int
     """Processes training together (world size); 1 for ordinary scripts."""
 
@@ -160,11 +150,6 @@ class Loop(Protocol):
         """Shapes of the tensors that outermost modules were called with, and how often, as far as was observed."""
 
     @property
-    def device_reads(self) -> Mapping[Any, int]:
-        """Places of the user's code (``inject/observe/device_reads.Place``) that read values from the device in the observed
-        steps, with the number of times; empty on a CPU."""
-
-    @property
     def eval_call(self) -> EvalCall | None:
         """The first call of a trained module in eval mode, with gradients if there was one; None where none was seen."""
 
@@ -175,6 +160,12 @@ class Loop(Protocol):
     @property
     def step_seconds(self) -> float:
         """Median time of an ordinary step so far, in seconds."""
+
+    def in_step(self) -> bool:
+        """Whether it is the loop that calls: its thread, after its first step."""
+
+    def note_zero_grad(self) -> None:
+        """Keep the line of the user's code that this is called from, as one that fills gradients with zeros."""
 
 
 class Treatment(ABC):
@@ -199,6 +190,14 @@ class Treatment(ABC):
     """What it is tried for; only a ``change`` may be part of a plan."""
     cores: ClassVar[Cores] = ""
     """Whose share of the cores it changes; empty for most."""
+
+    def sense(self, loop: Loop) -> Callable[[], None] | None:
+        """Begin to look at what the user's script does already; returns what ends that, None where nothing is looked at.
+
+        Called right after torch was imported; it ends when the loop is known, before :meth:`offer`. ``loop`` knows nothing yet.
+        What is wrapped in torch must pass everything through, and be given back exactly.
+        """
+        return None
 
     @abstractmethod
     def offer(self, loop: Loop) -> Offer:

@@ -36,6 +36,7 @@ from perfdoc.inject.experiment.heap_thresholds import ArmThresholds, MallocThres
 from perfdoc.inject.experiment.loop_calls import LoopCalls
 from perfdoc.inject.experiment.rank_sync import RankFollower
 from perfdoc.inject.experiment.runner import Runner
+from perfdoc.inject.experiment.sensing import Sensing
 from perfdoc.inject.experiment.watchdog import Watchdog
 from perfdoc.inject.experiment.wishes import Wishes
 from perfdoc.inject.feed.handle import Handle
@@ -70,7 +71,7 @@ class Session:
         self.settings = settings
         self.clock = Clock()
         self.device = Device()
-        self.loop = LoopState(lambda site: self.seen("first batch", site=site))
+        self.loop = LoopState(lambda site: self.seen("first batch", site=site), self.clock.mine)
         self.context = LoopContext(self.loop, self.clock, self.device, recorder, self.end)
         self.runner: Runner | None = None
         self.task: Any = None
@@ -95,6 +96,8 @@ class Session:
         self._enough_seconds = observation.enough_seconds(settings.trained_seconds)
         self._steps = StepWriter(recorder, limited=settings.experiment)
         self._experiments = settings.experiment and not settings.errand
+        self._treatments: dict[str, Treatment] = {}
+        self._sensing = Sensing()
         if self._experiments:
             self._calls.before_training = self._read_heap
         if settings.loader_after is not None:
@@ -131,6 +134,10 @@ class Session:
         global current
         current = self
         self._hooks.install()
+        if self._experiments:
+            treatments = discover(Treatment, self.settings.packages)  # type: ignore[type-abstract]
+            self._treatments = {treatment.slug: treatment for treatment in treatments}
+            self._sensing.begin(self._treatments, self.loop)
         session_of = weakref.ref(self)  # the registration cannot be taken back: it must not keep a user's model alive
 
         def forked() -> None:
@@ -152,6 +159,7 @@ class Session:
                 self.runner.give_up()
             self._close()
         finally:
+            self._sensing.end()
             self._hooks.undo()
 
     def _forked(self) -> None:
@@ -277,6 +285,7 @@ class Session:
         rank = observation.own_rank()
         self.recorder.write(events.LoopFound(record=describe(self.loop, self.device, rank)))
         self._hooks.narrow(self.loop.models)
+        self._sensing.end()
         return rank
 
     def _leads(self) -> bool:
@@ -292,12 +301,8 @@ class Session:
     def _follow(self) -> None:
         """This is a rank that does not experiment: it switches when and to what rank 0 announces."""
         thresholds = ArmThresholds(self._heap, self._heap_before)
-        self._follower = RankFollower(self.context, self._treatments(), thresholds, self.hold)
+        self._follower = RankFollower(self.context, self._treatments, thresholds, self.hold)
         self._calls.director = self._follower.switcher
-
-    def _treatments(self) -> dict[str, Treatment]:
-        treatments = discover(Treatment, self.settings.packages)  # type: ignore[type-abstract]
-        return {treatment.slug: treatment for treatment in treatments}
 
     def _too_slow(self) -> NoReturn:
         """The steps are so slow that the budget is over before the loop is known: say so, and end."""
@@ -324,10 +329,10 @@ class Session:
         self._calls.director = self.task
 
     def _begin_experiment(self) -> None:
-        settings, budget = self.settings, self._budget
-        treatments = self._treatments()
+        settings, budget, treatments = self.settings, self._budget, self._treatments
         with self._heap.leaving_nothing():
-            offered = factors(self.loop, treatments, self.recorder, budget.seconds, settings.only)
+            offered = factors(
+                self.loop, treatments, self.recorder, budget.seconds, settings.only, self._sensing.failed)
         probes = discover(Probe, settings.packages)  # type: ignore[type-abstract]
         thresholds = ArmThresholds(self._heap, self._heap_before)
         self.runner = Runner(self.context, treatments, probes, thresholds, self._wishes)

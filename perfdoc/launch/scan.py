@@ -64,7 +64,7 @@ class Options:
     allow: tuple[str, ...] = ()
     """What the plan may do besides: ``numerics``, change the training's numbers."""
     errand: str = ""
-    """Module whose ``Errand`` is run in the loop in place of an experiment."""
+    """Module whose ``Task`` is run in the loop in place of an experiment."""
     bench: BenchAsked | None = None
     memory: MemoryAsked | None = None
     loader_after: float | None = None

@@ -9,8 +9,11 @@ import traceback
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import torch
+
 from perfdoc.capture.events import MemoryPlanned
 from perfdoc.core.errors import PerfdocError
+from perfdoc.inject.observe.autocast_use import watch_autocast
 from perfdoc.inject.observe.step_finder import Step
 from perfdoc.inject.samples.step_capture import StepCapture
 from perfdoc.memory import plan as memory
@@ -26,11 +29,18 @@ class Task:
         self._session = session
         self._capture = StepCapture()
         self.active = (self._capture,)
+        # Around the whole loop, or entered within the step that is watched.
+        self._autocast = torch.is_autocast_enabled(session.loop.device)
+        self._end_watch = watch_autocast(self._autocast_entered)
+
+    def _autocast_entered(self) -> None:
+        self._autocast = True
 
     def on_step(self, step: Step, regular: bool) -> None:
         """A whole step was watched: plan, tell the parent, end the script."""
         session, capture = self._session, self._capture
         capture.stop()
+        self._end_watch()
         session.enabled = False
         try:
             session.recorder.write(self._plan())
@@ -57,7 +67,7 @@ class Task:
         plan = memory.plan_step(
             step.module, step.batch, step.loss, loop.optimizers[0], batch_sizes=asked.batches,
             device_memory=asked.device_memory, checkpointing=asked.checkpointing,
-            precisions=asked.precisions or (("bf16",) if loop.autocast_seen else ("float32", "bf16")),
+            precisions=asked.precisions or (("bf16",) if self._autocast else ("float32", "bf16")),
             optimizers=asked.optimizers,
         )
         return MemoryPlanned(

@@ -16,11 +16,13 @@ LONGEST_SWITCH = 0.3
 
 
 def factors(
-    loop: LoopState, treatments: Mapping[str, Treatment], recorder: Recorder, budget: float, only: Collection[str] = ()
+    loop: LoopState, treatments: Mapping[str, Treatment], recorder: Recorder, budget: float, only: Collection[str] = (),
+    failed: Mapping[str, str] | None = None,
 ) -> list[Factor]:
     """Ask the treatments, write down what they offer, and give back those that can be tried.
 
-    ``budget``: seconds. ``only``: slugs of the treatments that are wanted, beside ceilings; empty: all.
+    ``budget``: seconds. ``only``: slugs of the treatments that are wanted, beside ceilings; empty: all. ``failed``:
+    those that could not look at the script (see :class:`Sensing`), with the error.
     """
     found = []
     shares = loop.finder.shares()
@@ -29,6 +31,8 @@ def factors(
             continue
         try:
             offer = _affordable(treatment.offer(loop), budget)
+            if slug in (failed or {}):
+                offer = Offer("untestable here", reason=(failed or {})[slug])
         except Exception as error:
             offer = Offer("untestable here", reason=f"{type(error).__name__}: {error}")
         recorder.write(

@@ -292,7 +292,6 @@ class LoopCalls:
             self.ending.raise_again()
         if self.observing:
             self._seen("backward")
-            self.loop.anomaly_seen |= torch.is_anomaly_enabled()
             self.loop.call_sites.backward()
         active = self.director.active if self.director is not None else ()
         self.clock.mark((BACKWARD, perf_counter()))
@@ -335,8 +334,6 @@ class LoopCalls:
             self.ending.raise_again()
         self._stepping += 1
         self._has_optimizer = True
-        if self.observing and any(callable(value) for value in (*args, *kwargs.values())):
-            self.loop.closure_seen = True
         self.clock.mark((OPTIMIZER, perf_counter()))
         if self._stepping == 1:
             if self.director is not None:

@@ -31,19 +31,16 @@ class NumbersListener(Protocol):
 class LoopState:
     """The loop of one process. Treatments and probes see it as :class:`perfdoc.core.treatment.Loop`, which see.
 
-    ``first_batch`` is called with the place of every loader that is iterated for the first time.
+    ``first_batch`` is called with the place of every loader that is iterated for the first time. ``mine``: whether the calling
+    thread is the one that trains.
     """
 
-    def __init__(self, first_batch: Callable[[str], None] = lambda site: None) -> None:
+    def __init__(
+        self, first_batch: Callable[[str], None] = lambda site: None, mine: Callable[[], bool] = lambda: True
+    ) -> None:
         self.device = "cpu"
         self.cores = available_cores()
         self.ranks = 1
-        self.autocast_seen = False
-        self.anomaly_seen = False
-        self.checkpointing_seen = False
-        self.zeroing_seen = False
-        self.closure_seen = False
-        self.device_reads: dict[Any, int] = {}
         self.eval_call: EvalCall | None = None
         self.input_shapes: dict[tuple[tuple[int, ...], ...], int] = {}
         self.models: list[Any] = []
@@ -65,6 +62,7 @@ class LoopState:
         self.overran = False
         """Whether the loop was given more batches than its epoch has."""
         self.numbers: NumbersListener | None = None
+        self._mine = mine
 
     def saw_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """An outermost module is called with these arguments: count the shapes of the tensors among them."""
@@ -77,6 +75,14 @@ class LoopState:
         """DataLoaders fetched from in every step."""
         shape, handles = self.finder.shape, self.known_loaders.handles
         return [] if shape is None else [handles[key] for key in shape.fetches if key in handles]
+
+    def in_step(self) -> bool:
+        """Whether it is the loop that calls: its thread, after its first step."""
+        return self.training and self._mine()
+
+    def note_zero_grad(self) -> None:
+        """Keep the line of the user's code that this is called from, as one that fills gradients with zeros."""
+        self.call_sites.zero_grad()
 
     def forget(self) -> None:
         """Begin anew: another loop follows in the same process."""

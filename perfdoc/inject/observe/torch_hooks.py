@@ -20,7 +20,6 @@ from torch.utils.data import dataloader as torch_dataloader
 
 from perfdoc.core.user_code import calling_site, calling_users
 from perfdoc.inject.feed import twin
-from perfdoc.inject.observe import user_settings
 from perfdoc.inject.observe.clock import BACKWARD, TRANSFER, Clock
 from perfdoc.inject.observe.loop_state import LoopState
 from perfdoc.inject.observe.modules import OutermostCalls
@@ -60,7 +59,6 @@ class TorchHooks:
         self._listener = listener
         self._replaced: list[tuple[Any, str, Any, Any]] = []
         self._outermost = OutermostCalls(listener.forward, listener.clock.mine)
-        self._stop_observing: Callable[[], None] | None = None
         self._step_hooks: list[Any] = []
 
     def install(self) -> None:
@@ -79,7 +77,6 @@ class TorchHooks:
             torch_optimizer.register_optimizer_step_post_hook(self._listener.after_step),
         ]
         self._outermost.observe()
-        self._stop_observing = user_settings.watch(self._listener.loop, self._listener.clock.mine)
 
     def called(self) -> list[Any]:
         """Modules that were called from outside any other while the loop was observed."""
@@ -88,16 +85,9 @@ class TorchHooks:
     def narrow(self, models: Iterable[Any]) -> None:
         """The loop is known, ``models`` train in it: wrap their calls, and no other modules' any more."""
         self._outermost.narrow(models)
-        self._end_observing()
-
-    def _end_observing(self) -> None:
-        if self._stop_observing is not None:
-            self._stop_observing()
-            self._stop_observing = None
 
     def undo(self) -> None:
         """Give torch back as it was."""
-        self._end_observing()
         self._outermost.release()
         for hook in self._step_hooks:
             hook.remove()
