@@ -117,7 +117,7 @@ def test_a_page_with_a_wrong_command_is_found_out() -> None:
 
 def test_every_make_target_exists() -> None:
     """`make demo`, `make test` and the others that the pages name are targets of the Makefile."""
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     named = {call[0] for page in LINKED for call in typed(page.read_text(encoding="utf-8"), "make")}
     assert {"demo", "test", "docs"} <= named <= targets
 
