@@ -108,10 +108,10 @@ def made_up() -> list[Factor]:
 
     return [
         factor("autocast", "bf16", interacts=("channels_last",), numerics=True, share=0.6),
-        factor("batch_size", "x2", "x4", planned=False),
+        factor("batch_size", "x2", "x4", role="trade_off"),
         factor("channels_last", "on", numerics=True, share=0.6),
-        factor("checkpointing", "on", planned=False, share=0.6),
-        factor("compute_ceiling", "on", ceiling=True, share=0.35),
+        factor("checkpointing", "on", role="trade_off", share=0.6),
+        factor("compute_ceiling", "on", role="ceiling", share=0.35),
         factor("cpu_threads", "1", interacts=("dataloader_workers",), numerics=True, share=0.6),
         factor("dataloader_workers", "1", "2", share=0.35),
         factor("inplace_activation", "on", numerics=True, share=0.2),
@@ -179,7 +179,7 @@ def simulate(step: float, noise: float, budget: float, seed: int) -> tuple[float
                                   "seconds": count * seconds, "steps": [], "warmup": [seconds] * warmup, "switch": 0.0})
             index += 1
     best = max(speedup(truth, cell) for cell in cells(
-        {f.slug: [level.name for level in f.levels] for f in factors if f.planned and not f.ceiling}))
+        {f.slug: [level.name for level in f.levels] for f in factors if f.planned}))
     estimated = []
     for name, found in experiment.combinations.estimates(experiment.plan).items():
         if len(experiment.arm_results.values(name)) < 2:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
 from perfdoc.diagnosis.rule import Rule, discover_rules
@@ -32,10 +33,16 @@ def page(rule: Rule) -> str:
 
 
 def write_pages(app: Sphinx) -> None:
-    """Write the pages that differ from what is there, and remove those of rules that are gone."""
+    """Write the pages that differ from what is there, and remove those of rules that are gone.
+
+    Raises ExtensionError for a rule of a family that has no title: it would be in no list.
+    """
     folder = Path(app.srcdir) / FOLDER
     folder.mkdir(exist_ok=True)
-    pages = {f"{rule.code}.rst": page(rule) for rule in discover_rules()}
+    rules = discover_rules()
+    if strangers := [rule.code for rule in rules if rule.code[:3] not in FAMILIES]:
+        raise ExtensionError(f"no family of rules for {', '.join(strangers)}: name it in FAMILIES")
+    pages = {f"{rule.code}.rst": page(rule) for rule in rules}
     for file in folder.glob("*.rst"):
         if file.name not in pages:
             file.unlink()
@@ -46,7 +53,7 @@ def write_pages(app: Sphinx) -> None:
 
 
 class Rules(SphinxDirective):
-    """All rules by family: a link to the page of each, and its first sentence, in Markdown like the page that uses it."""
+    """All rules by family: a link to the page of each, and its first sentence. It writes Markdown, as the page around it."""
 
     def run(self) -> list[nodes.Node]:
         """A section for each family, and the pages' entries in the navigation."""

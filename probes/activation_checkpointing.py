@@ -26,7 +26,7 @@ class ActivationCheckpointing(Treatment):
 
     slug = "activation_checkpointing"
     title = "activation checkpointing"
-    planned = False
+    role = "trade_off"
     phases = ("backward",)
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ class BatchSize(Treatment):
     slug = "batch_size"
     title = "larger batches"
     numerics = False
-    planned = False
+    role = "trade_off"
     phases = ("forward", "backward", "optimizer")
 
     def offer(self, loop: Loop) -> Offer:

@@ -104,7 +104,7 @@ class CachedPictures(Treatment):
     slug = "cached_pictures"
     title = "decoded pictures kept in memory"
     numerics = False
-    planned = False
+    role = "trade_off"
     phases = ("data",)
 
     def offer(self, loop: Loop) -> Offer:

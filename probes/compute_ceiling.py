@@ -11,7 +11,7 @@ class ComputeCeiling(Treatment):
     slug = "compute_ceiling"
     title = "compute ceiling (one cached batch, no loader)"
     numerics = False
-    ceiling = True
+    role = "ceiling"
 
     def offer(self, loop: Loop) -> Offer:
         """Offered where the step fetches from a DataLoader."""

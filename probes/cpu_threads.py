@@ -15,6 +15,7 @@ class CpuThreads(Treatment):
     slug = "cpu_threads"
     title = "intra-op threads"
     interacts = ("dataloader_workers",)
+    cores = "computing"
     phases = ("optimizer", "loss", "other")
 
     def __init__(self) -> None:

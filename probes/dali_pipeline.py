@@ -20,7 +20,7 @@ class DaliPipeline(Treatment):
     slug = "dali_pipeline"
     title = "DALI pipeline in place of the loader"
     numerics = False
-    planned = False
+    role = "trade_off"
     phases = ("data",)
 
     def __init__(self) -> None:

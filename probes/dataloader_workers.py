@@ -21,6 +21,7 @@ class DataloaderWorkers(Treatment):
     title = "DataLoader workers"
     numerics = False
     interacts = ("cpu_threads",)
+    cores = "loading"
     phases = ("data",)
 
     def offer(self, loop: Loop) -> Offer:

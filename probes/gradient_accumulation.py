@@ -23,7 +23,7 @@ class GradientAccumulation(Treatment):
     slug = "gradient_accumulation"
     title = "gradient accumulation"
     numerics = False
-    planned = False
+    role = "trade_off"
     phases = ("optimizer",)
 
     def __init__(self) -> None:

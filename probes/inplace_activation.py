@@ -19,7 +19,7 @@ class InplaceActivation(Treatment):
 
     slug = "inplace_activation"
     title = "in-place activations"
-    planned = False
+    role = "trade_off"
     phases = ("forward",)
 
     def __init__(self) -> None:

@@ -28,7 +28,7 @@ class ScaledDecode(Treatment):
     slug = "scaled_decode"
     title = "scaled decoding"
     numerics = False
-    planned = False
+    role = "trade_off"
     phases = ("data",)
 
     def __init__(self) -> None:

@@ -28,7 +28,7 @@ class SyncRemoval(Treatment):
 
     slug = "sync_removal"
     title = "removal of a host-device sync"
-    planned = False
+    role = "trade_off"
     phases = ("loss", "other")
 
     def __init__(self) -> None:

@@ -51,5 +51,5 @@ def loop(**more: Any) -> Loop:
 
 def offer(slug: str, *levels: tuple[str, str], **more: Any) -> Offer:
     """A treatment that can be tried at ``levels``."""
-    plain = {"title": slug, "status": "offered", "reason": "", "ceiling": False, "numerics": False}
+    plain = {"title": slug, "status": "offered", "reason": "", "numerics": False}
     return Offer(**{**plain, **more}, slug=slug, levels=list(levels))

@@ -17,7 +17,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import perfdoc
 from perfdoc.core.errors import PerfdocError
-from perfdoc.loader_bench.bench import LoaderBench, open_resources, settings_of
+from perfdoc.loader_bench.bench import LoaderBench
+from perfdoc.loader_bench.open_resources import open_resources
+from perfdoc.loader_bench.setting import settings_of
 
 TRAIN = """
 import time, torch

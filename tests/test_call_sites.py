@@ -81,12 +81,12 @@ def test_a_step_is_a_trail_of_calls_with_their_lines(script: Any) -> None:
     sites = Heard()
     script.step(sites, torch.ones(2, 3), torch.ones(2, dtype=torch.bool))
     forward, backward = sites.trail
-    assert (forward["what"], forward["args"], forward["kwargs"]) == ("forward", [2], {"mask": -1})
-    inner, outer = [frame for frame in forward["frames"] if frame[0] == script.file]
+    assert (forward.what, forward.args, forward.kwargs) == ("forward", [2], {"mask": -1})
+    inner, outer = [frame for frame in forward.frames if frame[0] == script.file]
     assert inner[1:4] == [line_of("sites.forward"), "model", line_of("def model")]
     assert outer[2:4] == ["step", line_of("def step")]
-    assert backward["what"] == "backward"
-    assert backward["frames"][0][1] == line_of("sites.backward")
+    assert backward.what == "backward"
+    assert backward.frames[0][1] == line_of("sites.backward")
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="earlier Pythons do not keep columns")
@@ -94,7 +94,7 @@ def test_the_span_is_that_of_the_whole_call(script: Any) -> None:
     """Over several lines, from the first character to behind the last: what a patch replaces."""
     sites = Heard()
     script.step(sites, torch.ones(2, 3), torch.ones(2))
-    outer = next(frame for frame in sites.trail[0]["frames"] if frame[2] == "step")
+    outer = next(frame for frame in sites.trail[0].frames if frame[2] == "step")
     first, begin, last, end = outer[4]
     lines = SCRIPT.splitlines()[first - 1:last]
     assert lines[0][begin:] + "\n" + lines[1][:end] == "model(sites, x,\n                 mask=mask)"
@@ -105,7 +105,7 @@ def test_without_gradients_a_call_is_no_training(script: Any) -> None:
     sites = Heard()
     with torch.no_grad():
         script.step(sites, torch.ones(2, 3), None)
-    assert [entry["what"] for entry in sites.trail] == ["backward"]
+    assert [entry.what for entry in sites.trail] == ["backward"]
 
 
 def test_an_optimizer_is_told_with_the_line_that_made_it(script: Any) -> None:
@@ -113,9 +113,9 @@ def test_an_optimizer_is_told_with_the_line_that_made_it(script: Any) -> None:
     sites = Heard()
     script.update(sites, script.make(sites))
     (entry,) = sites.trail
-    assert entry["optimizer"] == "SGD"
-    assert entry["made"] == [script.file, line_of("optimizer._perfdoc_made_at")]
-    assert entry["frames"][0][1:3] == [line_of("sites.step"), "update"]
+    assert entry.optimizer == "SGD"
+    assert entry.made == [script.file, line_of("optimizer._perfdoc_made_at")]
+    assert entry.frames[0][1:3] == [line_of("sites.step"), "update"]
 
 
 def test_zeros_are_noted_once_a_place(script: Any) -> None:
@@ -128,7 +128,7 @@ def test_zeros_are_noted_once_a_place(script: Any) -> None:
     script.names["zero_grad"] = zero_grad
     script.clear(sites)
     script.clear(sites)
-    assert sites.to_json()["zero_grad"] == [(script.file, line_of("    zero_grad(sites)"))]
+    assert sites.record().zero_grad == [(script.file, line_of("    zero_grad(sites)"))]
 
 
 def test_libraries_between_the_users_code_and_the_call_are_named(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +147,7 @@ def test_files_are_told_with_their_contents_digest(script: Any) -> None:
     """So that a patch is not made for a file that has changed since."""
     sites = Heard()
     script.step(sites, torch.ones(1), None)
-    digests = sites.to_json()["digests"]
+    digests = sites.record().digests
     assert digests[script.file] == hashlib.sha256(SCRIPT.encode()).hexdigest()
 
 

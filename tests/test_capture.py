@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 
 from perfdoc.capture import document as captures
+from perfdoc.capture.offers_of_before import as_today
 from perfdoc.capture.records import Redirected
 from perfdoc.capture.run import Machine, Run
 from perfdoc.capture.schema import schema
@@ -63,7 +64,7 @@ PROCESS = {
     "cuda": None, "rank": None,
 }
 OFFER = {"slug": "autocast", "title": "mixed precision", "status": "offered", "reason": "",
-         "levels": [["bf16", "autocast bf16"]], "ceiling": False, "numerics": True, "planned": True}
+         "levels": [["bf16", "autocast bf16"]], "role": "change", "cores": "", "numerics": True}
 
 
 def all_events():
@@ -199,8 +200,11 @@ def test_an_entry_of_a_later_version_is_passed_over(tmp_path):
 def test_captures_of_before_are_read(file):
     """Captures that were written before there were classes follow the schema, and are read and rendered."""
     document = json.loads(file.read_text())
-    assert problems(document) == []
+    today = {**document, "offers": [as_today(entry) for entry in document["offers"]]}
+    assert problems(today) == []
     capture = captures.read(file)
+    assert {o.slug: o.role for o in capture.offers} == {
+        o["slug"]: "ceiling" if o["ceiling"] else "change" if o["planned"] else "trade_off" for o in document["offers"]}
     assert problems(capture.to_json()) == []
     assert capture.run.id == document["run"]["id"]
     assert [b.arm for b in capture.blocks] == [b["arm"] for b in document["blocks"]]

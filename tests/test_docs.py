@@ -20,6 +20,8 @@ from perfdoc.diagnosis.rule import SECTIONS, discover_rules
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "benchmarks").glob("*.md"))]
+OUTPUT = re.compile(r"^<!-- demo output -->.*?^<!-- /demo output -->", re.MULTILINE | re.DOTALL)
+"""What a command printed: lines of it may begin with "perfdoc" or "make" and are no commands."""
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 CONTEXT = click.Context(cli, info_name="perfdoc")
 COMMANDS = {name: command for name in cli.list_commands(CONTEXT) if (command := cli.get_command(CONTEXT, name))}
@@ -36,7 +38,7 @@ def codes(text: str) -> list[str]:
 def typed(text: str, program: str) -> list[list[str]]:
     """The arguments of every call of ``program`` in the page's code."""
     found = []
-    for code in codes(text):
+    for code in codes(OUTPUT.sub("", text)):
         for call in re.findall(rf"^(?:\$ |\s*- run: )?{program} ([^`]+)", code):
             lexer = shlex.shlex(call, posix=True, punctuation_chars=False)
             lexer.whitespace_split = True  # and "#" begins a comment
@@ -137,6 +139,13 @@ def test_every_link_points_at_something(page: Path) -> None:
         assert target.is_file(), f"{page.name}: {link}"
         if anchor:
             assert anchor in anchors(target), f"{page.name}: {link}"
+
+
+def test_the_demo_output_stands_between_its_marks() -> None:
+    """The README shows one real output, in one block, where it can be replaced by a newer one."""
+    (shown,) = OUTPUT.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    (block,) = FENCED.findall(shown)
+    assert "perfdoc scan" in block
 
 
 def test_the_screenshot_is_a_picture() -> None:

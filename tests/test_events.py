@@ -168,7 +168,7 @@ def test_every_setting_that_is_read_is_one_that_the_parent_writes() -> None:
     for file, tree in sources():
         if file.parts[-3:-1] not in (("inject", "feed"), ("inject", "samples")):  # other settings: those of a DataLoader
             asked |= {key: f"{file.name}:{line}" for key, line in setting_keys(tree)}
-    assert {"budget", "packages"} <= asked.keys()
+    assert {"guard", "lap"} <= asked.keys()
     assert asked.keys() <= known, {key: place for key, place in asked.items() if key not in known}
 
 

@@ -23,9 +23,9 @@ STEPS = 6
 WARMUP = 0.1
 
 
-def factor(slug, *levels, interacts=(), ceiling=False, **more):
+def factor(slug, *levels, interacts=(), **more):
     """A treatment with these levels (``on`` when left out)."""
-    return Factor(slug, tuple(Level(name, f"{slug}={name}") for name in levels or ("on",)), interacts, ceiling, **more)
+    return Factor(slug, tuple(Level(name, f"{slug}={name}") for name in levels or ("on",)), interacts, **more)
 
 
 class SimulatedLoop:
@@ -136,7 +136,7 @@ def test_numbers_are_compared_only_for_what_may_be_advised():
 
 def test_what_trades_something_else_for_time_is_never_in_the_plan():
     """A treatment that is not planned gets its verdict, and is neither chosen nor stacked."""
-    experiment = SimulatedLoop(alone(a=1.5, b=1.2)).run([factor("a", planned=False), factor("b")])
+    experiment = SimulatedLoop(alone(a=1.5, b=1.2)).run([factor("a", role="trade_off"), factor("b")])
     assert experiment.arm_results.verdicts["a=on"] == "helps"
     assert experiment.plan == {"b": "on"}
 
@@ -147,7 +147,7 @@ def test_what_trades_something_else_for_time_is_tried_where_the_search_needs_all
     and the plan is confirmed."""
     for name, value in {"STEP": 0.2, "STEPS": 4, "WARMUP": 0.3}.items():
         monkeypatch.setattr(sys.modules[__name__], name, value)
-    trades = [factor(f"t{i}", planned=False, enlarges=i < 2) for i in range(5)]
+    trades = [factor(f"t{i}", role="trade_off", enlarges=i < 2) for i in range(5)]
     loop = SimulatedLoop(alone(a=1.6, x1=1.1, t0=1.5), seed=seed, noise=0.04)
     experiment = loop.run([*many_factors(), *trades], 120.0, seed=seed)
     assert all(len(experiment.arm_results.values(f"{trade.slug}=on")) >= 2 for trade in trades)
@@ -158,7 +158,7 @@ def test_what_trades_something_else_for_time_is_tried_where_the_search_needs_all
 
 def test_what_enlarges_the_process_comes_last():
     """A process keeps what larger batches took: after their first block only they and the control are measured."""
-    factors = [factor("a"), factor("big", planned=False, enlarges=True), factor("small", planned=False)]
+    factors = [factor("a"), factor("big", role="trade_off", enlarges=True), factor("small", role="trade_off")]
     loop = SimulatedLoop(alone(a=1.5, big=1.2))
     experiment = loop.run(factors)
     first = loop.arms.index("big=on")
@@ -169,7 +169,7 @@ def test_what_enlarges_the_process_comes_last():
 
 def test_time_that_was_kept_for_the_end_is_not_given_back_while_questions_are_open():
     """Probes and larger batches that need less than was kept for them leave it to what is still open."""
-    factors = [factor("close"), factor("big", planned=False, enlarges=True)]
+    factors = [factor("close"), factor("big", role="trade_off", enlarges=True)]
     loop = SimulatedLoop(alone(close=1.019, big=2.0), noise=0.03, stalls=0.0)
     experiment = loop.run(factors, 30.0)
     assert "close=on" not in experiment.arm_results.verdicts
@@ -377,9 +377,9 @@ def test_what_stacks_say_about_their_parts_holds_the_truth(monkeypatch):
         experiment = loop.run(factors, 100.0, seed=seed)
         for name, found in experiment.combinations.estimates(experiment.plan).items():
             truth = loop.speedup({name.split("=")[0]: "on"})
-            held.append(abs(found["center"] - truth) <= 1.96 * found["deviation"])
+            held.append(abs(found.center - truth) <= 1.96 * found.deviation)
             never_alone += not experiment.arm_results.values(name)
-            assert found["blocks"] >= 1
+            assert found.blocks >= 1
     assert len(held) > 60
     assert never_alone > 20
     assert sum(held) >= 0.9 * len(held)
@@ -387,7 +387,7 @@ def test_what_stacks_say_about_their_parts_holds_the_truth(monkeypatch):
 
 def test_what_failed_or_explains_or_may_not_be_planned_has_no_estimate():
     """Estimates are given of what a plan may consist of; nothing is said before anything ran."""
-    factors = [factor("a"), factor("b"), factor("ceiling", ceiling=True), factor("trade", planned=False)]
+    factors = [factor("a"), factor("b"), factor("ceiling", role="ceiling"), factor("trade", role="trade_off")]
     loop = SimulatedLoop(alone(a=1.3), broken=[("b=on",)])
     experiment = loop.run(factors, 60.0)
     assert set(experiment.combinations.estimates(experiment.plan)) == {"a=on"}
@@ -512,7 +512,7 @@ def test_what_broke_an_earlier_lap_is_never_asked_for_again(excluded):
 def test_a_ceiling_is_measured_but_never_advised():
     """The arm without a loader is the fastest of all and still no part of the plan."""
     loop = SimulatedLoop({**alone(a=1.2), ("ceiling=on",): math.log(3.0)})
-    experiment = loop.run([factor("ceiling", ceiling=True), factor("a")])
+    experiment = loop.run([factor("ceiling", role="ceiling"), factor("a")])
     assert experiment.arm_results.verdicts["ceiling=on"] == "measured"
     assert experiment.plan == {"a": "on"}
     assert not [arm for arm in loop.arms if "ceiling=on" in arm.split("+") and arm != "ceiling=on"]
@@ -546,7 +546,7 @@ def test_probes_measure_in_every_round_and_once_for_the_plan():
 
 def test_steps_under_what_is_tried_last_are_watched_after_it_was_tried():
     """Checkpointing's and larger batches' memory is known, though the probes have measured before either had a block."""
-    factors = [factor("a"), factor("big", planned=False, enlarges=True), factor("small", planned=False)]
+    factors = [factor("a"), factor("big", role="trade_off", enlarges=True), factor("small", role="trade_off")]
     loop = SimulatedLoop(alone(a=1.5, big=1.2))
     loop.run(factors)
     whole, *late = (place for place, request in enumerate(loop.requests)
@@ -558,7 +558,7 @@ def test_steps_under_what_is_tried_last_are_watched_after_it_was_tried():
 
 def test_screening_tries_levels_alone_and_interacting_pairs():
     """The screening arms are every level alone and the cells of treatments that name each other, nothing else."""
-    factors = [factor("a", "1", "2", interacts=("b",)), factor("b", "x"), factor("c"), factor("top", ceiling=True)]
+    factors = [factor("a", "1", "2", interacts=("b",)), factor("b", "x"), factor("c"), factor("top", role="ceiling")]
     names = [config_id(arm) for arm in screening_arms(factors)]
     assert sorted(names) == ["a=1", "a=1+b=x", "a=2", "a=2+b=x", "b=x", "c=on", "top=on"]
     assert [config_id(config_from_id(name)) for name in names] == names

@@ -182,7 +182,7 @@ def test_progress_is_in_words_that_a_person_types(monkeypatch, tmp_path):
     with Progress(120.0, stream) as progress:
         progress.folder = tmp_path
         progress.show(events.Offered(record=offer("dataloader_workers", ("1", "num_workers=1"), ("2", "num_workers=2"))))
-        progress.show(events.Offered(record=offer("compute_ceiling", ("on", "one cached batch"), ceiling=True)))
+        progress.show(events.Offered(record=offer("compute_ceiling", ("on", "one cached batch"), role="ceiling")))
         now[0] += 20
         progress.show(events.Progress(phase="screen", arm="dataloader_workers=2", left=79.0,
                                       settled={"dataloader_workers=1": "hurts"}, failed=[], plan={}))

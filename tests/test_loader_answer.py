@@ -205,6 +205,7 @@ def test_demand_from_a_scan_is_the_step_without_its_wait():
     capture.measurements = [Measurement("step.time", "s", (0.03,) * 5), Measurement("step.data", "s", (0.01,) * 5)]
     assert demand.demand_of(capture) == pytest.approx(50)
     capture.blocks = [block(0, "compute_ceiling=on", 0.1, 10)]
+    capture.offers = [builders.offer("compute_ceiling", ("on", "one cached batch"), role="ceiling")]
     assert demand.demand_of(capture) == pytest.approx(100)
 
 

@@ -13,6 +13,7 @@ from test_rules import make
 
 from perfdoc.capture.run import Machine
 from perfdoc.core.finding import Effect
+from perfdoc.core.treatment import config_id
 from perfdoc.diagnosis.diagnose import diagnose
 from perfdoc.diagnosis.prediction import (
     CORE_SPREAD,
@@ -82,13 +83,21 @@ def test_faults_that_the_scan_did_not_show_are_allowed_for():
 
 def test_another_number_of_computing_threads_is_less_certain():
     """What a further core brings comes and goes: it is known less well, but not where workers take the threads' place."""
-    assert spread({"cpu_threads": "1"}) == pytest.approx(math.hypot(RUN_SPREAD, CORE_SPREAD))
-    assert spread({"cpu_threads": "1", "dataloader_workers": "2"}) == spread({"autocast": "bf16"}) == RUN_SPREAD
+    assert spread(True) == pytest.approx(math.hypot(RUN_SPREAD, CORE_SPREAD))
+    assert spread() == RUN_SPREAD
     measured = Effect(0.8, 0.79, 0.81, 9)
-    assert spread({"cpu_threads": "1"}, 2.0) == pytest.approx(math.hypot(2 * RUN_SPREAD, CORE_SPREAD))
-    wide, narrow = predicted(measured, run_spread=spread({"cpu_threads": "1"})), predicted(measured)
+    assert spread(True, 2.0) == pytest.approx(math.hypot(2 * RUN_SPREAD, CORE_SPREAD))
+    wide, narrow = predicted(measured, run_spread=spread(True)), predicted(measured)
     assert wide.speedup == narrow.speedup
     assert wide.low < 0.68 < 0.74 < narrow.low
+
+
+@pytest.mark.parametrize(("plan", "less_certain"), [
+    ({"cpu_threads": "1"}, True), ({"cpu_threads": "1", "dataloader_workers": "2"}, False), ({"autocast": "bf16"}, False)])
+def test_where_workers_take_the_threads_place_it_is_as_certain(plan, less_certain):
+    """A plan that lets fewer threads compute is less certain, unless worker processes take the core that comes free."""
+    seen = diagnose(make({config_id(plan): 1.3, **{f"{slug}={level}": 1.1 for slug, level in plan.items()}})).seen
+    assert seen.other_cores(config_id(plan)) is less_certain
 
 
 def test_the_prediction_is_never_surer_than_the_measurement():

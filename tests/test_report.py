@@ -81,7 +81,7 @@ def make(arms=None, **blocks):
         Measurement("loader.num_workers", "count", (0.0,), {"site": "train.py:87"}),
         Measurement("loader.batches_an_epoch", "count", (100.0,)),
     ]
-    offers = [builders.offer(slug, *map(tuple, levels), title=title, ceiling=ceiling)
+    offers = [builders.offer(slug, *map(tuple, levels), title=title, role="ceiling" if ceiling else "change")
               for slug, title, levels, ceiling in OFFERS]
     offers.append(builders.offer("compile", title="torch.compile", status="untestable here",
                                  reason="no C++ compiler was found; scan where there is one"))

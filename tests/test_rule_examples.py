@@ -185,7 +185,7 @@ def capture_of(code, best):
     for slug, (treatment, offer) in offers.items():
         listed.append(builders.offer(
             slug, *((level.name, level.change) for level in offer.levels), title=treatment.title, status=offer.status,
-            reason=offer.reason, ceiling=treatment.ceiling,
+            reason=offer.reason, role=treatment.role, cores=treatment.cores,
         ))
         for level in offer.levels:
             arms[f"{slug}={level.name}"] = 1.3 if (slug, level.name) in best else 0.9

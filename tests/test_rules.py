@@ -31,6 +31,7 @@ CHANGES = {
     "dataloader_workers": "num_workers={}", "cpu_threads": "torch.set_num_threads({})", "autocast": "autocast {}",
     "channels_last": "channels_last", "compute_ceiling": "one cached batch",
 }  # others are called by their slug
+CORES = {"cpu_threads": "computing", "dataloader_workers": "loading"}
 
 
 def offers_of(arms, status="offered", reason=""):
@@ -41,7 +42,7 @@ def offers_of(arms, status="offered", reason=""):
             levels.setdefault(slug, {})[level] = CHANGES.get(slug, slug + "={}").format(level)
     return [
         builders.offer(slug, *found.items(), title=f"title of {slug}", status=status, reason=reason,
-                       ceiling=slug == "compute_ceiling")
+                       role="ceiling" if slug == "compute_ceiling" else "change", cores=CORES.get(slug, ""))
         for slug, found in levels.items()
     ]
 
@@ -606,7 +607,7 @@ def test_syncs_are_untestable_on_a_cpu_and_unmeasured_on_a_gpu():
 def test_larger_batches_speak_of_samples():
     """PD401 is about samples a second, is never planned, and tells to adapt the learning rate."""
     capture = make({"batch_size=x2": 1.3})
-    capture.offers[0].planned = False
+    capture.offers[0].role = "trade_off"
     diagnosis = diagnose(capture)
     (found,) = [f for f in diagnosis.findings if f.code == "PD401"]
     assert "1.30x as many samples a second" in found.title

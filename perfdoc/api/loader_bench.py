@@ -13,7 +13,9 @@ from perfdoc.core.errors import PerfdocError
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.loader_bench import answer as loader_answer
 from perfdoc.loader_bench.answer import LoaderAnswer
-from perfdoc.loader_bench.bench import LoaderBench, open_resources, settings_of
+from perfdoc.loader_bench.bench import LoaderBench
+from perfdoc.loader_bench.open_resources import open_resources
+from perfdoc.loader_bench.setting import settings_of
 from perfdoc.report import loader_table
 
 if TYPE_CHECKING:

@@ -162,7 +162,7 @@ def _laps(folder: str, settings: Settings, train: Callable[[], None]) -> str:
         history.write_text(json.dumps(to_json(blocks)), encoding="utf-8")
         recorder = Recorder(folder, lap)
         asked = replace(settings, lap=lap, spent=spent, history=str(history), excluded=excluded)
-        session = Session(recorder, to_json(asked))
+        session = Session(recorder, asked)
         session.install()
         began = time.monotonic()
         try:

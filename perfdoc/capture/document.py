@@ -15,6 +15,7 @@ from perfdoc.capture import events
 from perfdoc.capture.event import Event, first, last, of
 from perfdoc.capture.event_lines import decode
 from perfdoc.capture.incidents import Incident
+from perfdoc.capture.offers_of_before import as_today
 from perfdoc.capture.records import BenchedLoader, Failure, Happened, Loop, Offer, Parity, Process, Redirected
 from perfdoc.capture.run import Environment, Experiment, Guard, Machine, Run
 from perfdoc.core import measurement, step_log
@@ -116,7 +117,8 @@ def from_document(document: dict[str, Any], file: str) -> Capture:
     wrong = problem(document)
     if wrong:
         raise PerfdocError(f"{file} is damaged: {wrong}.")
-    capture = from_json(Capture, {**document, "measurements": []})
+    offers = [as_today(offer) for offer in document["offers"]]
+    capture = from_json(Capture, {**document, "measurements": [], "offers": offers})
     capture.measurements = [measurement.from_json(entry) for entry in document["measurements"]]
     return capture
 

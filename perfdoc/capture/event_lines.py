@@ -8,6 +8,7 @@ from typing import Any
 from perfdoc.capture import events as _events  # noqa: F401 (its classes are the kinds)
 from perfdoc.capture.event import Event
 from perfdoc.capture.incidents import ENVELOPE
+from perfdoc.capture.offers_of_before import as_today
 from perfdoc.core.typed_json import from_json, to_json
 
 
@@ -35,7 +36,8 @@ def from_entry(entry: dict[str, Any], file: str = "") -> Event | None:
     if kind is None:
         return None
     if "record" in kind.__dataclass_fields__:
-        entry = {"t": entry.get("t", 0.0), "lap": entry.get("lap", 0), "record": {"lap": 0, **entry}}
+        record = as_today(entry) if kind.kind == "offer" else entry
+        entry = {"t": entry.get("t", 0.0), "lap": entry.get("lap", 0), "record": {"lap": 0, **record}}
     try:
         event = from_json(kind, entry)
     except (KeyError, TypeError, ValueError, AttributeError):  # a field is missing, or something is not an object

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from perfdoc.core.treatment import Status
+from perfdoc.core.treatment import Cores, Role, Status
 from perfdoc.core.typed_json import About
 
 Count = Annotated[int, About(minimum=0)]
@@ -113,9 +113,9 @@ class Offer:
     reason: Annotated[str, About("Why it was not offered; else empty.")]
     levels: Annotated[list[tuple[str, str]], About(
         "Levels that can be switched to: name and the change as a person writes it.")]
-    ceiling: Annotated[bool, About("Whether it only explains others and is never advised.")]
+    role: Annotated[Role, About("change: may be advised; trade_off: trades something for time; ceiling: explains.")] = "change"
+    cores: Annotated[Cores, About("Whose share of the cores it changes: computing, loading, or empty.")] = ""
     numerics: Annotated[bool, About("Whether the treatment can change what is computed.")] = True
-    planned: Annotated[bool, About("False for what trades something else for time; never part of a plan.")] = True
 
     def change(self, level: str) -> str | None:
         """The change of a level as a person writes it; None where there is no such level."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from perfdoc.capture.records import Judged
+
 
 @dataclass
 class BenchAsked:
@@ -58,7 +60,7 @@ class Settings:
     """Slugs of the treatments that are wanted; empty: all."""
     smallest_effect: float = 0.02
     """Smallest effect of interest, as a share."""
-    verdicts: dict[str, str] = field(default_factory=dict)
+    verdicts: dict[str, Judged] = field(default_factory=dict)
     """What earlier launches settled, by arm."""
     excluded: list[str] = field(default_factory=list)
     """Arms that broke the script."""

@@ -60,7 +60,7 @@ class Progress:
         """Take notice of one event."""
         if isinstance(event, events.Seen) and event.what == "optimizer step":
             self._say("training; looking at the loop ...", True)
-        elif isinstance(event, events.Offered) and event.record.status == "offered" and not event.record.ceiling:
+        elif isinstance(event, events.Offered) and event.record.status == "offered" and event.record.role != "ceiling":
             self._changes |= {f"{event.record.slug}={level}": change for level, change in event.record.levels}
         elif isinstance(event, events.Progress):
             self._tried(event)

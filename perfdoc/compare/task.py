@@ -65,7 +65,7 @@ class Task:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._block = float(session.settings["block"])
+        self._block = session.settings.block or 0.0
         self._inputs = Inputs()
         self.active: tuple[Treatment, ...] = (self._inputs,)
         self._watched: list[Counter[tuple[str, str]]] = []
@@ -116,7 +116,7 @@ class Task:
                 }))
                 self._bytes.append(self._inputs.bytes)
         if len(self._watched) < COUNTED_STEPS:
-            self._probe = next(iter(p for p in discover(Probe, session.settings["packages"])  # type: ignore[type-abstract]
+            self._probe = next(iter(p for p in discover(Probe, session.settings.packages)  # type: ignore[type-abstract]
                                     if p.slug == "host_syncs"), None)
             self._inputs.bytes = 0
             if self._probe is not None:
@@ -128,7 +128,7 @@ class Task:
             syncs=[(site, call, min(found)) for (site, call), found in times.items() if len(found) == 1],
             varying=[place for place, found in times.items() if len(found) > 1],
             input_bytes=self._bytes[0] if len(set(self._bytes)) == 1 else None, graph_breaks=_graph_breaks(),
-            modules=_modules(session.settings["home"]),
+            modules=_modules(session.settings.home or ""),
         )))
         self.active = ()
         self._stand_still()

@@ -17,6 +17,13 @@ Config = Mapping[str, str]
 
 CONTROL: Config = {}
 
+Role = Literal["change", "trade_off", "ceiling"]
+"""``change``: may be advised. ``trade_off``: trades something else for time (memory, the size of a batch), so it is measured
+and never part of a plan. ``ceiling``: only explains others (a loader that costs nothing)."""
+
+Cores = Literal["", "computing", "loading"]
+"""``computing``: how many threads compute the step. ``loading``: how many processes make batches beside it."""
+
 Status = Literal["offered", "already on", "not applicable", "untestable here"]
 
 
@@ -179,10 +186,10 @@ class Treatment(ABC):
     """Metric ids that :meth:`measurements` tells after the treatment was tried, with their units."""
     numerics: ClassVar[bool] = True
     """Whether it can change what is computed: then its numbers are compared with the control's before it is advised."""
-    planned: ClassVar[bool] = True
-    """False for what trades something else for time (memory, the size of a batch): measured, never part of a plan."""
-    ceiling: ClassVar[bool] = False
-    """True for an arm that only explains others (no loader, cached batch): never part of a plan."""
+    role: ClassVar[Role] = "change"
+    """What it is tried for; only a ``change`` may be part of a plan."""
+    cores: ClassVar[Cores] = ""
+    """Whose share of the cores it changes; empty for most."""
 
     def sense(self, loop: Loop) -> Callable[[], None] | None:
         """Begin to look at what the user's script does already; returns what ends that, None where nothing is looked at.

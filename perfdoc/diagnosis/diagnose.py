@@ -86,7 +86,7 @@ def _epoch(seen: Evidence, config: Mapping[str, str], effect: Effect) -> tuple[E
     """
     turn, batches = seen.measurement("loader.turnover", kind="persistent"), seen.measurement("loader.batches_an_epoch")
     loop = seen.capture.loop
-    planned = config.get("dataloader_workers")
+    planned = seen.level_of("loading", config_id(config))
     if turn is None or batches is None or loop is None or planned is None or str(turn.conditions["workers"]) != planned:
         return None, 0
     steps = max(1, round(batches.median / max(1, loop.loaders[0].batches_a_step)))

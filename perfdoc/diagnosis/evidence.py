@@ -15,7 +15,7 @@ from perfdoc.core import numerics, stats
 from perfdoc.core.blocks import AA_ARM, CONFIRM_PHASE, CONTROL_ARM, SEARCH_PHASE
 from perfdoc.core.finding import WIDEST, Effect, Verdict
 from perfdoc.core.measurement import Measurement
-from perfdoc.core.treatment import config_from_id, config_id
+from perfdoc.core.treatment import Cores, config_from_id, config_id
 from perfdoc.core.typed_json import to_json
 from perfdoc.diagnosis.prediction import NORMAL, UNSEEN, other_machine, predicted, spread, widening
 
@@ -85,6 +85,21 @@ class Evidence:
             parts.append((offer.change(level) if offer else None) or f"{slug}={level}")
         return " and ".join(parts)
 
+    def level_of(self, cores: Cores, arm: str) -> str | None:
+        """The level at which ``arm`` has the treatment that changes this use of the cores; None where it has none."""
+        slugs = {offer.slug for offer in self.capture.offers if offer.cores == cores}
+        return next((level for slug, level in config_from_id(arm).items() if slug in slugs), None)
+
+    @property
+    def free_loader(self) -> Effect | None:
+        """What the step would be if its loader cost nothing (one cached batch), as a ceiling; None where it was not tried."""
+        return next((effect for slug in sorted(self.ceilings) for name in dict.fromkeys(b.arm for b in self.capture.blocks)
+                     if slug in config_from_id(name) and (effect := self.effect(name)) is not None), None)
+
+    def samples_differ(self, arm: str) -> bool:
+        """Whether the arm's steps process another number of samples: its effect is then one on samples a second."""
+        return any(block.arm == arm and block.work != 1.0 for block in self.capture.blocks)
+
     # -- the experiment
 
     @cached_property
@@ -95,7 +110,7 @@ class Evidence:
     @cached_property
     def ceilings(self) -> frozenset[str]:
         """Slugs of treatments that only explain."""
-        return frozenset(offer.slug for offer in self.capture.offers if offer.ceiling)
+        return frozenset(offer.slug for offer in self.capture.offers if offer.role == "ceiling")
 
     @cached_property
     def arms(self) -> list[str]:
@@ -224,7 +239,7 @@ class Evidence:
         cost, own, loop = self.measurement("machine.page_fault"), self._faults_a_second(arm), self.capture.loop
         if cost is None or own is None or loop is None:
             return 0.0
-        if "dataloader_workers" in config_from_id(arm) and not all(loader.num_workers for loader in loop.loaders):
+        if self.level_of("loading", arm) is not None and not all(loader.num_workers for loader in loop.loaders):
             return 0.0
         return max(0.0, UNSEEN * self.fault_share - cost.median * own)
 
@@ -240,7 +255,11 @@ class Evidence:
     def expected(self, arm: str, measured: Effect) -> Effect:
         """What a script changed as in ``arm``, which was measured so, should come to: for another process at another time."""
         widened = widening(self.capture.loop, self.capture.machine) if self.capture.loop else 1.0
-        return predicted(measured, self.fault_share, self.unseen_faults(arm), spread(config_from_id(arm), widened))
+        return predicted(measured, self.fault_share, self.unseen_faults(arm), spread(self.other_cores(arm), widened))
+
+    def other_cores(self, arm: str) -> bool:
+        """Whether another number of threads computes, and no worker processes take the place of those left out."""
+        return self.level_of("computing", arm) is not None and self.level_of("loading", arm) is None
 
     @property
     def other_machine(self) -> str:
@@ -326,7 +345,7 @@ class Evidence:
 
     def planned(self, arm: str) -> bool:
         """Whether the arm may be part of a plan: none of its parts trades something else for time."""
-        return all(offer.planned for slug in config_from_id(arm) if (offer := self.offer(slug)) is not None)
+        return all(offer.role == "change" for slug in config_from_id(arm) if (offer := self.offer(slug)) is not None)
 
     def numerics(self, arm: str) -> str:
         """What the arm does to loss and gradients: the worst of its parts; empty where no part touches them."""

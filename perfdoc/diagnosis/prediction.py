@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from perfdoc.capture.records import Loop
 from perfdoc.capture.run import Machine
@@ -57,12 +56,11 @@ def widening(loop: Loop, machine: Machine) -> float:
     return OTHER_MACHINE if other_machine(loop, machine) else 1.0
 
 
-def spread(config: Mapping[str, str], widened: float = 1.0) -> float:
-    """Standard deviation of the log speed-up of ``config`` (levels by slug) from run to run, beyond page faults.
+def spread(other_cores: bool = False, widened: float = 1.0) -> float:
+    """Standard deviation of a log speed-up from run to run, beyond page faults.
 
-    ``widened``: see :func:`widening`.
+    ``other_cores``: whether the change lets another number of threads compute. ``widened``: see :func:`widening`.
     """
-    other_cores = "cpu_threads" in config and "dataloader_workers" not in config
     return math.hypot(widened * RUN_SPREAD, CORE_SPREAD if other_cores else 0.0)
 
 

@@ -15,12 +15,13 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, NoReturn
 
 import torch
 
+from perfdoc.capture import events, incidents
+from perfdoc.capture.settings import Settings
 from perfdoc.core.blocks import CONTROL_ARM, Block
 from perfdoc.core.metrics import PHASES
 from perfdoc.core.parent_death import die_with_parent
@@ -65,7 +66,7 @@ current: Session | None = None
 class Session:
     """What watches and changes the loop of one process."""
 
-    def __init__(self, recorder: Recorder, settings: Mapping[str, Any]) -> None:
+    def __init__(self, recorder: Recorder, settings: Settings) -> None:
         self.recorder = recorder
         self.settings = settings
         self.clock = Clock()
@@ -80,9 +81,9 @@ class Session:
         self._wishes = Wishes()
         self._calls = LoopCalls(self.context, self._optimizer_called, self.seen)
         self._hooks = TorchHooks(self._calls)
-        self._epoch = EpochHold(self.loop, recorder, bool(settings.get("natural")))
+        self._epoch = EpochHold(self.loop, recorder, settings.natural)
         self._watchdog = Watchdog(
-            recorder, self.clock, self._wishes, int(settings.get("parent") or 0), self._is_over,
+            recorder, self.clock, self._wishes, settings.parent, self._is_over,
             lambda why: ending.Ending(recorder, self._close).hard(why),
         )
         self._on_device = False
@@ -91,15 +92,15 @@ class Session:
         """glibc's thresholds before the first step, where there will be an experiment."""
         self._seen: set[str] = set()
         self._first_fetch: float | None = None
-        self._budget = Budget(float(settings["budget"]), float(settings["spent"]))
-        self._enough_seconds = observation.enough_seconds(settings.get("trained_seconds"))
-        self._steps = StepWriter(recorder, limited=bool(settings["experiment"]))
-        self._experiments = bool(settings["experiment"]) and not settings.get("errand")
+        self._budget = Budget(settings.budget, settings.spent)
+        self._enough_seconds = observation.enough_seconds(settings.trained_seconds)
+        self._steps = StepWriter(recorder, limited=settings.experiment)
+        self._experiments = settings.experiment and not settings.errand
         self._treatments: dict[str, Treatment] = {}
         self._sensing = Sensing()
         if self._experiments:
             self._calls.before_training = self._read_heap
-        if settings.get("loader_after") is not None:
+        if settings.loader_after is not None:
             self._calls.fetched = self._fetched
 
     @property
@@ -134,7 +135,7 @@ class Session:
         current = self
         self._hooks.install()
         if self._experiments:
-            treatments = discover(Treatment, self.settings["packages"])  # type: ignore[type-abstract]
+            treatments = discover(Treatment, self.settings.packages)  # type: ignore[type-abstract]
             self._treatments = {treatment.slug: treatment for treatment in treatments}
             self._sensing.begin(self._treatments, self.loop)
         session_of = weakref.ref(self)  # the registration cannot be taken back: it must not keep a user's model alive
@@ -165,7 +166,7 @@ class Session:
         """A forked child: a DataLoader worker is left alone, any other child starts a file of its own."""
         if os.environ.get("PERFDOC_WORKER") or self.loop.training:
             self.enabled = False
-            if self.settings.get("dies_with_parent"):
+            if self.settings.dies_with_parent:
                 die_with_parent()
         else:
             self.recorder.after_fork()
@@ -177,8 +178,8 @@ class Session:
         """Note, once, that the process got as far as ``what``."""
         if what not in self._seen:
             self._seen.add(what)
-            self.recorder.write("seen", what=what, **fields)
-            if what in ("first batch", "backward") and not self.settings.get("library"):
+            self.recorder.write(events.Seen(what=what, **fields))
+            if what in ("first batch", "backward") and not self.settings.library:
                 self._watchdog.begin()
 
     def _fetched(self, handle: Handle) -> None:
@@ -188,7 +189,7 @@ class Session:
             return
         if self._first_fetch is None:
             self._first_fetch = time.monotonic()
-        patience = EVALUATING if "forward" in self._seen else self.settings["loader_after"]
+        patience = EVALUATING if "forward" in self._seen else self.settings.loader_after or 0.0
         if time.monotonic() - self._first_fetch >= patience:
             self._calls.fetched = None
             self._begin_task()
@@ -207,7 +208,7 @@ class Session:
             self._take_partials()
         elif self.clock.due():
             self._take_partials()
-            if not self.settings["experiment"] and self._budget.remaining() <= 0:
+            if not self.settings.experiment and self._budget.remaining() <= 0:
                 self.end("budget spent")
 
     def _take_partials(self) -> None:
@@ -228,7 +229,7 @@ class Session:
         finder.changed = False
         assert finder.shape is not None
         self.loop.calls_a_step = max(1, finder.shape.optimizer_calls)
-        self.recorder.write("another_loop", optimizers=len(self.loop.optimizers))
+        self.recorder.write(incidents.AnotherLoop(optimizers=len(self.loop.optimizers)))
         if self.runner is not None:
             self.runner.start_block_again()
 
@@ -282,7 +283,7 @@ class Session:
         for step in regular:
             self._steps.write(OBSERVED_STEP, step.seconds, step.phases)
         rank = observation.own_rank()
-        self.recorder.write("loop", **describe(self.loop, self.device, rank))
+        self.recorder.write(events.LoopFound(record=describe(self.loop, self.device, rank)))
         self._hooks.narrow(self.loop.models)
         self._sensing.end()
         return rank
@@ -306,7 +307,7 @@ class Session:
     def _too_slow(self) -> NoReturn:
         """The steps are so slow that the budget is over before the loop is known: say so, and end."""
         seconds = statistics.median(partial.seconds for _, partial in self.loop.finder.observed[1:])
-        self.recorder.write("too_slow", seconds=seconds)
+        self.recorder.write(events.TooSlow(seconds=seconds))
         self.end("its steps are too slow for the budget")
 
     def _begin(self) -> None:
@@ -315,24 +316,24 @@ class Session:
         training = len(seconds) * statistics.median(seconds) if seconds else 0.0
         late = self._budget.forgive_late_start(training) if not self.recorder.lap else 0.0
         if late:
-            self.recorder.write("late_start", seconds=round(late, 3))
+            self.recorder.write(events.LateStart(seconds=round(late, 3)))
         if self._experiments and self._budget.remaining() <= 0:
             self._too_slow()
-        if self.settings.get("errand"):
+        if self.settings.errand:
             self._begin_task()
         elif self._experiments:
             self._begin_experiment()
 
     def _begin_task(self) -> None:
-        self.task = importlib.import_module(self.settings["errand"]).Task(self)
+        self.task = importlib.import_module(self.settings.errand).Task(self)
         self._calls.director = self.task
 
     def _begin_experiment(self) -> None:
         settings, budget, treatments = self.settings, self._budget, self._treatments
         with self._heap.leaving_nothing():
             offered = factors(
-                self.loop, treatments, self.recorder, budget.seconds, settings["only"], self._sensing.failed)
-        probes = discover(Probe, settings["packages"])  # type: ignore[type-abstract]
+                self.loop, treatments, self.recorder, budget.seconds, settings.only, self._sensing.failed)
+        probes = discover(Probe, settings.packages)  # type: ignore[type-abstract]
         thresholds = ArmThresholds(self._heap, self._heap_before)
         self.runner = Runner(self.context, treatments, probes, thresholds, self._wishes)
         self._calls.run_experiment(self.runner)
@@ -340,14 +341,14 @@ class Session:
             offered,
             budget=budget.seconds,
             remaining=budget.remaining,
-            smallest_effect=float(settings["smallest_effect"]),
-            seed=int(settings["seed"]) + self.recorder.lap,
-            allow_numerics=bool(settings.get("allow_numerics")),
-            history=_read_history(settings["history"]),
-            verdicts=settings.get("verdicts") or {},
-            excluded=settings["excluded"],
+            smallest_effect=settings.smallest_effect,
+            seed=settings.seed + self.recorder.lap,
+            allow_numerics=settings.allow_numerics,
+            history=_read_history(settings.history),
+            verdicts=settings.verdicts,
+            excluded=settings.excluded,
         )
-        Source.pausing = bool(settings.get("pausing", True))
+        Source.pausing = settings.pausing
         self.hold()
         self.runner.begin(experiment)
 
@@ -367,8 +368,8 @@ class Session:
 
     def end(self, reason: str) -> NoReturn:
         """End the user's script now, cleanly: nothing of it is needed any more."""
-        self.recorder.write("end", reason=reason)
-        if self.settings.get("library"):  # the process goes on: the caller of the loop waits for this
+        self.recorder.write(events.End(reason=reason))
+        if self.settings.library:  # the process goes on: the caller of the loop waits for this
             raise ending.ScanComplete(0)
         self._calls.ending = ending.Ending(self.recorder, self._close)
         self._calls.ending.raise_first()

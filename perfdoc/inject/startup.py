@@ -44,6 +44,8 @@ def start(run_dir: str) -> None:
             return
         watched.append(module)
         try:
+            from perfdoc.capture.settings import Settings
+            from perfdoc.core.typed_json import from_json
             from perfdoc.inject.session import Session
 
             recorder.write(
@@ -57,7 +59,7 @@ def start(run_dir: str) -> None:
                 cuda=getattr(getattr(module, "version", None), "cuda", None),
                 rank=os.environ.get("RANK"),
             )
-            Session(recorder, settings).install()
+            Session(recorder, from_json(Settings, settings)).install()
             recorder.write("seen", what="torch")
         except Exception:  # a torch that is too old or too new for the wrappers: the script runs, the scan says why
             recorder.write("inject_failed", error=traceback.format_exc())

@@ -14,15 +14,14 @@ import itertools
 import math
 import random
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from functools import partial
 from time import perf_counter, process_time
 from typing import Any
 
-import torch
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.measurement import Measurement, Unavailable, Unit
@@ -33,7 +32,10 @@ from perfdoc.inject.system.batches import tensors_in
 from perfdoc.inject.system.cores import available_cores
 from perfdoc.inject.system.random_state import RandomState
 from perfdoc.loader_bench import compare_rates
+from perfdoc.loader_bench.iterate import TIMED_OUT, Endless, in_words, samples_in, turns_of, twin_of
+from perfdoc.loader_bench.setting import Setting
 from perfdoc.loader_bench.synthetic_load import StandIn
+from perfdoc.loader_bench.visits import Tell, Visits, no_room, too_slow
 
 FIRST_WINDOW = 0.5
 """Seconds that the first visit to a setting times at least."""
@@ -45,16 +47,6 @@ FEWEST_BURSTS = 4
 """Bursts of a visit from which its error is told."""
 SLOWEST_BATCH = 30.0
 """Seconds without a batch after which a worker is taken to hang (a longer time-out of the user's own is kept)."""
-TIMED_OUT = "DataLoader timed out"
-"""How torch begins the error of a worker that delivers nothing."""
-VISIT_SHARE = 0.2
-"""Share of the budget that one visit may be expected to take: a setting that needs longer is not tried."""
-MEMORY_A_WORKER = 512 * 2**20
-"""Bytes taken for a worker before one was measured: an upper bound for what a forked worker usually copies."""
-SHARE_OF_FREE = 0.8
-"""Share of what is free that workers may take."""
-HANDLES_A_WORKER = 6
-"""File handles of the training process for a worker's queues, its pipe and its sentinel."""
 FEWEST_VISITS = 3
 """Visits to the recommended setting before measuring may end early."""
 TURNS_SHARE = 0.1
@@ -67,52 +59,6 @@ BESIDE_VISITS, FEWEST_BESIDE = 6, 2
 """Visits to a setting there at most, and the fewest that have an interval."""
 FEWER = 2
 """Smaller counts than the recommended one that are measured there: beside the step fewer workers may do."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One setting of a loader; None leaves what the user has."""
-
-    workers: int
-    prefetch: int | None = None
-    pin_memory: bool | None = None
-    persistent: bool | None = None
-    batch_size: int | None = None
-    context: str | None = None
-    in_order: bool | None = None
-
-    @property
-    def conditions(self) -> dict[str, str | int | float]:
-        """What was set, as conditions of a measurement."""
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: int(value) if isinstance(value, bool) else value for name, value in found.items() if value is not None}
-
-
-@dataclass
-class Visits:
-    """What was measured of one setting."""
-
-    setting: Setting
-    rates: list[tuple[int, float]] = field(default_factory=list)
-    """(round, batches a second)."""
-    starts: list[float] = field(default_factory=list)
-    errors: list[float] = field(default_factory=list)
-    """Relative standard error of the rate of a visit, from the batches within it."""
-    cpu: list[float] = field(default_factory=list)
-    """CPU seconds a batch."""
-    seconds: list[float] = field(default_factory=list)
-    """How long whole visits took."""
-    memory: int | None = None
-    failed: str = ""
-
-    @property
-    def rate(self) -> float:
-        """Batches a second, the median of the visits; 0 before the first."""
-        return statistics.median(rate for _, rate in self.rates) if self.rates else 0.0
-
-
-Tell = Callable[["Measurement | Unavailable"], None]
-"""Called with every measurement as soon as it is taken."""
 
 
 class LoaderBench:
@@ -192,7 +138,7 @@ class LoaderBench:
         began = perf_counter()
         try:
             with Unchanged(self.loader.dataset):
-                iterator = _Endless(self._twin(setting, twin.Endless))
+                iterator = Endless(twin_of(self.loader, setting, self._patience, twin.Endless))
                 try:
                     while perf_counter() - began < FIRST_WINDOW:
                         iterator.next()
@@ -263,7 +209,9 @@ class LoaderBench:
         found = self.visits[setting]
         if found.failed:
             return
-        why = self._no_room(setting) or self._too_slow(setting, window)
+        prefetch = setting.prefetch or self.loader.prefetch_factor or 2
+        why = no_room(setting, self.visits, prefetch, self._batch_bytes, self._tensors) or too_slow(
+            setting, self.visits, window, self.budget, self._end - perf_counter())
         if setting.workers and self._hangs == (setting.context,):
             why = "workers hang: another count was waited for in vain"
         if why:
@@ -280,11 +228,11 @@ class LoaderBench:
             # All settings of a round are given the same batches, so that none is fast because it saw easy ones.
             self._numbers.seed(self._seed + self._round)
             with unchanged:
-                iterator = _Endless(self._twin(setting, twin.Endless))
+                iterator = Endless(twin_of(self.loader, setting, self._patience, twin.Endless))
                 self._told_start(found, iterator)
                 self._steady(found, iterator, window)
         except Exception as error:  # the user's data set, in this process or in a worker: the other settings go on
-            found.failed = _in_words(error, self._patience)
+            found.failed = in_words(error, self._patience)
             self._hangs = self._hangs or ((setting.context,) if TIMED_OUT in str(error) else ())
             self._not_tried(setting, found.failed)
         finally:
@@ -293,7 +241,7 @@ class LoaderBench:
                     iterator.close()
             found.seconds.append(perf_counter() - began)
 
-    def _told_start(self, found: Visits, iterator: _Endless) -> None:
+    def _told_start(self, found: Visits, iterator: Endless) -> None:
         start = perf_counter()
         batch = iterator.next()
         found.starts.append(perf_counter() - start)
@@ -303,14 +251,14 @@ class LoaderBench:
             tensors = tensors_in(batch)
             self._batch_bytes = max(self._batch_bytes, sum(t.numel() * t.element_size() for t in tensors))
             self._tensors = max(self._tensors, len(tensors))
-            size = _samples(batch, iterator.twin)
+            size = samples_in(batch, iterator.twin)
             if size:
                 known = {} if found.setting.batch_size is None else {"batch_size": found.setting.batch_size}
                 self._tell(Measurement("loader.batch_samples", "count", (float(size),), known, "measured in isolation"))
         for _ in range(found.setting.workers):  # the first burst was made while the others were starting
             iterator.next()
 
-    def _steady(self, found: Visits, iterator: _Endless, window: float) -> None:
+    def _steady(self, found: Visits, iterator: Endless, window: float) -> None:
         burst = max(1, found.setting.workers)
         pids = iterator.pids
         before, cpu, start = process_use.cpu_seconds(pids), process_time(), perf_counter()
@@ -348,75 +296,6 @@ class LoaderBench:
         slowest = max((start for found in self.visits.values() for start in found.starts), default=0.0)
         return float(self.loader.timeout or max(SLOWEST_BATCH, 5 * slowest))
 
-    def _twin(self, setting: Setting, wrap: Callable[[Any], Any], persistent: bool = False) -> Any:
-        loader = self.loader
-        changes: dict[str, Any] = {"timeout": self._patience if setting.workers else 0}
-        if setting.prefetch is not None and setting.workers:
-            changes["prefetch_factor"] = setting.prefetch
-        if setting.pin_memory is not None:
-            changes["pin_memory"] = setting.pin_memory
-        if setting.in_order is not None:
-            changes["in_order"] = setting.in_order
-        if setting.context is not None and setting.workers:
-            changes["_DataLoader__multiprocessing_context"] = torch.multiprocessing.get_context(setting.context)
-        wrapped = wrap
-        if setting.batch_size is not None:
-            batches = getattr(loader, "batch_sampler", None)
-            if isinstance(loader.dataset, IterableDataset):
-                changes["batch_size"] = setting.batch_size
-            elif not _is_plain(batches):
-                raise PerfdocError("the batches are formed by the loader's own batch_sampler: their size cannot be changed")
-            else:
-                make: Any = BatchSampler
-
-                def wrapped(sampler: Any) -> Any:
-                    return make(wrap(sampler.sampler), setting.batch_size, sampler.drop_last)
-        return twin.twin(loader, setting.workers, wrapped, persistent or bool(setting.persistent), changes)
-
-    # -- what the machine allows
-
-    def _no_room(self, setting: Setting) -> str:
-        """Why so many workers would not fit this machine; empty where they do."""
-        workers = setting.workers
-        if not workers:
-            return ""
-        known = {s.workers: found.memory / s.workers for s, found in self.visits.items() if found.memory and s.workers}
-        # What workers share with the training process counts the less, the more they are: the largest count tells most.
-        each = known[max(known)] * 1.2 if known else MEMORY_A_WORKER
-        free = process_use.free_memory()
-        if free is not None and workers * each > SHARE_OF_FREE * free:
-            said = "measured" if known else "taken before one is measured"
-            return f"{workers} workers of {each / 2**20:.0f} MiB ({said}) do not fit the {free / 2**20:.0f} MiB of free memory"
-        prefetch = setting.prefetch or self.loader.prefetch_factor or 2
-        shm = process_use.shared_memory()
-        if shm is not None and workers * prefetch * self._batch_bytes > SHARE_OF_FREE * shm[1]:
-            return (
-                f"{workers} workers x {prefetch} batches of {self._batch_bytes / 2**20:.3g} MiB do not fit the "
-                f"{shm[1] / 2**20:.0f} MiB that are free in {process_use.SHM}"
-            )
-        handles = process_use.free_handles()
-        needed = workers * (HANDLES_A_WORKER + prefetch * self._tensors)
-        if handles is not None and needed > SHARE_OF_FREE * handles:
-            return f"{workers} workers need about {needed} file handles, {handles} are free (ulimit -n)"
-        return ""
-
-    def _too_slow(self, setting: Setting, window: float) -> str:
-        """Why a first visit would take too much of the budget, judged by the settings that were visited; else empty."""
-        found = self.visits[setting]
-        left = self._end - perf_counter()
-        if found.seconds:
-            return "" if found.seconds[-1] < left else "no time is left"
-        known = [other for other in self.visits.values() if other.rates]
-        if not known:
-            return ""
-        best = max(other.rate for other in known)
-        most = max(known, key=lambda other: other.setting.workers)
-        starting = most.starts[-1] * max(1.0, setting.workers / max(1, most.setting.workers))
-        expected = starting + max(window, 2 * setting.workers / best)
-        if expected > max(VISIT_SHARE * self.budget, 2 * window) or expected > left + window:
-            return f"a visit would take about {expected:.0f} s of a budget of {self.budget:.0f} s"
-        return ""
-
     # -- the turn of an epoch
 
     def _turns(self) -> None:
@@ -437,29 +316,13 @@ class LoaderBench:
             for persistent in kinds:
                 # Where a batch size is set, the sampler inside of the batches is what is cut short.
                 items = batches * (chosen.batch_size or 1)
-                clone = self._twin(chosen, partial(twin.Short, count=items), persistent)
-                self._turn_of(clone, batches, chosen, persistent)
+                clone = twin_of(self.loader, chosen, self._patience, partial(twin.Short, count=items), persistent)
+                kind = {"kind": "persistent" if persistent else "respawned"}
+                for seconds in turns_of(clone, batches, TURNS):
+                    self._tell(Measurement(
+                        "loader.epoch_turn", "s", (seconds,), {**chosen.conditions, **kind}, "measured in isolation"))
         except Exception as error:  # a sampler that cannot be cut short: the answer does not rest on this
             self._tell(Unavailable("loader.epoch_turn", f"{type(error).__name__}: {error}"))
-
-
-    def _turn_of(self, clone: Any, batches: int, chosen: Setting, persistent: bool) -> None:
-        iterator = twin.start(clone, DataLoader.__iter__)
-        try:
-            for _ in range(TURNS):
-                for _ in range(batches):
-                    twin.original_next(iterator)
-                began = perf_counter()  # ending the workers is part of the turn
-                with suppress(StopIteration):
-                    twin.original_next(iterator)
-                iterator = twin.start(clone, DataLoader.__iter__)
-                twin.original_next(iterator)
-                kind = "persistent" if persistent else "respawned"
-                self._tell(Measurement("loader.epoch_turn", "s", (perf_counter() - began,),
-                                       {**chosen.conditions, "kind": kind}, "measured in isolation"))
-                batches = max(1, len(clone.batch_sampler)) - 1 if clone.batch_sampler is not None else batches - 1
-        finally:
-            twin.stop(iterator)
 
     # -- beside the step
 
@@ -494,7 +357,7 @@ class LoaderBench:
                 try:
                     seconds = self._beside_step(setting, stand_in, visit, window)
                 except Exception as error:  # as in a visit: what else was measured stays
-                    why = _in_words(error, self._patience)
+                    why = in_words(error, self._patience)
                     self._tell(Unavailable("loader.beside", f"num_workers={setting.workers}: {why}"))
                     return
                 self._tell(Measurement("loader.beside", "s", (seconds,), setting.conditions, "measured in isolation"))
@@ -516,7 +379,7 @@ class LoaderBench:
         self._numbers.seed(self._seed + visit)
         unchanged: Any = nullcontext() if setting.workers else Unchanged(self.loader.dataset)
         with unchanged:
-            iterator = _Endless(self._twin(setting, twin.Endless))
+            iterator = Endless(twin_of(self.loader, setting, self._patience, twin.Endless))
             try:
                 burst = max(1, setting.workers)
                 for _ in range(self._stock(setting)):
@@ -534,99 +397,3 @@ class LoaderBench:
                     iterator.close()
 
 
-class _Endless:
-    """Batches of a twin without end, also where its data set is an IterableDataset that comes to its end."""
-
-    def __init__(self, clone: Any) -> None:
-        self.twin = clone
-        self._iterator = twin.start(clone)
-
-    @property
-    def pids(self) -> list[int]:
-        """Process ids of its workers."""
-        return [worker.pid for worker in getattr(self._iterator, "_workers", ())]
-
-    def next(self) -> Any:
-        """The next batch; StopIteration as an error where there is none at all."""
-        for _ in range(2):
-            try:
-                return twin.original_next(self._iterator)
-            except StopIteration:
-                self.close()
-                self._iterator = twin.start(self.twin)
-        raise PerfdocError("the data set is empty")
-
-    def close(self) -> None:
-        """End its workers."""
-        twin.stop(self._iterator)
-
-
-def _is_plain(batches: Any) -> bool:
-    """Whether batches are formed by torch's own sampler, not by one of the user's."""
-    return type(batches) is BatchSampler
-
-
-def _samples(batch: Any, clone: Any) -> int | None:
-    """Samples in a batch: as the loader forms them, else the first dimension of its first tensor."""
-    size = getattr(getattr(clone, "batch_sampler", None), "batch_size", None) or clone.batch_size
-    if isinstance(size, int):
-        return size
-    first = next((t for t in tensors_in(batch) if t.dim()), None)
-    return None if first is None else int(first.shape[0])
-
-
-def _in_words(error: Exception, patience: float) -> str:
-    """What went wrong with a setting, in one line that says what to do where that is known."""
-    text = str(error).strip()
-    last = text.splitlines()[-1] if text else ""
-    if text.startswith(TIMED_OUT):
-        return (
-            f"no batch came for {patience:.0f} s: a worker hangs (often a lock, a connection or a thread pool made before "
-            "the workers were forked; make it in the first __getitem__, or try --multiprocessing-context spawn)"
-        )
-    if "killed by signal" in text or "exited unexpectedly" in text:
-        how = "Killed" if "Killed" in text else last
-        if "Bus error" in text:
-            return "a worker was ended by a bus error: /dev/shm is full (Docker: --shm-size)"
-        return f"a worker died ({how}): most often the system's out-of-memory killer; fewer workers need less memory"
-    if type(error).__name__ == "PicklingError" or "pickle" in last.lower():
-        return f"the data set cannot be sent to workers that are spawned: {last}"
-    name = type(error).__name__
-    return last if last.startswith(f"{name}: ") else f"{name}: {last}"  # what a worker raised comes with its own traceback
-
-
-def open_resources(dataset: Any, depth: int = 2) -> list[str]:
-    """What the data set holds open that forked workers would share: ``name: kind``, nested data sets included."""
-    import io
-    import socket
-    import sqlite3
-
-    found = []
-    for name, value in list(getattr(dataset, "__dict__", {}).items()):
-        kind = f"{type(value).__module__.split('.')[0]}.{type(value).__name__}"
-        if isinstance(value, io.IOBase) and not isinstance(value, io.BytesIO | io.StringIO) and not value.closed:
-            found.append(f"{name}: an open file ({getattr(value, 'name', kind)})")
-        elif isinstance(value, sqlite3.Connection | sqlite3.Cursor | socket.socket):
-            found.append(f"{name}: an open connection ({kind})")
-        elif kind in ("h5py.File", "lmdb.Environment", "h5py.Dataset", "zipfile.ZipFile", "tarfile.TarFile",
-                      "psycopg2.connection", "pymysql.Connection", "redis.Redis", "netCDF4.Dataset"):
-            found.append(f"{name}: an open {kind}")
-        elif depth and hasattr(value, "__getitem__") and hasattr(value, "__dict__") and not isinstance(value, torch.Tensor):
-            found += [f"{name}.{inner}" for inner in open_resources(value, depth - 1)]
-    return found
-
-
-def settings_of(
-    workers: Iterable[int], others: Mapping[str, Sequence[Any]] | None = None
-) -> list[Setting]:
-    """All combinations of the counts with the values of other fields of :class:`Setting`."""
-    others = {name: list(values) for name, values in (others or {}).items() if values}
-    found = [
-        Setting(count, **dict(zip(others, values, strict=True)))
-        for values in itertools.product(*others.values()) for count in sorted(set(workers))
-    ]
-    # Without workers there is nothing to prefetch, keep, start or reorder: such settings are one.
-    plain = [
-        s if s.workers else Setting(0, pin_memory=s.pin_memory, batch_size=s.batch_size) for s in found
-    ]
-    return list(dict.fromkeys(plain))

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from perfdoc.capture import events
 from perfdoc.capture.records import BenchedLoader
-from perfdoc.capture.settings import BenchAsked
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.probe import Probe
 from perfdoc.core.registry import discover
-from perfdoc.core.typed_json import from_json
 from perfdoc.inject.observe.clock import DATA
 from perfdoc.inject.observe.step_finder import Step
 from perfdoc.inject.samples import pictures
 from perfdoc.loader_bench.answer import setting_name
-from perfdoc.loader_bench.bench import LoaderBench, Setting, open_resources, settings_of
+from perfdoc.loader_bench.bench import LoaderBench
+from perfdoc.loader_bench.open_resources import open_resources
+from perfdoc.loader_bench.setting import Setting, settings_of
 
 if TYPE_CHECKING:
     from perfdoc.inject.session import Session
@@ -69,7 +69,8 @@ class Task:
 
     def _bench(self, handle: Any, compute: float | None = None) -> None:
         """``compute``: seconds a batch that the step computes on the loader's cores; None: elsewhere, or unknown."""
-        session, asked = self._session, from_json(BenchAsked, self._session.settings["bench"])
+        session, asked = self._session, self._session.settings.bench
+        assert asked is not None
         session.enabled = False
         session.seen("errand")
         loader = handle.loader
@@ -81,7 +82,7 @@ class Task:
         self._tell(Measurement("loader.num_workers", "count", (float(loader.num_workers),), {"site": handle.site}))
         bench = LoaderBench(
             loader, settings_of(asked.workers, asked.others), asked.budget, self._tell, self._not_tried,
-            self._progress, int(session.settings["seed"]), compute,
+            self._progress, session.settings.seed, compute,
         )
         try:
             bench.run()
@@ -98,7 +99,7 @@ class Task:
         recorder, settings = self._session.recorder, self._session.settings
         loop = self._session.loop
         alone = _Alone([handle])
-        for probe in discover(Probe, settings["packages"]):  # type: ignore[type-abstract]
+        for probe in discover(Probe, settings.packages):  # type: ignore[type-abstract]
             if not probe.of_loader:
                 continue
             try:

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from perfdoc.capture.events import MemoryPlanned
-from perfdoc.capture.settings import MemoryAsked
 from perfdoc.core.errors import PerfdocError
-from perfdoc.core.typed_json import from_json
 from perfdoc.inject.observe.autocast_use import watch_autocast
 from perfdoc.inject.observe.step_finder import Step
 from perfdoc.inject.samples.step_capture import StepCapture
@@ -55,7 +53,8 @@ class Task:
         session.end("memory planned")
 
     def _plan(self) -> MemoryPlanned:
-        asked = from_json(MemoryAsked, self._session.settings["memory"])
+        asked = self._session.settings.memory
+        assert asked is not None
         loop, step = self._session.loop, self._capture.step
         if step is None or self._capture.why:
             why = self._capture.why or "no model was called with gradients in the step that was watched"

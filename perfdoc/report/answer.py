@@ -5,7 +5,6 @@ from __future__ import annotations
 from perfdoc.core import stats
 from perfdoc.core.blocks import AA_ARM
 from perfdoc.core.finding import Effect, counted
-from perfdoc.core.treatment import config_from_id
 from perfdoc.diagnosis.diagnose import Diagnosis, Plan
 from perfdoc.report import summary
 from perfdoc.report.figures import changed, seconds
@@ -73,7 +72,7 @@ def _beside_plans(diagnosis: Diagnosis, helping: list[summary.Arm]) -> str:
         return f"{best.change} made it {_made(best.effect)} when it was tried; no combination was confirmed."
     trade = helping[0]
     assert trade.effect is not None
-    what = "samples come" if trades_batch(trade.arm) else "a step gets"
+    what = "samples come" if diagnosis.seen.samples_differ(trade.arm) else "a step gets"
     return (f"No change that leaves your training as it is is known to help. With {trade.change} {what} "
             f"{_made(trade.effect)}, which changes what you train or needs more memory.")
 
@@ -117,14 +116,9 @@ def _nothing(diagnosis: Diagnosis) -> str:
 
 def _loader(diagnosis: Diagnosis) -> tuple[str, ...]:
     """What a loader that costs nothing would bring: the most that can be won there."""
-    found: Effect | None = diagnosis.seen.effect("compute_ceiling=on")
+    found: Effect | None = diagnosis.seen.free_loader
     if found is None or not found.known:
         return ()
     if found.high < 1 + max(0.05, diagnosis.seen.smallest_effect):
         return (f"The loader is not the problem: if it cost nothing, at most {max(1.0, found.high):.2f}x.",)
     return (f"If the loader cost nothing, a step would be {changed(found)}: the most that can be won there.",)
-
-
-def trades_batch(arm: str) -> bool:
-    """Whether the arm's effect is one on samples a second, because its batch is another."""
-    return "batch_size" in config_from_id(arm)

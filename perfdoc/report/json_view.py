@@ -22,7 +22,7 @@ def as_json(model: ReportModel) -> dict[str, Any]:
         "anatomy": {phase.name: phase.seconds for phase in summary.anatomy(diagnosis)},
         "ceilings": {
             "loader_seconds": list(summary.samples(diagnosis, "loader.ceiling")),
-            "compute": (effect.to_json() if (effect := diagnosis.seen.effect("compute_ceiling=on")) else None),
+            "compute": (effect.to_json() if (effect := diagnosis.seen.free_loader) else None),
         },
         "arms": [
             {"arm": arm.arm, "change": arm.change, "verdict": arm.verdict, "note": arm.note,

@@ -11,7 +11,6 @@ from perfdoc.core.finding import Finding, counted
 from perfdoc.core.treatment import config_from_id
 from perfdoc.diagnosis.diagnose import Diagnosis
 from perfdoc.report import summary
-from perfdoc.report.answer import trades_batch
 from perfdoc.report.figures import changed
 
 EFFORTS = {"one line": "one line", "a few lines": "few lines", "a change of design": "a redesign"}
@@ -54,7 +53,7 @@ def rows(diagnosis: Diagnosis) -> list[Row]:
         if arm.verdict in ("untestable here", "withheld") or (effect is None and not in_plan):
             continue
         text = changed(effect) if effect else "only tried with the others"
-        text += ", samples a second" if trades_batch(arm.arm) else ""
+        text += ", samples a second" if seen.samples_differ(arm.arm) else ""
         row = Row(arm.change, "in the plan" if in_plan else arm.verdict, text, efforts.get(arm.arm, ""),
                   seen.numerics(arm.arm) if in_plan or arm.verdict == "helps" else "")
         single = len(config_from_id(arm.arm)) == 1

@@ -126,7 +126,7 @@ def ceilings(diagnosis: Diagnosis) -> list[str]:
         values = loader.samples
         spread = f" [{seconds(min(values))} to {seconds(max(values))}, {len(values)} rounds]" if len(values) > 1 else ""
         lines.append(f"loader alone: {seconds(stats.trimmed_mean(values))} a step{spread}")
-    effect = seen.effect("compute_ceiling=on")
+    effect = seen.free_loader
     if effect is not None and not effect.known:
         lines.append(f"model alone (one cached batch): {effect.words}")
     elif effect is not None:
@@ -176,7 +176,7 @@ def arms(diagnosis: Diagnosis) -> list[Arm]:
                 note = f"part of the plan: in it {speedup(shown)}, estimated from its stacks" if shown else "part of the plan"
         elif verdict == "helps":
             note = seen.numerics(arm)
-        if "batch_size" in config_from_id(arm):
+        if seen.samples_differ(arm):
             note = "; ".join(filter(None, ("in samples a second", note)))
         found.append(Arm(arm, seen.change(arm), verdict, seen.effect(arm), note))
     return sorted(found, key=lambda a: -(a.effect.speedup if a.effect and a.effect.known else 0.0))
@@ -258,7 +258,7 @@ def headline(diagnosis: Diagnosis) -> str:
                     f"{trade.effect.words}.")
         return (
             f"Nothing that leaves your training as it is makes the step faster; {trade.change} would give "
-            f"{speedup(trade.effect)}{' as many samples a second' if 'batch_size' in config_from_id(trade.arm) else ''}."
+            f"{speedup(trade.effect)}{' as many samples a second' if seen.samples_differ(trade.arm) else ''}."
         )
     tried = [a for a in arms(diagnosis) if a.effect]
     open_ones = [a for a in tried if a.verdict == "undecided"]

@@ -27,7 +27,7 @@ def factors(
     found = []
     shares = loop.finder.shares()
     for slug, treatment in treatments.items():
-        if only and slug not in only and not treatment.ceiling:
+        if only and slug not in only and treatment.role != "ceiling":
             continue
         try:
             offer = _affordable(treatment.offer(loop), budget)
@@ -42,14 +42,14 @@ def factors(
             status=offer.status,
             reason=offer.reason,
             levels=[[level.name, level.change] for level in offer.levels],
-            ceiling=treatment.ceiling,
+            role=treatment.role,
+            cores=treatment.cores,
             numerics=treatment.numerics,
-            planned=treatment.planned,
         )
         if offer.status == "offered":
             share = sum(shares.get(phase, 0.0) for phase in treatment.phases)
             enlarges = any(treatment.work(level.name) > 1 for level in offer.levels)
-            found.append(Factor(slug, offer.levels, treatment.interacts, treatment.ceiling, treatment.planned,
+            found.append(Factor(slug, offer.levels, treatment.interacts, treatment.role,
                                 treatment.numerics, enlarges, share))
     return found
 

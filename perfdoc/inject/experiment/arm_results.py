@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from perfdoc.capture.records import Judged
 from perfdoc.core import blocks as pairing
 from perfdoc.core import numerics, stats
 from perfdoc.core.blocks import AA_ARM, Block
@@ -28,7 +29,7 @@ class ArmResults:
     """
 
     def __init__(self, factors: Sequence[Factor], smallest_effect: float, history: Iterable[Block] = (),
-                 excluded: Collection[str] = (), allow_numerics: bool = False, verdicts: Mapping[str, str] | None = None,
+                 excluded: Collection[str] = (), allow_numerics: bool = False, verdicts: Mapping[str, Judged] | None = None,
                  policy: Policy = DEFAULT) -> None:
         self.policy = policy
         self.factors = factors
@@ -38,7 +39,7 @@ class ArmResults:
         self.allow_numerics = allow_numerics
         self.from_earlier = bool(self.blocks)
         """Whether it began with blocks of earlier launches."""
-        self.verdicts: dict[str, str] = dict(verdicts or {})
+        self.verdicts: dict[str, Judged] = dict(verdicts or {})
         self.failed: dict[str, str] = {}
         self.numerics: dict[str, str] = {}
         """Verdicts of :func:`perfdoc.core.numerics.judge` by arm."""
@@ -179,7 +180,7 @@ class ArmResults:
 
     def plannable(self, arm: Config) -> bool:
         """Whether it may be the plan."""
-        planned = {factor.slug for factor in self.factors if factor.planned and not factor.ceiling}
+        planned = {factor.slug for factor in self.factors if factor.planned}
         return set(arm) <= planned and not self.changes_training(arm)
 
     def enlarging(self) -> dict[str, Config]:
@@ -190,7 +191,7 @@ class ArmResults:
 
     def trades(self, pairs: int) -> dict[str, Config]:
         """What is never part of a plan, does not enlarge the process, and has fewer than so many pairs."""
-        never = {factor.slug for factor in self.factors if not factor.planned and not factor.ceiling}
+        never = {factor.slug for factor in self.factors if factor.trade_off}
         named = {config_id(arm): arm for arm in self.arms if never & set(arm) and not self.late_seconds(arm)}
         last = self.enlarging()
         return {

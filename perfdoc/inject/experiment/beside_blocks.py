@@ -8,9 +8,12 @@ from contextlib import closing
 from time import perf_counter
 from typing import Any
 
+from perfdoc.capture import events, incidents
+from perfdoc.capture.records import Parity
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.probe import Probe
 from perfdoc.core.treatment import CONTROL, Config, config_from_id, config_id
+from perfdoc.core.typed_json import from_json
 from perfdoc.inject.experiment.arm_results import ArmResults
 from perfdoc.inject.experiment.requests import ParityRequest, ParityResult, ProbeRequest
 from perfdoc.inject.experiment.switcher import Allocator, Switcher
@@ -115,7 +118,7 @@ class BesideBlocks:
 
     def _broken(self, probe: Probe, error: Exception) -> list[Measurement | Unavailable]:
         """A failing probe is a finding about the probe, not the end of the scan."""
-        self._context.recorder.write("probe_failed", probe=probe.slug, error=traceback.format_exc(limit=5))
+        self._context.recorder.write(incidents.ProbeFailed(probe=probe.slug, error=traceback.format_exc(limit=5)))
         return [Unavailable(metric, f"{type(error).__name__}: {error}") for metric in probe.provides]
 
     def take_back(self) -> None:
@@ -151,7 +154,7 @@ class BesideBlocks:
                         self.record([Unavailable("parity", f"{config_id(config)}: {switcher.failure}")])
                         break
         except Exception as error:  # users' state and batches of any kind: what cannot be copied is said in the report
-            recorder.write("parity_failed", error=traceback.format_exc(limit=5))
+            recorder.write(incidents.NumericsFailed(error=traceback.format_exc(limit=5)))
             self.record([Unavailable("parity", f"{type(error).__name__}: {error}")])
         finally:
             switcher.failure = None
@@ -160,7 +163,7 @@ class BesideBlocks:
             self.record([Unavailable("parity", "an epoch ended within the steps that were compared")])
             runs.records.clear()
         for record in runs.records:
-            recorder.write("parity", **record)
+            recorder.write(events.NumericsCompared(record=from_json(Parity, record)))
         return ParityResult(runs.records)
 
     # -- what is written
@@ -168,7 +171,7 @@ class BesideBlocks:
     def record(self, found: Collection[Measurement | Unavailable]) -> None:
         """Write measurements down."""
         for measurement in found:
-            self._context.recorder.write("measurement", **measurement.to_json())
+            self._context.recorder.write(events.Measured.of(measurement))
 
     def _record_unavailable(self, probes: Collection[Probe], why: str) -> None:
         self.record([Unavailable(metric, why) for probe in probes for metric in probe.provides])
@@ -183,7 +186,8 @@ class BesideBlocks:
             try:
                 self.record(treatment.measurements(self._loop))
             except Exception as error:  # treatments may come from third parties; the experiment is over and must be written
-                self._context.recorder.write("notes_failed", treatment=slug, error=traceback.format_exc(limit=5))
+                self._context.recorder.write(
+                    incidents.NotesFailed(treatment=slug, error=traceback.format_exc(limit=5)))
                 self.record([Unavailable(metric, f"{type(error).__name__}: {error}") for metric in treatment.provides])
 
 

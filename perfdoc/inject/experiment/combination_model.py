@@ -7,6 +7,7 @@ import random
 import statistics
 from collections import Counter
 
+from perfdoc.capture.records import Estimate
 from perfdoc.core.blocks import CONFIRM_PHASE
 from perfdoc.core.treatment import Config, config_from_id, config_id
 from perfdoc.inject.experiment.arm_results import ArmResults
@@ -33,7 +34,7 @@ class CombinationModel:
         """The regression over all blocks so far."""
         results = self._results
         quick = [
-            factor for factor in results.factors if factor.planned and not factor.ceiling
+            factor for factor in results.factors if factor.planned
             and max(level.expected_seconds for level in factor.levels) < self._results.policy.late_seconds
         ]
         noise = max(results.noise or self._results.policy.unknown_noise, self._results.policy.least_noise)
@@ -75,7 +76,7 @@ class CombinationModel:
             plan = less[weakest]
         return plan
 
-    def estimates(self, plan: Config) -> dict[str, dict[str, float]]:
+    def estimates(self, plan: Config) -> dict[str, Estimate]:
         """What every change that was part of a stack does beside the rest of the plan.
 
         Left out where the blocks say less than what was assumed before them.
@@ -94,7 +95,7 @@ class CombinationModel:
                 ((slug, level),) = arm.items()
                 center, deviation, before = model.beside(plan, slug, level)
                 if deviation <= self._results.policy.told * before:
-                    found[name] = {"center": round(center, 5), "deviation": round(deviation, 5), "blocks": had[name]}
+                    found[name] = Estimate(round(center, 5), round(deviation, 5), had[name])
         return found
 
     def _quick(self, arm: Config) -> bool:

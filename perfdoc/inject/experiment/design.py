@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from perfdoc.core.treatment import Config, Level, config_id
+from perfdoc.core.treatment import Config, Level, Role, config_id
 from perfdoc.inject.experiment.policy import Policy
 
 
@@ -17,9 +17,7 @@ class Factor:
     slug: str
     levels: tuple[Level, ...]
     interacts: tuple[str, ...] = ()
-    ceiling: bool = False
-    planned: bool = True
-    """False: never combined with others, never part of a plan."""
+    role: Role = "change"
     numerics: bool = False
     """Whether its numbers are to be compared with the control's before it is advised."""
     enlarges: bool = False
@@ -28,6 +26,21 @@ class Factor:
     after it."""
     share: float = 1.0
     """Share of the step that it acts on first, as far as the clock saw: orders the arms where time is short."""
+
+    @property
+    def planned(self) -> bool:
+        """Whether it may be combined with others, and be part of a plan."""
+        return self.role == "change"
+
+    @property
+    def ceiling(self) -> bool:
+        """Whether it only explains others."""
+        return self.role == "ceiling"
+
+    @property
+    def trade_off(self) -> bool:
+        """Whether it trades something else for time."""
+        return self.role == "trade_off"
 
 
 def screening_arms(
@@ -44,7 +57,7 @@ def screening_arms(
         {f.slug: level.name} for f in by_slug.values() if f.ceiling for level in f.levels
     ]
     # What can be advised comes first; what trades something else for time waits for what is left.
-    real = sorted((f for f in by_slug.values() if not f.ceiling), key=lambda f: (not f.planned, -f.share))
+    real = sorted((f for f in by_slug.values() if not f.ceiling), key=lambda f: (f.trade_off, -f.share))
     planned = [f for f in real if f.planned]
     arms += [{f.slug: level.name} for f in planned for level in f.levels]
     pairs = sorted(itertools.combinations(planned, 2), key=lambda pair: -(pair[0].share + pair[1].share))
@@ -55,7 +68,7 @@ def screening_arms(
                 if not a.expected_seconds and not b.expected_seconds  # stacked later, if there is time to compile again
             ]
             arms += cells[:most_cells]
-    arms += [{f.slug: level.name} for f in real if not f.planned for level in f.levels]
+    arms += [{f.slug: level.name} for f in real if f.trade_off for level in f.levels]
     return without(arms, excluded)
 
 

@@ -11,6 +11,7 @@ import random
 import statistics
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 
+from perfdoc.capture.records import Judged
 from perfdoc.core import blocks as pairing
 from perfdoc.core import stats
 from perfdoc.core.blocks import AA_ARM, CONFIRM_PHASE, SEARCH_PHASE, Block
@@ -32,7 +33,7 @@ class Experiment:
 
     def __init__(self, factors: Sequence[Factor], budget: float, remaining: Callable[[], float], *, seed: int = 0,
                  smallest_effect: float = 0.02, history: Iterable[Block] = (), excluded: Collection[str] = (),
-                 allow_numerics: bool = False, verdicts: Mapping[str, str] | None = None,
+                 allow_numerics: bool = False, verdicts: Mapping[str, Judged] | None = None,
                  policy: Policy = DEFAULT) -> None:
         self.policy = policy
         self.budget = budget
@@ -137,7 +138,7 @@ class Experiment:
 
     def _by_share(self) -> list[Factor]:
         """What may be planned, by the share of the step that it acts on."""
-        return sorted((f for f in self.arm_results.factors if f.planned and not f.ceiling), key=lambda f: -f.share)
+        return sorted((f for f in self.arm_results.factors if f.planned), key=lambda f: -f.share)
 
     def _screen(self) -> Steps:
         """Every arm alone, and small designs of those that interact; the less promising make way where time is short."""

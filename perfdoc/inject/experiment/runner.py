@@ -123,15 +123,14 @@ class Runner:
         return False, None
 
     def _progress(self, request: BlockRequest, experiment: Experiment) -> None:
-        self._context.recorder.write(
-            "progress",
+        self._context.recorder.write(events.Progress(
             phase=request.phase,
             arm=request.arm,
             left=round(experiment.remaining(), 2),
             settled=experiment.arm_results.verdicts,
             failed=sorted(experiment.arm_results.failed),
-            plan=experiment.plan,
-        )
+            plan=dict(experiment.plan),
+        ))
 
     def finish(self, reason: str) -> None:
         """Undo what is applied, record the outcome and have the script ended."""
@@ -143,15 +142,14 @@ class Runner:
         self._beside.record_notes(self._timer.entered())
         if self._experiment is not None:
             known = self._experiment.arm_results
-            self._context.recorder.write(
-                "outcome",
+            self._context.recorder.write(events.Outcome(
                 reason=reason,
-                plan=self._experiment.plan,
+                plan=dict(self._experiment.plan),
                 verdicts=known.verdicts,
                 failed=known.failed,
                 estimates=self._experiment.combinations.estimates(self._experiment.plan),
                 seconds_left=round(self._experiment.remaining(), 2),
-            )
+            ))
         if self._announcements is None:
             self._context.end(reason)
         # Several ranks take off what is on, and end, at the same step: one alone would wait for the others' gradients for ever.
@@ -176,7 +174,7 @@ class Runner:
         assert request is not None
         self._enter_at = None
         self.switcher.failure = None
-        self._context.recorder.write("switch", arm=request.arm, config=config_id(request.config))
+        self._context.recorder.write(events.Switched(arm=request.arm, config=config_id(request.config)))
         start = perf_counter()
         served = [handle.source_key for handle in self._loop.loaders]
         self.switcher.switch(request.config)
@@ -238,7 +236,7 @@ class Runner:
                 self._enter()
         elif self.switcher.failure is not None:
             failure, self.switcher.failure = self.switcher.failure, None
-            self._context.recorder.write("arm_failed", arm=self._request.arm, error=failure)
+            self._context.recorder.write(events.ArmFailed(arm=self._request.arm, error=failure))
             self._advance(BlockResult(None, failure))
         else:
             self._on_block_step(self._request, step, regular, turned)

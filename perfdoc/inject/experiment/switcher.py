@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from perfdoc.capture import events, incidents
 from perfdoc.core.treatment import CONTROL, Config, Treatment, config_id
 from perfdoc.inject.experiment.arm_results import OUT_OF_MEMORY
 from perfdoc.inject.observe.loop_context import LoopContext
@@ -75,7 +76,7 @@ class Switcher:
     def announced(self, config: Config) -> None:
         """Switch beside the blocks; the parent is told, so that it knows what was on if the script dies."""
         if config != self.config:
-            self._context.recorder.write("switch", arm=config_id(config), config=config_id(config))
+            self._context.recorder.write(events.Switched(arm=config_id(config), config=config_id(config)))
         self.switch(config)
 
     def _undo(self, slug: str) -> None:
@@ -83,7 +84,7 @@ class Switcher:
             self.treatments[slug].restore(self._loop)
         except Exception:
             # What cannot be undone would spoil every later block: stop here with what was measured.
-            self._context.recorder.write("restore_failed", treatment=slug, error=traceback.format_exc(limit=5))
+            self._context.recorder.write(incidents.RestoreFailed(treatment=slug, error=traceback.format_exc(limit=5)))
             self.config, self.active = CONTROL, ()
             self._broken(f"treatment {slug} could not be undone")
 
@@ -129,7 +130,7 @@ class Switcher:
         arm = config_id(self._left)
         if arm not in self._stumbled:
             self._stumbled.add(arm)
-            self._context.recorder.write("carried", arm=arm, error=f"{type(error).__name__}: {error}"[:500])
+            self._context.recorder.write(events.Carried(arm=arm, error=f"{type(error).__name__}: {error}"[:500]))
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from perfdoc.capture import records
 from perfdoc.core.user_code import is_users
 
 MOST = 120
@@ -23,7 +24,7 @@ class CallSites:
     """The calls of observed steps in their order, with the lines of the user's code that they come from."""
 
     def __init__(self) -> None:
-        self.trail: list[dict[str, Any]] = []
+        self.trail: list[records.TrailCall] = []
         self.packages: set[str] = set()
         """Libraries that stand between the user's code and the calls (``lightning``, ``transformers``)."""
         self.zeroed: set[tuple[str, int]] = set()
@@ -56,22 +57,22 @@ class CallSites:
         frames = self._frames(sys._getframe(2), most=1)
         return frames[0][:2] if frames else None
 
-    def to_json(self) -> dict[str, Any]:
+    def record(self) -> records.CallSites:
         """What is written into the capture's loop."""
         main = getattr(sys.modules.get("__main__"), "__file__", None)
         main = os.path.abspath(main) if main else None
-        return {
-            "main": main,
-            "packages": sorted(self.packages),
-            "files": _files(),
-            "digests": {file: _digest(file) for file in {f[0] for entry in self.trail for f in entry["frames"]} | {main or ""}
-                        if os.path.isfile(file)},
-            "zero_grad": sorted(self.zeroed),
-            "trail": self.trail,
-        }
+        return records.CallSites(
+            main=main,
+            packages=sorted(self.packages),
+            files=_files(),
+            digests={file: _digest(file) for file in {f[0] for call in self.trail for f in call.frames} | {main or ""}
+                     if os.path.isfile(file)},
+            zero_grad=sorted(self.zeroed),
+            trail=self.trail,
+        )
 
     def _note(self, what: str, **fields: Any) -> None:
-        self.trail.append({"what": what, "frames": self._frames(sys._getframe(3)), **fields})
+        self.trail.append(records.TrailCall(what, self._frames(sys._getframe(3)), **fields))
 
     def _frames(self, frame: FrameType | None, most: int = 30) -> list[list[Any]]:
         """``[file, line, function, its first line, span of the call]`` of the user's frames, innermost first."""
