@@ -13,6 +13,7 @@ from perfdoc.core import stats
 from perfdoc.core.treatment import Level, config_from_id, config_id
 from perfdoc.inject.experiment.design import Factor, screening_arms
 from perfdoc.inject.experiment.experiment import Experiment
+from perfdoc.inject.experiment.policy import Policy
 from perfdoc.inject.experiment.requests import BlockRequest, BlockResult, ParityRequest, ParityResult, ProbeRequest
 
 pytestmark = pytest.mark.any_python
@@ -569,3 +570,12 @@ def test_screening_leaves_out_what_contains_an_excluded_arm():
     assert [config_id(arm) for arm in screening_arms(factors, ["b=x"])] == ["a=1", "a=2"]
     assert "a=1+b=x" not in [config_id(arm) for arm in screening_arms(factors, ["a=1+b=x"])]
     assert "a=2+b=x" in [config_id(arm) for arm in screening_arms(factors, ["a=1+b=x"])]
+
+
+@pytest.mark.parametrize(("arms_a_control", "neighbours"), [(1, False), (2, True)])
+def test_a_policy_is_the_experiments_own(arms_a_control, neighbours):
+    """With a control block after every arm no two arms are neighbours, as they are by default."""
+    loop = SimulatedLoop({("a=on",): 0.5})
+    loop.run([factor("a"), factor("b")], policy=Policy(arms_a_control=arms_a_control))
+    arms = [request.arm for request in loop.requests if isinstance(request, BlockRequest)]
+    assert any("control" not in pair for pair in itertools.pairwise(arms)) == neighbours
