@@ -50,8 +50,8 @@ def test_a_step_is_benched_and_everything_is_as_before():
     found = perfdoc.bench_step(model, batch, loss_fn, optimizer, budget=8.0, only=("autocast", "optimizer_implementation"))
     assert {"autocast=bf16", "optimizer_implementation=foreach"} <= set(found.verdicts())
     assert found.capture.loop.step.optimizer_calls == 1
-    assert len([block for block in found.capture.blocks if block.arm == "control"]) >= 4
-    assert "tried in your loop" in str(found)
+    assert len([block for block in found.capture.blocks if block.arm == "control"]) >= 2
+    assert " a step. " in str(found)
     assert "<iframe" in found._repr_html_()
     assert torchs_own() == own
     assert torch.equal(torch.get_rng_state(), seed)

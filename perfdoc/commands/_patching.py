@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,18 +57,6 @@ def changes_patch(folder: Path, changes: str) -> Patch:
         raise PerfdocError(f"{changes!r} names no changes. They are called as in `perfdoc report --json`, say "
                            "autocast=bf16+cpu_threads=1.")
     return make.make(load(folder), config)
-
-
-def said_of(patch: Patch, folder: Path) -> str:
-    """What to do with it, in a few lines."""
-    from perfdoc.patch import make
-
-    lines = []
-    if patch.diff:
-        file = os.path.relpath(folder / f"{make.PLAN}.patch")
-        lines.append(f"patch: {file} ({', '.join(patch.edited)}): "
-                     "`perfdoc verify` tries it, `perfdoc apply` makes it")
-    return "\n".join([*lines, left_to_you(patch.about()["snippets"])]).rstrip("\n")
 
 
 def left_to_you(snippets: list[dict[str, str]]) -> str:
