@@ -176,6 +176,27 @@ def test_calls_that_are_no_tries_are_not_counted(tmp_path: Path) -> None:
     assert change.on
 
 
+def test_transforms_are_no_model(tmp_path: Path) -> None:
+    """A transform is a module too, in training mode as all are that nobody put into another: its calls are no tries."""
+    change = Hooked()
+    calls = Calls(tmp_path, change)
+    transform = torch.nn.Dropout(0.5)
+    for _ in range(3 * MOST_TRIES):
+        calls.calls.forward(transform, transform.forward, (torch.ones(2),), {})
+    assert change.on
+
+
+def test_batches_that_perfdoc_draws_are_not_the_scripts(tmp_path: Path) -> None:
+    """While it fills a loader's queue between two steps, calls of modules run as they are: untreated, uncounted."""
+    change = Hooked()
+    calls = Calls(tmp_path, change)
+    with calls.calls.clock.drawing():
+        for _ in range(3 * MOST_TRIES):
+            calls.forward()
+    assert change.on
+    assert not calls.calls.clock.fetching
+
+
 def test_what_is_saved_is_the_users_own(tmp_path: Path) -> None:
     """Within ``own_settings`` nothing is on, afterwards what was on before, also after a failure to save."""
     change = Hooked()

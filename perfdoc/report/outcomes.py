@@ -53,6 +53,7 @@ def rows(diagnosis: Diagnosis) -> list[Row]:
         if arm.verdict in ("untestable here", "withheld") or (effect is None and not in_plan):
             continue
         text = changed(effect) if effect else "only tried with the others"
+        text += " alone" if in_plan and effect and effect.known and effect.how == "measured in your loop" else ""
         text += ", samples a second" if seen.samples_differ(arm.arm) else ""
         row = Row(arm.change, "in the plan" if in_plan else arm.verdict, text, efforts.get(arm.arm, ""),
                   seen.numerics(arm.arm) if in_plan or arm.verdict == "helps" else "")

@@ -326,8 +326,8 @@ def epoch_sentence(diagnosis: Diagnosis) -> str:
     if plan is None or plan.epoch is None:
         return ""
     return (
-        f"your epochs are short ({plan.epoch_steps} steps): with the workers' start of each epoch it is "
-        f"{speedup(plan.epoch)} over an epoch, even with persistent_workers=True"
+        f"over an epoch of {plan.epoch_steps} steps, with the start of its workers (persistent_workers=True): "
+        f"{speedup(plan.epoch)}"
     )
 
 

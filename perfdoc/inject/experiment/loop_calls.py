@@ -209,7 +209,7 @@ class LoopCalls:
     ) -> Any:
         """A call while treatments are on. Where it fails, they are taken off, and it is made as the user wrote it."""
         switcher = self._switcher if self.loop.ranks == 1 else None
-        if module.training and torch.is_grad_enabled():
+        if module.training and torch.is_grad_enabled() and self.has_parameters(module):
             self._tries += 1
             if switcher is not None and self._tries > self._most_tries(switcher):
                 switcher.fail(f"no step came of {self._tries - 1} calls of the model: the script catches what fails")

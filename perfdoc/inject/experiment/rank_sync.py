@@ -70,7 +70,8 @@ class RankFollower:
             self._context.end("rank 0 ended the experiment")
         self.switcher.switch(config)
         for handle in loop.loaders:
-            handle.drain(loop.step_seconds)
+            with self._context.clock.drawing():
+                handle.drain(loop.step_seconds)
         self._context.clock.restart()
 
     def _broken(self, why: str) -> None:

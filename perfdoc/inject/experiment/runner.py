@@ -181,7 +181,8 @@ class Runner:
         drained = 0
         if self.switcher.failure is None:
             try:
-                drained = sum(handle.drain(self._loop.step_seconds) for handle in self._loop.loaders)
+                with self._context.clock.drawing():
+                    drained = sum(handle.drain(self._loop.step_seconds) for handle in self._loop.loaders)
             except Exception as error:
                 self.switcher.fail(error)
         changed = served != [handle.source_key for handle in self._loop.loaders]

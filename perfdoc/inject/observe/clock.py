@@ -11,7 +11,8 @@ at once: code that runs once a step is cold by then, evicted by the user's own t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -66,6 +67,15 @@ class Clock:
         self._events: list[tuple[int, Any]] | None = None
         self._make_event: Any = None
         self._begin(perf_counter())
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Batches are made that the script did not ask for: calls of modules among their transforms are not the loop's."""
+        before, self.fetching = self.fetching, True
+        try:
+            yield
+        finally:
+            self.fetching = before
 
     def restart(self) -> None:
         """Forget what was accumulated; the next partial starts here."""
