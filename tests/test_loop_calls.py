@@ -10,7 +10,7 @@ import torch
 from plain_loop import Change, PlainLoop, Scripted
 from torch import nn
 
-from perfdoc.inject.experiment.loop_calls import MOST_TRIES, LoopCalls
+from perfdoc.inject.experiment.loop_calls import MOST_TRIES, TRIES_SECONDS, LoopCalls
 from perfdoc.inject.experiment.requests import BlockRequest
 from perfdoc.inject.observe.loop_context import LoopContext
 from perfdoc.inject.observe.loop_state import LoopState
@@ -152,20 +152,54 @@ def test_a_hidden_state_of_reduced_precision_is_put_right(tmp_path: Path) -> Non
         calls.forward(torch.ones(3, 2, dtype=torch.bfloat16))
 
 
-def test_a_script_that_tries_again_for_ever_is_stopped(tmp_path: Path) -> None:
-    """Calls of the model in training without a step: after some the change is given up, and the count begins anew."""
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that the loop's calls see, in seconds."""
+    time = [100.0]
+    monkeypatch.setattr("perfdoc.inject.experiment.loop_calls.perf_counter", lambda: time[0])
+    return time
+
+
+def test_a_script_that_tries_again_for_ever_is_stopped(tmp_path: Path, now: list[float]) -> None:
+    """Calls of the model in training without a step: after some, and some time, the change is given up."""
     change = Hooked()
     calls = Calls(tmp_path, change)
     for _ in range(2 * MOST_TRIES):
         calls.forward()
+    assert change.on  # hundreds of calls in no time are a script that plays before it learns
+    now[0] += 2 * TRIES_SECONDS
+    calls.forward()
     assert not change.on
     assert "no step came of" in str(calls.runner.switcher.failure)
 
 
-def test_calls_that_are_no_tries_are_not_counted(tmp_path: Path) -> None:
+def test_an_agent_may_play_as_long_under_a_change_as_without(tmp_path: Path, now: list[float]) -> None:
+    """A script that plays for a minute between two steps of its own does so under a change too, and three times as long."""
+    change = Hooked()
+    calls = Calls(tmp_path, change)
+    calls.runner.switcher.switch({})
+    optimizer = torch.optim.SGD(calls.model.parameters(), lr=0.1)
+    for _ in range(2):
+        calls.calls.before_step(optimizer, (), {})
+        calls.calls.after_step(optimizer, (), {})
+        now[0] += 60.0
+    calls.calls.before_step(optimizer, (), {})
+    calls.calls.after_step(optimizer, (), {})
+    calls.runner.switcher.switch({change.slug: "on"})
+    for _ in range(3 * MOST_TRIES):
+        calls.forward()
+        now[0] += 1.0
+    assert change.on
+    now[0] += 100.0
+    calls.forward()
+    assert not change.on
+
+
+def test_calls_that_are_no_tries_are_not_counted(tmp_path: Path, now: list[float]) -> None:
     """Without gradients, or in eval mode, a model may be called as often as the script likes."""
     change = Hooked()
     calls = Calls(tmp_path, change)
+    now[0] += 100.0
     calls.model.eval()
     for _ in range(3 * MOST_TRIES):
         calls.forward()
@@ -176,20 +210,22 @@ def test_calls_that_are_no_tries_are_not_counted(tmp_path: Path) -> None:
     assert change.on
 
 
-def test_transforms_are_no_model(tmp_path: Path) -> None:
+def test_transforms_are_no_model(tmp_path: Path, now: list[float]) -> None:
     """A transform is a module too, in training mode as all are that nobody put into another: its calls are no tries."""
     change = Hooked()
     calls = Calls(tmp_path, change)
+    now[0] += 100.0
     transform = torch.nn.Dropout(0.5)
     for _ in range(3 * MOST_TRIES):
         calls.calls.forward(transform, transform.forward, (torch.ones(2),), {})
     assert change.on
 
 
-def test_batches_that_perfdoc_draws_are_not_the_scripts(tmp_path: Path) -> None:
+def test_batches_that_perfdoc_draws_are_not_the_scripts(tmp_path: Path, now: list[float]) -> None:
     """While it fills a loader's queue between two steps, calls of modules run as they are: untreated, uncounted."""
     change = Hooked()
     calls = Calls(tmp_path, change)
+    now[0] += 100.0
     with calls.calls.clock.drawing():
         for _ in range(3 * MOST_TRIES):
             calls.forward()

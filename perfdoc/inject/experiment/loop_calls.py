@@ -32,6 +32,10 @@ MOST_TRIES = 50
 TRIES_FACTOR = 4
 """Maximum number of calls of the model under a change without a step: 50, and four times those of an ordinary step. A script
 that catches what fails and tries again would do so for ever."""
+TRIES_SECONDS = 5.0
+TRIES_PAUSES = 3
+"""Minimum time without a step, too, for them to be tries: 5 seconds, and three times the longest that the script went without
+one under its own settings. An agent plays for hundreds of calls before it learns from them."""
 BACKWARDS_WITHOUT_OPTIMIZER = 8
 """Minimum number of backward calls after which a process that holds no optimizer is taken to update its parameters by hand."""
 
@@ -72,6 +76,9 @@ class LoopCalls:
         self._with_parameters: dict[int, bool] = {}
         self._tries = 0
         """Calls of the model in training, under a change, since the last step."""
+        self._step_at = perf_counter()
+        self._longest_pause = 0.0
+        """Seconds between two steps, the most so far, under the user's own settings."""
         self._stepping = 0
         """Optimizers whose ``step`` is running: one may call another."""
         self._has_optimizer = False
@@ -211,7 +218,7 @@ class LoopCalls:
         switcher = self._switcher if self.loop.ranks == 1 else None
         if module.training and torch.is_grad_enabled() and self.has_parameters(module):
             self._tries += 1
-            if switcher is not None and self._tries > self._most_tries(switcher):
+            if switcher is not None and self._tries > self._most_tries(switcher) and self._long_without_step():
                 switcher.fail(f"no step came of {self._tries - 1} calls of the model: the script catches what fails")
                 return self._again(forward, args, kwargs)
         try:
@@ -247,6 +254,17 @@ class LoopCalls:
             args, kwargs = treatment.on_forward(module, args, kwargs)
             treated = treatment.on_call(module, treated)
         return treated(*args, **kwargs)
+
+    def _long_without_step(self) -> bool:
+        pause = perf_counter() - self._step_at
+        return pause > max(TRIES_SECONDS, TRIES_PAUSES * self._longest_pause)
+
+    def _a_step(self) -> None:
+        """A step has come: whatever was tried before it has come to its end."""
+        now = perf_counter()
+        if self.director is None or not self.director.active:
+            self._longest_pause = max(self._longest_pause, now - self._step_at)
+        self._tries, self._step_at = 0, now
 
     def _most_tries(self, switcher: Switcher) -> int:
         """Calls of the model within one step from which a script is taken to try the same step again and again."""
@@ -318,7 +336,7 @@ class LoopCalls:
             self._has_optimizer = True
             self.clock.restart()
         elif self._hand_backwards > BACKWARDS_WITHOUT_OPTIMIZER:
-            self._tries = 0
+            self._a_step()
             self._stepped(BACKWARD_ONLY)
 
     def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -359,7 +377,7 @@ class LoopCalls:
             self.loop.optimizers.append(optimizer)
         if self.observing:
             self.loop.call_sites.step(optimizer)
-        self._tries = 0
+        self._a_step()
         self._stepped(key)
 
     # -- saving
