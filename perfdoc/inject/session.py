@@ -134,7 +134,7 @@ class Session:
         global current
         current = self
         self._hooks.install()
-        if self._experiments:
+        if not self.settings.errand:  # a scan that only looks tells what the script does, too
             treatments = discover(Treatment, self.settings.packages)  # type: ignore[type-abstract]
             self._treatments = {treatment.slug: treatment for treatment in treatments}
             self._sensing.begin(self._treatments, self.loop)
