@@ -61,8 +61,7 @@ def _of_plan(plan: Plan) -> str:
     if low < 1:
         return (f"{subject} made it {_made(plan.effect)} in this scan; in another run that may be anything from "
                 f"{_ratio(low)} to {_ratio(high)}.")
-    makes = "perfdoc apply makes them" if many else "perfdoc apply makes the change"
-    return f"{subject} make{'' if many else 's'} it {low:.2f}x to {high:.2f}x faster in another run; {makes}."
+    return f"{subject} make{'' if many else 's'} it {low:.2f}x to {high:.2f}x faster in another run."
 
 
 def _beside_plans(diagnosis: Diagnosis, helping: list[summary.Arm]) -> str:

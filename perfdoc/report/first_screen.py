@@ -116,7 +116,7 @@ def _anatomy(model: ReportModel, smallest: float) -> RenderableType:
 def _rows(model: ReportModel, most: int) -> RenderableType:
     shown = model.rows[:most]
     numbers = any(row.numbers for row in shown)
-    heads = ("  tried in your loop", "", "a step becomes", "effort", *(["the numbers"] if numbers else []))
+    heads = ("  tried in your loop", "", "alone, a step becomes", "effort", *(["the numbers"] if numbers else []))
     return drawing.table(heads, [
         (f"  {row.change}", drawing.text(row.verdict, style=COLOURS.get(row.verdict, "")), row.effect, row.effort,
          *([row.numbers] if numbers else []))

@@ -30,7 +30,7 @@ def _patch(model: ReportModel, folder: Path) -> list[tuple[str, str]]:
     if patch["lines"]:
         files = sorted({str(place).rsplit(":", 1)[0].rsplit("/", 1)[-1] for place in patch["edited"].values()})
         what = "it" if len(plan.changes) == 1 else "them"
-        found.append(("perfdoc verify", "runs that in turns with your script as it is; your files stay as they are"))
+        found.append(("perfdoc verify", "runs it in turns with your script as it is; changes no file"))
         found.append(("perfdoc apply", f"writes {what} into {', '.join(files)}"))
     left = [seen.change(config_id({part["slug"]: part["level"]})) for part in patch["snippets"]]
     if left:

@@ -44,7 +44,9 @@ class Counts:
 def rows(diagnosis: Diagnosis) -> list[Row]:
     """The parts of the plan, then what helps, then what hurts; each by how much."""
     seen, efforts = diagnosis.seen, _efforts(diagnosis)
-    planned, helping, hurting = [], [], []
+    planned: list[tuple[float, Row]] = []
+    helping: list[Row] = []
+    hurting: list[Row] = []
     for arm in summary.arms(diagnosis):
         in_plan = seen.in_plan(arm.arm)
         effect = arm.effect
@@ -53,18 +55,20 @@ def rows(diagnosis: Diagnosis) -> list[Row]:
         if arm.verdict in ("untestable here", "withheld") or (effect is None and not in_plan):
             continue
         text = changed(effect) if effect else "only tried with the others"
-        text += " alone" if in_plan and effect and effect.known and effect.how == "measured in your loop" else ""
+        if effect and effect.known and effect.how == "estimated from stacks":
+            text = f"≈ {text}"
         text += ", samples a second" if seen.samples_differ(arm.arm) else ""
         row = Row(arm.change, "in the plan" if in_plan else arm.verdict, text, efforts.get(arm.arm, ""),
                   seen.numerics(arm.arm) if in_plan or arm.verdict == "helps" else "")
         single = len(config_from_id(arm.arm)) == 1
         if in_plan and single:
-            planned.append(row)
+            planned.append((effect.speedup if effect and effect.known else 0.0, row))
         elif arm.verdict == "helps":
             helping.append(row)
         elif arm.verdict == "hurts" and single:
             hurting.append(row)
-    return [*planned, *helping, *reversed(hurting)]
+    first = [row for _, row in sorted(planned, key=lambda entry: -entry[0])]
+    return [*first, *helping, *reversed(hurting)]
 
 
 def _efforts(diagnosis: Diagnosis) -> dict[str, str]:

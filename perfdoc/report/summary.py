@@ -326,7 +326,7 @@ def epoch_sentence(diagnosis: Diagnosis) -> str:
     if plan is None or plan.epoch is None:
         return ""
     return (
-        f"over an epoch of {plan.epoch_steps} steps, with the start of its workers (persistent_workers=True): "
+        f"over an epoch of {plan.epoch_steps} steps, with the start of its workers: "
         f"{speedup(plan.epoch)}"
     )
 

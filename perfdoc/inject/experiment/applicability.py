@@ -61,6 +61,6 @@ def _affordable(offer: Offer, budget: float) -> Offer:
         return replace(offer, levels=levels)
     needed = min(level.expected_seconds for level in offer.levels)
     return Offer("untestable here", reason=(
-        f"its first switch takes about {needed:.0f} s: "
+        f"its start takes about {needed:.0f} s: "
         f"try --budget {math.ceil(needed / LONGEST_SWITCH / 10) * 10}"
     ))
