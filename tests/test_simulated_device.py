@@ -111,9 +111,10 @@ def test_a_scan_on_a_device(tmp_path, device):
     assert {block["arm"] for block in ran.capture["blocks"]} >= {"non_blocking_copy=on", "sync_removal=place1"}
 
 
+@pytest.mark.alone  # it has to get as far as the larger batch
 def test_a_batch_that_does_not_fit_the_device(tmp_path, device):
     """Where the larger batch runs out of memory, that arm is given up and named, and the scan goes on."""
-    ran = scanned(tmp_path, device, "--budget", "8", "--only", "batch_size", SIMULATED_MEMORY_GB="0.06")
+    ran = scanned(tmp_path, device, "--budget", "12", "--only", "batch_size", SIMULATED_MEMORY_GB="0.06")
     failed = ran.capture["experiment"]["failed"]
     assert any("OutOfMemoryError" in error for error in failed.values()), failed
     assert len([block for block in ran.capture["blocks"] if block["arm"] == "control"]) > 3
