@@ -16,7 +16,7 @@ for version in 3.10 3.12 3.13; do
   fi
   venv=.venv-$version
   [ -x "$venv/bin/pip" ] || "$python" -m venv "$venv"
-  "$venv/bin/pip" install --quiet pytest pytest-xdist hypothesis dist/perfdoc-*.whl
+  "$venv/bin/pip" install --quiet pytest pytest-xdist hypothesis jsonschema dist/perfdoc-*.whl
   "$venv/bin/pip" install --quiet --no-deps --force-reinstall dist/perfdoc-*.whl
   "$venv/bin/python" --version
   "$venv/bin/pytest" -n 2 -m any_python
