@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import perfdoc
 from perfdoc.core.errors import PerfdocError
+from perfdoc.report import everything
+from perfdoc.report.model import build
 
 pytestmark = pytest.mark.alone
 
@@ -38,6 +41,7 @@ def torchs_own():
     ]
 
 
+@pytest.mark.alone  # it counts blocks
 def test_a_step_is_benched_and_everything_is_as_before():
     """Arms get verdicts with intervals; weights, optimizer state, random numbers and torch itself are as they were."""
     model, batch, loss_fn, optimizer = step()
@@ -50,8 +54,10 @@ def test_a_step_is_benched_and_everything_is_as_before():
     found = perfdoc.bench_step(model, batch, loss_fn, optimizer, budget=8.0, only=("autocast", "optimizer_implementation"))
     assert {"autocast=bf16", "optimizer_implementation=foreach"} <= set(found.verdicts())
     assert found.capture.loop.step.optimizer_calls == 1
-    assert len([block for block in found.capture.blocks if block.arm == "control"]) >= 2
-    assert " a step. " in str(found)
+    assert len([block for block in found.capture.blocks if block.arm == "control"]) >= 4
+    assert re.search(r"m?s a step\. ", str(found))
+    assert "forward" in str(found)
+    assert "tried in your loop" in everything.render(build(found.diagnosis), 100)
     assert "<iframe" in found._repr_html_()
     assert torchs_own() == own
     assert torch.equal(torch.get_rng_state(), seed)
