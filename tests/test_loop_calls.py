@@ -10,8 +10,9 @@ import torch
 from plain_loop import Change, PlainLoop, Scripted
 from torch import nn
 
-from perfdoc.inject.experiment.loop_calls import MOST_TRIES, TRIES_SECONDS, LoopCalls
+from perfdoc.inject.experiment.loop_calls import LoopCalls
 from perfdoc.inject.experiment.requests import BlockRequest
+from perfdoc.inject.experiment.tries import MOST_TRIES, TRIES_SECONDS
 from perfdoc.inject.observe.loop_context import LoopContext
 from perfdoc.inject.observe.loop_state import LoopState
 
@@ -156,7 +157,7 @@ def test_a_hidden_state_of_reduced_precision_is_put_right(tmp_path: Path) -> Non
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time that the loop's calls see, in seconds."""
     time = [100.0]
-    monkeypatch.setattr("perfdoc.inject.experiment.loop_calls.perf_counter", lambda: time[0])
+    monkeypatch.setattr("perfdoc.inject.experiment.tries.perf_counter", lambda: time[0])
     return time
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from perfdoc.inject.experiment import watchdog
+from perfdoc.core.alive import lives
 from perfdoc.inject.experiment.watchdog import MORE_SECONDS, RESUME_SECONDS, STILL_SECONDS, Watchdog
 from perfdoc.inject.experiment.wishes import Wishes
 from perfdoc.inject.feed.source import Source
@@ -141,5 +141,5 @@ def test_a_scan_that_was_killed_ends_its_script(tmp_path: Path) -> None:
     assert not loop.exits
     dog._alone(11.0)
     assert len(loop.exits) == 1
-    assert watchdog._lives(1)
-    assert not watchdog._lives(0)
+    assert lives(1)
+    assert not lives(0)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from perfdoc.core.alive import lives
 from perfdoc.core.errors import PerfdocError
 
 FOLDER = "rows"
@@ -47,7 +48,7 @@ class Row:
         """The outcome; ``running`` or ``killed`` where there is none yet."""
         if self.outcome is not None:
             return self.outcome
-        return "running" if self.pid is not None and _alive(self.pid) else "killed"
+        return "running" if self.pid is not None and lives(self.pid) else "killed"
 
     @property
     def words(self) -> list[str]:
@@ -113,13 +114,3 @@ def from_capture(capture: Any, plan: Any = None, commit: str | None = None) -> R
         plan.arm if plan is not None else None, effect.speedup if effect else None, effect.low if effect else None,
         effect.high if effect else None, commit,
     )
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

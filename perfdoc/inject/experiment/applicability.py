@@ -33,7 +33,7 @@ def factors(
             offer = _affordable(treatment.offer(loop), budget)
             if slug in (failed or {}):
                 offer = Offer("untestable here", reason=(failed or {})[slug])
-        except Exception as error:
+        except Exception as error:  # treatments may come from third parties: the reason stands in the report
             offer = Offer("untestable here", reason=f"{type(error).__name__}: {error}")
         recorder.write(
             "offer",

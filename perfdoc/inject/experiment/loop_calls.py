@@ -17,6 +17,7 @@ import torch
 from perfdoc.core.treatment import Treatment
 from perfdoc.inject.experiment.runner import Runner
 from perfdoc.inject.experiment.switcher import Switcher
+from perfdoc.inject.experiment.tries import Tries
 from perfdoc.inject.feed import twin
 from perfdoc.inject.feed.handle import Handle
 from perfdoc.inject.observe import carried_state
@@ -26,16 +27,6 @@ from perfdoc.inject.observe.step_finder import BACKWARD_ONLY
 from perfdoc.inject.observe.validation import ValidationWatch
 from perfdoc.inject.system.ending import Ending
 
-NO_TRIES = -(10**9)
-"""Where calls of the model are counted from that are no tries of a step."""
-MOST_TRIES = 50
-TRIES_FACTOR = 4
-"""Maximum number of calls of the model under a change without a step: 50, and four times those of an ordinary step. A script
-that catches what fails and tries again would do so for ever."""
-TRIES_SECONDS = 5.0
-TRIES_PAUSES = 3
-"""Minimum time without a step, too, for them to be tries: 5 seconds, and three times the longest that the script went without
-one under its own settings. An agent plays for hundreds of calls before it learns from them."""
 BACKWARDS_WITHOUT_OPTIMIZER = 8
 """Minimum number of backward calls after which a process that holds no optimizer is taken to update its parameters by hand."""
 
@@ -74,11 +65,7 @@ class LoopCalls:
         self._forward_seen = False
         self._validation = ValidationWatch(context.loop)
         self._with_parameters: dict[int, bool] = {}
-        self._tries = 0
-        """Calls of the model in training, under a change, since the last step."""
-        self._step_at = perf_counter()
-        self._longest_pause = 0.0
-        """Seconds between two steps, the most so far, under the user's own settings."""
+        self._tries = Tries()
         self._stepping = 0
         """Optimizers whose ``step`` is running: one may call another."""
         self._has_optimizer = False
@@ -117,7 +104,7 @@ class LoopCalls:
                 batch = self._from(handle, iterator)
             else:
                 if self.director is not None:
-                    self._tries = NO_TRIES  # another loader's batches: a validation
+                    self._tries.other_work()  # another loader's batches: a validation
                 batch = self._own(handle, iterator) if self.observing else twin.original_next(iterator)
             left = FETCHED - handle.key
         except StopIteration:
@@ -148,7 +135,7 @@ class LoopCalls:
         self._count(handle)
         try:
             return handle.fetch()
-        except Exception as error:
+        except Exception as error:  # the data set's own code, made to run otherwise: the change is given up and named
             if self._switcher is None or not self._switcher.config:
                 raise
             self._switcher.fail(error)
@@ -159,7 +146,7 @@ class LoopCalls:
         try:
             handle.epoch.take()
         except StopIteration:
-            self._tries = NO_TRIES
+            self._tries.other_work()
             if self.runner is not None and self.loop.ranks == 1:
                 self.runner.pause()
             raise
@@ -216,14 +203,13 @@ class LoopCalls:
     ) -> Any:
         """A call while treatments are on. Where it fails, they are taken off, and it is made as the user wrote it."""
         switcher = self._switcher if self.loop.ranks == 1 else None
-        if module.training and torch.is_grad_enabled() and self.has_parameters(module):
-            self._tries += 1
-            if switcher is not None and self._tries > self._most_tries(switcher) and self._long_without_step():
-                switcher.fail(f"no step came of {self._tries - 1} calls of the model: the script catches what fails")
-                return self._again(forward, args, kwargs)
+        learning = module.training and torch.is_grad_enabled() and self.has_parameters(module)
+        if learning and self._tries.too_many(self._calls_a_step(switcher)) and switcher is not None:
+            switcher.fail(f"no step came of {self._tries.count - 1} calls of the model: the script catches what fails")
+            return self._again(forward, args, kwargs)
         try:
             return self._treated(module, active, forward, args, kwargs)
-        except Exception as error:
+        except Exception as error:  # the model's own code under a change: it is made again as the user wrote it
             if switcher is None:
                 raise
             # What the treatment computed so far may be in its precision, and the batch of its size.
@@ -255,22 +241,14 @@ class LoopCalls:
             treated = treatment.on_call(module, treated)
         return treated(*args, **kwargs)
 
-    def _long_without_step(self) -> bool:
-        pause = perf_counter() - self._step_at
-        return pause > max(TRIES_SECONDS, TRIES_PAUSES * self._longest_pause)
+    def _calls_a_step(self, switcher: Switcher | None) -> int:
+        """Calls of the model that an ordinary step makes under what is on."""
+        shape = self.loop.finder.shape
+        period = switcher.period(switcher.config) if switcher is not None else 1
+        return period * (shape.forwards if shape is not None else 1)
 
     def _a_step(self) -> None:
-        """A step has come: whatever was tried before it has come to its end."""
-        now = perf_counter()
-        if self.director is None or not self.director.active:
-            self._longest_pause = max(self._longest_pause, now - self._step_at)
-        self._tries, self._step_at = 0, now
-
-    def _most_tries(self, switcher: Switcher) -> int:
-        """Calls of the model within one step from which a script is taken to try the same step again and again."""
-        shape = self.loop.finder.shape
-        forwards = shape.forwards if shape is not None else 1
-        return MOST_TRIES + TRIES_FACTOR * switcher.period(switcher.config) * forwards
+        self._tries.step(own_settings=self.director is None or not self.director.active)
 
     def _again(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call that failed under a change, once more as the user wrote it."""
@@ -283,7 +261,7 @@ class LoopCalls:
         """A call under the user's own settings in one of the first steps after a change: it may stumble over what that left."""
         try:
             return forward(*args, **kwargs)
-        except Exception as error:
+        except Exception as error:  # raised again below unless it was over what a change left behind
             if not carried_state.reduced((args, kwargs)):
                 raise
             stumbled = error
@@ -319,7 +297,7 @@ class LoopCalls:
             for treatment in active:
                 tensors = treatment.on_backward(tensors)
             run(tensors, *args, **kwargs)
-        except Exception as error:
+        except Exception as error:  # raised again without a change
             if not active or self.loop.ranks > 1 or self._switcher is None:
                 raise
             # The graph is gone, so this backward cannot be repeated: the step goes on without these gradients.

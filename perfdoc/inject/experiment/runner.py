@@ -183,7 +183,7 @@ class Runner:
             try:
                 with self._context.clock.drawing():
                     drained = sum(handle.drain(self._loop.step_seconds) for handle in self._loop.loaders)
-            except Exception as error:
+            except Exception as error:  # the data set's own code: the change is undone and named
                 self.switcher.fail(error)
         changed = served != [handle.source_key for handle in self._loop.loaders]
         self._timer.begin(request, perf_counter() - start, drained, changed)

@@ -64,7 +64,7 @@ class Switcher:
             for slug in [s for s in config if s not in applied]:
                 applied[slug] = config[slug]
                 self.treatments[slug].apply(self._loop, config[slug])
-        except Exception as error:
+        except Exception as error:  # treatments may come from third parties: undone below, the reason fails the arm
             self.failure = f"{type(error).__name__}: {error}"
             for slug in applied:
                 self._undo(slug)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol
 
+from perfdoc.core.alive import lives
 from perfdoc.inject.experiment.wishes import Wishes
 from perfdoc.inject.feed.source import Source
 from perfdoc.inject.observe.clock import Clock
@@ -80,7 +81,7 @@ class Watchdog:
     def begin(self) -> None:
         """Start the thread, once."""
         if self._thread is None:
-            self._parent = self._parent if _lives(self._parent) else 0
+            self._parent = self._parent if lives(self._parent) else 0
             self._thread = threading.Thread(target=self._run, name="perfdoc-watchdog", daemon=True)
             self._thread.start()
 
@@ -103,7 +104,7 @@ class Watchdog:
                 self._clock.touched = now
             before = now
             self._look(now)
-            if self._parent and not _lives(self._parent):
+            if self._parent and not lives(self._parent):
                 self._alone(now)
         self._remove(beat)
 
@@ -185,21 +186,3 @@ class Watchdog:
             self._wishes.wish_end("the scan was killed")
         elif now - self._orphaned > 10:
             self._exit("the scan was killed")
-
-
-def _lives(pid: int) -> bool:
-    """Whether there is such a process; False for 0, also where it is in another PID namespace."""
-    if not pid:
-        return False
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as f:
-            return f.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return not os.path.isdir("/proc/self")
