@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,8 @@ SHARING = {
 # As in an activated environment: "python" in a command is the one that has torch.
 ACTIVATED = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])}
 SCRIPTS = Path(__file__).parent / "scripts"
+PACE = re.compile(r"\d (s|ms|µs) a step")
+"""What every first screen says of a step, on a fast machine and on a slow one."""
 
 
 TORCH = importlib.util.find_spec("torch") is not None

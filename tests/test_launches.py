@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from builders import loop
 
+from perfdoc.capture import events
 from perfdoc.launch.endings import outcome
 from perfdoc.launch.launches import MOST_EMPTY, Failure, Launch, following, own_failure, told
 
@@ -140,3 +142,12 @@ def test_a_failure_over_a_file_may_be_the_guards() -> None:
     assert said.outcome == "failed"
     assert "by itself" not in said.reason
     assert "--no-guard" in said.reason
+
+
+def test_of_a_known_loop_it_is_not_said_that_it_was_not_known() -> None:
+    """A script that ends without a block: whether its loop was known by then is told as it was."""
+    known = events.LoopFound(record=loop())
+    for written, words in (([], "before its loop was known"), ([known], "before any change could be timed")):
+        said = outcome([replace(ENDED, blocks=0)], None, {}, written, Path("nowhere"), 300.0, None)
+        assert said.outcome == "too short"
+        assert words in said.reason

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ import time
 import psutil
 import pytest
 import torch
+from conftest import PACE
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -55,7 +55,7 @@ def test_a_step_is_benched_and_everything_is_as_before():
     assert {"autocast=bf16", "optimizer_implementation=foreach"} <= set(found.verdicts())
     assert found.capture.loop.step.optimizer_calls == 1
     assert len([block for block in found.capture.blocks if block.arm == "control"]) >= 4
-    assert re.search(r"m?s a step\. ", str(found))
+    assert PACE.search(str(found))
     assert "forward" in str(found)
     assert "tried in your loop" in everything.render(build(found.diagnosis), 100)
     assert "<iframe" in found._repr_html_()
@@ -117,6 +117,7 @@ def test_a_model_without_parameters_is_refused():
 
 KILLED = """
 import torch
+from conftest import PACE
 from torch.utils.data import DataLoader, TensorDataset
 import perfdoc
 

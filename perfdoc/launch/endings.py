@@ -90,7 +90,9 @@ def outcome(
     if not any(launch.stepped for launch in done):
         return Ending("never trained", f"the script ended without an optimizer step; {got_to(seen, written)}", 3)
     if not blocks:
-        return Ending("too short", f"the script ended before its loop was known: let it train longer ({longer(written)})", 0)
+        known = last_of(events.LoopFound, written) is not None
+        when = "before any change could be timed in its loop" if known else "before its loop was known"
+        return Ending("too short", f"the script ended {when}: let it train longer ({longer(written)})", 0)
     if len(done) > 1:
         starts = sum(launch.start_seconds for launch in done[1:])
         times = f"it was started {len(done)} times, which took {starts:.0f} s of the budget"
