@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from perfdoc.core.treatment import Level, Loop, Offer, Treatment
 from perfdoc.inject.system import process_use
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
 
 SHM_FREE = 64 * 2**20
 """Bytes of /dev/shm that must be free before workers are tried: Docker's default of 64 MiB fills up and kills workers."""
 MEMORY_PER_WORKER = 512 * 2**20
 """Bytes of available memory demanded per worker tried: an upper bound for what a forked worker usually copies."""
+
+
+def planned(plan: Mapping[str, str], loader: DataLoader[Any]) -> int:
+    """Workers that ``loader`` has under ``plan`` (slug -> level), which may leave it as its author made it."""
+    return int(plan.get(DataloaderWorkers.slug, loader.num_workers))
 
 
 class DataloaderWorkers(Treatment):

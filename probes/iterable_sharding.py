@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from perfdoc_probes.dataloader_workers import planned
 from torch.utils import _pytree as pytree
 from torch.utils.data import IterableDataset
 
@@ -30,7 +31,7 @@ class IterableSharding(Probe):
         loader = loop.loaders[0].loader if loop.loaders else None
         if loader is None or not isinstance(loader.dataset, IterableDataset):
             return [Unavailable("iterable.duplicated", "the step's data set is no IterableDataset")]
-        workers = int(plan.get("dataloader_workers", loader.num_workers))
+        workers = planned(plan, loader)
         if workers < 2:
             return [Unavailable("iterable.duplicated", "fewer than two workers")]
         iterator = twin.start(twin.twin(loader, 2, lambda sampler: sampler))

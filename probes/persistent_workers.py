@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
+from perfdoc_probes.dataloader_workers import planned
+
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.probe import Probe
 from perfdoc.core.treatment import Loop
@@ -28,7 +30,7 @@ class PersistentWorkers(Probe):
         if not loop.loaders:
             return [Unavailable("loader.turnover", "no DataLoader in the step")]
         handle = loop.loaders[0]
-        workers = int(plan.get("dataloader_workers", handle.loader.num_workers))
+        workers = planned(plan, handle.loader)
         if not workers:
             return [Unavailable("loader.turnover", "no workers, so none are respawned")]
         epoch = handle.batches_an_epoch

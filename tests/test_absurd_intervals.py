@@ -10,7 +10,9 @@ from dataclasses import replace
 import pytest
 from test_rules import make
 
+from perfdoc.capture import verified
 from perfdoc.capture.records import Estimate
+from perfdoc.capture.verified import OriginalStep, Realised, Verified
 from perfdoc.commands.runs import _effect
 from perfdoc.compare.gate import step_check, takes
 from perfdoc.compare.ratio import Ratio
@@ -108,9 +110,10 @@ def test_what_verify_measured_is_shown_the_same_way(tmp_path):
     """The page beside a verified patch: a realised speed-up that nobody knows is not given in figures."""
     (tmp_path / "plan.json").write_text(json.dumps({"snippets": [], "edited": {}}))
     (tmp_path / "plan.patch").write_text("--- a\n+++ b\n")
-    (tmp_path / "verified.json").write_text(json.dumps({"arm": "autocast=bf16", "predicted": None, "realised": {
-        "speedup": 3.0, "low": 0.01, "high": 900.0, "starts": 1, "rounds": 2}}))
-    assert patch_section.read(tmp_path)["verified"]["realised"]["high"] == 900.0
+    verified.write(Verified(
+        "autocast=bf16", {}, [], [], None, None, Realised(3.0, 0.01, 900.0, 1, 2, known=False), "", {"original": [0.1]},
+        {"original": 0.0, "patched": 0.0}, None, OriginalStep(0.1, None)), tmp_path)
+    assert patch_section.read(tmp_path)["verified"].realised.high == 900.0
     capture = make({"autocast=bf16": 1.5}, plan={"autocast": "bf16"})
     page = html.render(build(diagnose(capture)), tmp_path)
     assert "not known yet (1 pair of processes)" in page

@@ -21,6 +21,7 @@ from perfdoc.compare.paired_runs import WORTH_A_START, first_end
 from perfdoc.compare.ratio import Ratio, load_taken_out, ratio_of
 from perfdoc.compare.worktrees import Worktrees, editable_projects, python_path
 from perfdoc.core.errors import PerfdocError
+from perfdoc.report import junit
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -139,7 +140,7 @@ def test_the_worst_check_decides_and_junit_says_it():
     """One regression among fine checks: exit code 1, and JUnit XML with one failure and one skipped test."""
     verdict = Verdict((Check("a", "fine", "well"), Check("b", "undecided", "who knows"), Check("c", "regression", "slower")))
     assert verdict.exit_code == 1
-    suite = ET.fromstring(verdict.junit("perfdoc gate", 3.0))
+    suite = ET.fromstring(junit.render(verdict, 3.0))
     assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("3", "1", "1")
     assert suite.find("testcase[@name='c']/failure").get("message") == "slower"
     assert Verdict((Check("a", "fine", ""), Check("b", "undecided", ""))).exit_code == 3

@@ -10,7 +10,7 @@ from torch import nn
 
 from perfdoc.core.numerics import judge
 from perfdoc.core.treatment import CONTROL
-from perfdoc.inject.experiment.numerics_runs import Listener, ParityRuns, Snapshot, compare
+from perfdoc.inject.experiment.numerics_runs import SEEDS, Listener, ParityRuns, Seeds, Snapshot, compare
 
 
 def trained(kind=torch.optim.AdamW, **options):
@@ -200,3 +200,18 @@ def test_a_learning_rate_of_zero_is_seen_by_the_weights():
     (_, moving), = judged(Wide(lr=1e-3), "masks").values()
     assert still["moved"] == 0.0
     assert moving["moved"] > 1e-3
+
+
+def heard(loss: float, *sizes: int) -> Listener:
+    listener = Listener()
+    listener.losses, listener.gradients = [loss], [torch.rand(size) for size in sizes]
+    return listener
+
+
+@pytest.mark.parametrize(("other", "comparable"), [((5,), True), ((5, 7), False)])
+def test_steps_that_train_one_network_at_a_time_are_compared_where_their_gradients_fit(other, comparable):
+    """An actor that learns every other step: under one seed two networks have gradients, under the next one has them."""
+    control = Seeds([*(heard(1.0, 5) for _ in range(SEEDS - 1)), heard(1.1, *other)])
+    found = control.against(Seeds([heard(1.0, 5) for _ in range(SEEDS)]))
+    assert (found["seed_free_error"] is not None) == comparable
+    assert found["arm_losses"] == [1.0] * SEEDS

@@ -12,13 +12,14 @@ import pytest
 from conftest import QUICK_START, perfdoc
 from test_patch import captured
 
-from perfdoc.commands.verify import _pace, _page_faults
+from perfdoc.capture.verified import OriginalStep
 from perfdoc.compare.paired_runs import Alternation, Side, _Runner
 from perfdoc.compare.ratio import ROUNDS
 from perfdoc.core.errors import PerfdocError
 from perfdoc.launch.event_reader import EventReader
 from perfdoc.patch import make
 from perfdoc.report import figures
+from perfdoc.report.verified_words import pace, page_faults
 
 SCRIPT = """
 import sys
@@ -213,14 +214,14 @@ def test_verify_prints_predicted_against_realised(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("now", "in_scan", "told"), [(0.1, 0.098, False), (0.178, 0.093, True), (0.08, 0.1, True)])
 def test_verify_says_when_the_original_runs_at_another_speed(now, in_scan, told):
     """The original's own step tells whether predicted and realised can be compared as they are."""
-    said = _pace(now, in_scan)
+    said = pace(OriginalStep(now, in_scan))
     assert ("another speed" in said) is told
     assert figures.seconds(now) in said
 
 
 def test_verify_has_a_pace_without_a_scan_to_compare_with():
     """Of a scan without blocks only the step of now is told."""
-    assert _pace(0.1, None) == "100 ms a step"
+    assert pace(OriginalStep(0.1, None)) == "100 ms a step"
 
 
 ALLOCATING = """
@@ -272,7 +273,7 @@ def test_verify_tries_an_environment_variable(tmp_path, monkeypatch):
 ])
 def test_memory_that_goes_back_and_forth_is_told(counts, added, told):
     """Many page faults a step: what to try, unless that is what was tried; few of them: nothing."""
-    said = _page_faults(counts, 2e-6, 0.1, added)
+    said = page_faults(counts, 2e-6, 0.1, added)
     assert said is None if told is None else told in said
     assert not said or not added or "--env" not in said
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import shutil
 import signal
-import statistics
 import sys
 import time
 from datetime import datetime, timezone
@@ -42,8 +39,8 @@ def command(base: str | None, head: str, max_slowdown: float, budget: float, wai
 
     Exit codes: 0 fine, 1 regression, 2 usage, 3 undecided, 4 the script fails.
     """
-    from perfdoc.compare.gate import failed_junit
     from perfdoc.core.errors import PerfdocError
+    from perfdoc.report import junit as junit_view
 
     began = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # worktrees are removed, processes ended, as with Ctrl-C
@@ -60,14 +57,14 @@ def command(base: str | None, head: str, max_slowdown: float, budget: float, wai
             verdict, more = _revisions(base, head, arguments, max_slowdown / 100, budget, wait, no_counts)
     except PerfdocError as error:
         if junit is not None and error.exit_code in (3, 4):
-            junit.write_text(failed_junit("perfdoc gate", str(error)), encoding="utf-8")
+            junit.write_text(junit_view.failed(str(error)), encoding="utf-8")
         raise
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:  # exit code 1 says regression, and nothing else may
         raise PerfdocError(f"the gate itself failed ({type(error).__name__}: {error}); please report this", 4) from error
     if junit is not None:
-        junit.write_text(verdict.junit("perfdoc gate", time.monotonic() - began), encoding="utf-8")
+        junit.write_text(junit_view.render(verdict, time.monotonic() - began), encoding="utf-8")
     if as_json:
         more |= {"max_slowdown": max_slowdown / 100, "seconds": time.monotonic() - began}
         click.echo(json.dumps(verdict.to_json(**more), indent=1))
@@ -102,78 +99,22 @@ def _revisions(base: str, head: str, arguments: tuple[str, ...], allowed: float,
     from perfdoc.commands._paired_runs import Line
     from perfdoc.commands._run_list import Row
     from perfdoc.commands._storing import keep
-    from perfdoc.compare.gate import Verdict, count_checks, decide, step_check
-    from perfdoc.compare.link_tree import moved
-    from perfdoc.compare.paired_runs import Alternation, Side
-    from perfdoc.compare.worktrees import Worktrees, editable_projects, git, python_path
-    from perfdoc.core.errors import PerfdocError
-    from perfdoc.core.typed_json import to_json
-    from perfdoc.launch.environment import python_command
+    from perfdoc.compare.revisions import compare_revisions
 
     began = time.monotonic()
-    if not arguments:
-        raise PerfdocError("say what to run: `perfdoc gate --base REV -- python train.py [its arguments]`.")
-    run = list(arguments)
-    run = python_command(run) if run[0].endswith(".py") else run
-    program = shutil.which(run[0])
-    if program is None:
-        raise PerfdocError(f"no such command: {run[0]}")
-    if os.sep in run[0]:
-        run[0] = os.path.abspath(run[0])  # .venv/bin/python is in no commit
     folder = Path.cwd() / ".perfdoc" / "gates" / f"{datetime.now().strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    folder.mkdir(parents=True)
-    (Path.cwd() / ".perfdoc" / ".gitignore").write_text("*\n", encoding="ascii")
-    with Worktrees(folder) as trees:
-        directory = Path.cwd().resolve().relative_to(trees.top.resolve())
-        projects = editable_projects(program, trees.top)
-        sides = []
-        commits = [trees.commit(revision) for revision in (base, head)]
-        for name, revision in (("base", base), ("head", head)):
-            tree = trees.add(revision, name)
-            here = tree / directory
-            if not here.is_dir():
-                raise PerfdocError(f"{directory} does not exist in {revision}")
-            script = next((part for part in run[1:] if part.endswith(".py")), None)
-            if script and not os.path.isabs(script) and not (here / script).exists():
-                raise PerfdocError(f"{script} does not exist in {revision}", 4)
-            sides.append(Side(name, moved(run, trees.top, tree, Path.cwd()), here, trees.top,
-                              python_path=python_path(tree, projects, trees.top)))
-        if head == "HEAD" and git(trees.top, "status", "--porcelain", "--untracked-files=no"):
-            click.echo("perfdoc: uncommitted changes are not part of HEAD: what is judged is the commit", err=True)
-        changed = set(git(trees.top, "diff", "--name-only", *commits).split())
-
-        def check(side: Side) -> None:
-            loaded = [Path(m) for m in side.counts.modules]
-            outside = [m for m in loaded if not m.is_relative_to(folder)]
-            if outside:
-                raise PerfdocError(
-                    f"{os.path.relpath(outside[0])} was imported from the checkout itself, not from {side.name}'s: the two "
-                    "revisions cannot be compared. Is it installed as editable? Add its folder to PYTHONPATH."
-                )
-            seen.update(m.relative_to(folder / side.name).as_posix() for m in loaded if m.is_relative_to(folder / side.name))
-
-        seen: set[str] = set()
-        line = Line()
-        runner = Alternation(sides[0], sides[1], folder / "processes", budget, wait, progress=line.show, check=check)
-        try:
-            ratio = runner.run(lambda found: decide(found, allowed) != "undecided")
-        finally:
-            line.clear()
-    if changed and not changed & seen:
-        click.echo("perfdoc: no file that changed between the revisions was imported by the script: did an installed package "
-                   "run, or does the change lie in data and settings?", err=True)
-    checks = [step_check(ratio, allowed)]
-    if not no_counts:
-        checks += count_checks(sides[0].counts, sides[1].counts)
-    verdict = Verdict(tuple(checks))
+    line = Line()
+    try:
+        compared = compare_revisions(
+            base, head, arguments, folder, allowed=allowed, budget=budget, wait=wait, counts=not no_counts, progress=line.show,
+            say=lambda words: click.echo(f"perfdoc: {words}", err=True))
+    finally:
+        line.clear()
+    ratio, verdict = compared.ratio, compared.verdict
     low, high = ratio.bounds()
     keep(folder, Row(
-        folder.name, "gate", datetime.now(timezone.utc).isoformat(timespec="seconds"), json.dumps(run), verdict.decision, None,
-        round(time.monotonic() - began, 2), statistics.median(sides[0].paces), f"{base} -> {head}", 1 / ratio.ratio, 1 / high,
-        1 / low, commits[1][:12],
+        folder.name, "gate", datetime.now(timezone.utc).isoformat(timespec="seconds"), json.dumps(compared.command),
+        verdict.decision, None, round(time.monotonic() - began, 2), compared.base_step, f"{base} -> {head}", 1 / ratio.ratio,
+        1 / high, 1 / low, compared.commit[:12],
     ))
-    return verdict, {
-        "ratio": ratio.to_json(), "rounds": runner.rounds, "seconds_a_step": {s.name: s.paces for s in sides},
-        "counts": {s.name: {k: v for k, v in to_json(s.counts).items() if k != "modules"} for s in sides},
-        "seconds_to_start": runner.seconds_to_start,
-    }
+    return verdict, compared.to_json()

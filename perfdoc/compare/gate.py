@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import statistics
-import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,29 +60,6 @@ class Verdict:
     def to_json(self, **more: Any) -> dict[str, Any]:
         """The verdict as ``--json`` prints it."""
         return {"decision": self.decision, "checks": [vars(check) for check in self.checks], **more}
-
-    def junit(self, name: str, seconds: float) -> str:
-        """The verdict as JUnit XML: a regression is a failure, what could not be decided is skipped."""
-        suite = ET.Element("testsuite", name=name, tests=str(len(self.checks)), time=f"{seconds:.1f}",
-                           failures=str(sum(c.decision == "regression" for c in self.checks)),
-                           skipped=str(sum(c.decision == "undecided" for c in self.checks)), errors="0")
-        for check in self.checks:
-            case = ET.SubElement(suite, "testcase", classname=name, name=check.name)
-            if check.decision == "regression":
-                ET.SubElement(case, "failure", message=check.said)
-            elif check.decision == "undecided":
-                ET.SubElement(case, "skipped", message=check.said)
-            else:
-                ET.SubElement(case, "system-out").text = check.said
-        return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
-
-
-def failed_junit(name: str, message: str) -> str:
-    """JUnit XML for a script that could not be measured."""
-    suite = ET.Element("testsuite", name=name, tests="1", failures="0", skipped="0", errors="1")
-    case = ET.SubElement(suite, "testcase", classname=name, name="step time")
-    ET.SubElement(case, "error", message=message.splitlines()[0]).text = message
-    return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
 def decide(ratio: Ratio, max_slowdown: float) -> Decision:

@@ -29,6 +29,8 @@ from perfdoc.inject.system.batches import tensors_in
 if TYPE_CHECKING:
     from perfdoc.inject.session import Session
 
+SYNCS = "sync.places"
+"""Metric of the probe that counts the waits of the host for the device."""
 COUNTED_STEPS = 5
 """Steps in which syncs are counted; what differs between them is told as varying, and not compared."""
 MOST_SETTLING = 64
@@ -116,8 +118,8 @@ class Task:
                 }))
                 self._bytes.append(self._inputs.bytes)
         if len(self._watched) < COUNTED_STEPS:
-            self._probe = next(iter(p for p in discover(Probe, session.settings.packages)  # type: ignore[type-abstract]
-                                    if p.slug == "host_syncs"), None)
+            self._probe = next((p for p in discover(Probe, session.settings.packages)  # type: ignore[type-abstract]
+                                if SYNCS in p.provides), None)
             self._inputs.bytes = 0
             if self._probe is not None:
                 self._probe.prepare(session.loop)

@@ -13,6 +13,7 @@ from perfdoc.core.errors import PerfdocError
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.probe import Probe
 from perfdoc.core.registry import discover
+from perfdoc.core.treatment import Treatment
 from perfdoc.inject.observe.clock import DATA
 from perfdoc.inject.observe.step_finder import Step
 from perfdoc.inject.samples import pictures
@@ -99,11 +100,13 @@ class Task:
         recorder, settings = self._session.recorder, self._session.settings
         loop = self._session.loop
         alone = _Alone([handle])
+        two_workers = {t.slug: "2" for t in discover(Treatment, settings.packages)  # type: ignore[type-abstract]
+                       if t.cores == "loading"}
         for probe in discover(Probe, settings.packages):  # type: ignore[type-abstract]
             if not probe.of_loader:
                 continue
             try:
-                found = probe.measure(alone, {"dataloader_workers": "2"})  # type: ignore[arg-type]
+                found = probe.measure(alone, two_workers)  # type: ignore[arg-type]
             except Exception as error:  # a data set that raises: what it raised takes the place of the figures
                 found = [Unavailable(metric, f"{type(error).__name__}: {error}") for metric in probe.provides]
             for one in found:

@@ -35,7 +35,7 @@ def loader_argument(work: Workspace, keyword: str, value: str) -> str:
 
 def needs_workers(work: Workspace) -> None:
     """Raises CannotEdit where the loader will have no workers: DataLoader refuses such arguments then."""
-    planned = work.config.get("dataloader_workers")
+    planned = work.level_of("loading")
     if planned == "0" or (planned is None and not all(loader.num_workers for loader in work.loop.loaders)):
         raise CannotEdit("the loader has no workers", "")
 

@@ -14,6 +14,7 @@ import libcst as cst
 
 from perfdoc.capture.document import Capture
 from perfdoc.core.errors import PerfdocError
+from perfdoc.core.treatment import Cores
 from perfdoc.core.typed_json import to_json
 from perfdoc.core.user_code import is_users
 from perfdoc.patch.source import SourceFile, Suite, dotted, last_name
@@ -98,6 +99,10 @@ class Workspace:
         """The change in words, as the treatment offered it."""
         offer = next((o for o in self._offers if o.slug == slug), None)
         return (offer.change(level) or "") if offer else ""
+
+    def level_of(self, cores: Cores) -> str | None:
+        """The level at which the changes have the treatment with this use of the cores; None where they have none."""
+        return next((self.config[o.slug] for o in self._offers if o.cores == cores and o.slug in self.config), None)
 
     # -- files
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from perfdoc.capture.verified import Realised
 from perfdoc.core.finding import Effect, counted, says_nothing
 
 
@@ -41,12 +39,11 @@ def changed(effect: Effect) -> str:
     return f"{1 / effect.speedup:.2f}x slower [{1 / effect.high:.2f}, {1 / effect.low:.2f}]"
 
 
-def realised(figures: Mapping[str, Any]) -> str:
-    """The speed-up that ``perfdoc verify`` measured, from its JSON: like :func:`speedup`."""
-    starts = counted(figures["starts"], "pair")
-    if says_nothing(figures["low"], figures["high"]):
-        return f"not known yet ({starts} of processes)"
-    return f"{figures['speedup']:.2f}x [{figures['low']:.2f}, {figures['high']:.2f}]"
+def realised(found: Realised) -> str:
+    """The speed-up that ``perfdoc verify`` measured: like :func:`speedup`."""
+    if says_nothing(found.low, found.high):
+        return f"not known yet ({counted(found.starts, 'pair')} of processes)"
+    return f"{found.speedup:.2f}x [{found.low:.2f}, {found.high:.2f}]"
 
 
 def command_line(command: list[str]) -> str:

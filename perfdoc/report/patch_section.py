@@ -6,16 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+from perfdoc.capture import verified
+from perfdoc.patch.make import PLAN
+
 
 def read(folder: Path) -> dict[str, Any] | None:
     """What lies beside a capture; None where its scan wrote no patch."""
     try:
-        about = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-        diff = (folder / "plan.patch").read_bytes().decode()
+        about = json.loads((folder / f"{PLAN}.json").read_text(encoding="utf-8"))
+        diff = (folder / f"{PLAN}.patch").read_bytes().decode()
     except (OSError, ValueError):
         return None
     return {"lines": [_line(line) for line in diff.splitlines()], "snippets": about["snippets"],
-            "edited": about["edited"], "verified": _verified(folder)}
+            "edited": about["edited"], "verified": verified.read(folder)}
 
 
 def _line(text: str) -> dict[str, str]:
@@ -23,11 +26,3 @@ def _line(text: str) -> dict[str, str]:
     if text.startswith(("+++", "---", "diff ")):
         kind = "at"
     return {"text": text, "kind": kind}
-
-
-def _verified(folder: Path) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = json.loads((folder / "verified.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found

@@ -14,6 +14,7 @@ from perfdoc.core.metrics import PHASES
 from perfdoc.core.treatment import config_from_id
 from perfdoc.diagnosis.diagnose import Diagnosis
 from perfdoc.loader_bench import samples as sample_answer
+from perfdoc.report import incident_notes
 from perfdoc.report.figures import faster, seconds, speedup
 
 PHASE_WORDS = {
@@ -357,7 +358,7 @@ def notes(diagnosis: Diagnosis) -> list[str]:
         found.append(f"{_plural(count, 'file', 'files')} the script wanted to write went into the run's folder instead")
     if guard.kept:
         found.append(f"{_plural(len(set(guard.kept)), 'path', 'paths')} the script wanted to remove still stand")
-    return [*found, *warnings(diagnosis)]
+    return [*found, *incident_notes.lines(diagnosis.capture.incidents), *warnings(diagnosis)]
 
 
 def warnings(diagnosis: Diagnosis) -> list[str]:

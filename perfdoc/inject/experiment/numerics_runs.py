@@ -180,7 +180,9 @@ class Seeds:
         """What a record keeps of an arm that was run under the same seeds."""
         mine, theirs = ([g for g in side.gradients if g is not None] for side in (arm, self))
         cosine = error = None
-        if len(mine) == len(theirs) == len(self.losses) and mine[0].shape == theirs[0].shape:
+        # A step that trains one network at a time (an actor every other step) does not always give the same gradients.
+        alike = len({gradients.shape for gradients in (*mine, *theirs)}) == 1
+        if len(mine) == len(theirs) == len(self.losses) and alike:
             cosine, error = seed_free_cosine(_products(theirs, theirs), _products(mine, mine), _products(mine, theirs))
         return {"arm_losses": arm.losses, "seed_free_cosine": cosine, "seed_free_error": error}
 
