@@ -15,6 +15,7 @@ from perfdoc.capture import events
 from perfdoc.capture.event import Event, first, last, of
 from perfdoc.capture.event_lines import decode
 from perfdoc.capture.incidents import Incident
+from perfdoc.capture.lines import Lines
 from perfdoc.capture.offers_of_before import as_today
 from perfdoc.capture.records import BenchedLoader, Failure, Happened, Loop, Offer, Parity, Process, Redirected
 from perfdoc.capture.run import Environment, Experiment, Guard, Machine, Run
@@ -59,6 +60,8 @@ class Capture:
         "The script's own uncaught exception, the last one; null where there was none.")] = None
     loader: Annotated[BenchedLoader | None, About(
         "The DataLoader that `perfdoc bench-loader` measured; null, or missing in captures of other commands.")] = None
+    lines: Annotated[Lines | None, About(
+        "Which lines the time went to, before anything was switched; null where the loop was not looked at.")] = None
     incidents: Annotated[list[Happened], About(
         "What went wrong, or another way than usual, and that the scan survived; missing in older captures.")] = field(
         default_factory=list)
@@ -163,6 +166,8 @@ def from_events(written: Iterable[Event], run: Run, machine: Machine) -> Capture
     capture.parity = [one.record for one in of(events.NumericsCompared, found)]
     capture.measurements = [*_steps([one for one in of(events.StepTimed, found) if one.file in leaders]),
                             *merged(event.found for event in of(events.Measured, found)), *_loader(capture.loop)]
+    lines = last(events.LinesSeen, found)
+    capture.lines = lines.record if lines is not None else None
     capture.experiment = _experiment(found)
     capture.incidents = [Happened(one.lap, one.t, one.kind, one.words()) for one in of(Incident, found)[:MOST_INCIDENTS]]
     capture.guard = Guard(

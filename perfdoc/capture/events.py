@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perfdoc.capture.event import Event
+from perfdoc.capture.lines import Lines
 from perfdoc.capture.records import BenchedLoader, Counts, Estimate, Failure, Judged, Loop, Offer, Parity, Process
 from perfdoc.core import measurement
 from perfdoc.core.blocks import Block
@@ -64,6 +65,14 @@ class LoopFound(Event):
 
     kind = "loop"
     record: Loop
+
+
+@dataclass(kw_only=True)
+class LinesSeen(Event):
+    """Which lines the time went to while the loop still ran as its author wrote it."""
+
+    kind = "lines"
+    record: Lines
 
 
 @dataclass(kw_only=True)

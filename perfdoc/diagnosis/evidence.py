@@ -17,7 +17,9 @@ from perfdoc.core.finding import WIDEST, Effect, Verdict
 from perfdoc.core.measurement import Measurement
 from perfdoc.core.treatment import Cores, config_from_id, config_id
 from perfdoc.core.typed_json import to_json
+from perfdoc.diagnosis import time_by_line
 from perfdoc.diagnosis.prediction import NORMAL, UNSEEN, other_machine, predicted, spread, widening
+from perfdoc.diagnosis.time_by_line import TimeByLine
 
 COARSE_RESOLUTION = 0.25
 """A/A interval (as a share) beyond which nothing is called `no difference`: larger effects are claimed, the rest is open."""
@@ -48,6 +50,12 @@ class Evidence:
     def measurements(self, metric: str) -> list[Measurement]:
         """All measurements of ``metric``, one for each of its conditions."""
         return [m for m in self.capture.measurements if isinstance(m, Measurement) and m.metric == metric and m.samples]
+
+    @cached_property
+    def lines(self) -> TimeByLine | None:
+        """Where the time goes by line; None where no stacks were sampled."""
+        free = self.free_loader
+        return time_by_line.of(self.capture, self.step_seconds / free.high if free is not None and free.known else None)
 
     @property
     def loader_site(self) -> str:

@@ -41,6 +41,8 @@ from perfdoc.inject.experiment.watchdog import Watchdog
 from perfdoc.inject.experiment.wishes import Wishes
 from perfdoc.inject.feed.handle import Handle
 from perfdoc.inject.feed.source import Source
+from perfdoc.inject.lines import worker_lines
+from perfdoc.inject.lines.natural_look import NaturalLook
 from perfdoc.inject.observe import observation
 from perfdoc.inject.observe.clock import Clock
 from perfdoc.inject.observe.device import Device
@@ -57,7 +59,6 @@ from perfdoc.inject.system.step_writer import CLOCK_STEP, CONTROL_STEP, IRREGULA
 EVALUATING = 30.0
 """Minimum time in seconds of forward passes without backward after which a script is taken to evaluate only (sanity checks are
 shorter)."""
-
 
 current: Session | None = None
 """The session of this process, for perfdoc's own benchmarks."""
@@ -98,6 +99,8 @@ class Session:
         self._experiments = settings.experiment and not settings.errand
         self._treatments: dict[str, Treatment] = {}
         self._sensing = Sensing()
+        self._look: NaturalLook | None = None
+        """How the loop runs before it is held, where that is looked at."""
         if self._experiments:
             self._calls.before_training = self._read_heap
         if settings.loader_after is not None:
@@ -166,6 +169,8 @@ class Session:
         """A forked child: a DataLoader worker is left alone, any other child starts a file of its own."""
         if os.environ.get("PERFDOC_WORKER") or self.loop.training:
             self.enabled = False
+            if self._experiments:
+                worker_lines.begin(self.recorder.run_dir, self.recorder.lap)
             if self.settings.dies_with_parent:
                 die_with_parent()
         else:
@@ -204,7 +209,7 @@ class Session:
         if self._budget.begin():
             self.seen("optimizer step")
         self.clock.cut(key)
-        if self._calls.director is not None or self._calls.observing:
+        if self._calls.director is not None or self._calls.observing or self._look is not None:
             self._take_partials()
         elif self.clock.due():
             self._take_partials()
@@ -242,6 +247,9 @@ class Session:
             self.task.on_step(step, regular)
         if runner is None:
             self._steps.write(CLOCK_STEP if regular else IRREGULAR_STEP, step.seconds, step.phases)
+            if self._look is not None and self._look.on_step(regular):
+                self._end_look()
+                self._begin_experiment()
             return
         if regular and runner.counting() and runner.arm == CONTROL_ARM:
             self._steps.write(CONTROL_STEP, step.seconds, step.phases)
@@ -322,11 +330,24 @@ class Session:
         if self.settings.errand:
             self._begin_task()
         elif self._experiments:
+            self._begin_look()
+
+    def _begin_look(self) -> None:
+        """Before the loop is held: where its time goes, line by line, while it runs as its author wrote it."""
+        if self.loop.ranks > 1 or self.settings.library or worker_lines.is_over(self.recorder.run_dir):
             self._begin_experiment()
+            return
+        self._look = NaturalLook(self.context, self._budget.seconds, self._enough_seconds)
+        self._look.begin()
 
     def _begin_task(self) -> None:
         self.task = importlib.import_module(self.settings.errand).Task(self)
         self._calls.director = self.task
+
+    def _end_look(self) -> None:
+        look, self._look = self._look, None
+        if look is not None:
+            look.end()
 
     def _begin_experiment(self) -> None:
         settings, budget, treatments = self.settings, self._budget, self._treatments
@@ -379,7 +400,8 @@ class Session:
         return not self._calls.enabled or self._calls.ending is not None
 
     def _write_last_steps(self) -> None:
-        """Of a process that is only clocked: what has not been worked out yet."""
+        """Of a process that is only clocked or looked at: what has not been worked out yet."""
+        self._end_look()
         if self.loop.training and self._calls.director is None and not self._calls.observing:
             self._take_partials()
 

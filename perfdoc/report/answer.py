@@ -6,7 +6,7 @@ from perfdoc.core import stats
 from perfdoc.core.blocks import AA_ARM
 from perfdoc.core.finding import Effect, counted
 from perfdoc.diagnosis.diagnose import Diagnosis, Plan
-from perfdoc.report import summary
+from perfdoc.report import cause_words, summary
 from perfdoc.report.figures import changed, seconds
 
 NUMBERS = ("no", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
@@ -16,25 +16,45 @@ COMPUTING = ("forward", "loss", "backward")
 
 
 def answer(diagnosis: Diagnosis) -> tuple[str, ...]:
-    """One to three sentences; the first one says the most."""
+    """One to four sentences; the first one says the most."""
     capture, seen = diagnosis.capture, diagnosis.seen
     time = summary.step_time(diagnosis)
     if capture.loop is None:
         return (capture.run.reason or "No training step was seen.",)
     step = f"{seconds(time[0])} a step" if time else "A training step was seen, its time was not measured"
-    if not capture.blocks:
-        return (f"{step}. {summary.headline(diagnosis)}",)
+    first, *more = _tried(diagnosis)
+    if time and (run := cause_words.run_sentence(diagnosis, time[0])):
+        return (run, first, *more)
+    cause = cause_words.first_cause(diagnosis) if time else None
+    if time and cause is not None:
+        return (*cause_words.cause_sentences(cause, time[0], capture.run.directory), first, *more)
+    own = _own_work(diagnosis) if capture.blocks and not seen.withheld and not _something_helps(diagnosis) else ""
+    return (f"{step}{own}. {first}", *more)
+
+
+def _tried(diagnosis: Diagnosis) -> tuple[str, ...]:
+    """What came of trying changes, in one or two sentences."""
+    seen = diagnosis.seen
+    if not diagnosis.capture.blocks:
+        return (summary.headline(diagnosis),)
     if seen.withheld:
-        return (f"{step}. {_withheld(diagnosis)}",)
+        return (_withheld(diagnosis),)
     plan, helping = diagnosis.plan, [arm for arm in summary.arms(diagnosis) if arm.verdict == "helps"]
     if plan is not None and (plan.tried or (plan.effect and not plan.note)):
-        return tuple(filter(None, (f"{step}. {_of_plan(plan)}", _cautions(diagnosis))))
+        return tuple(filter(None, (_of_plan(plan), _cautions(diagnosis))))
     if helping:
-        return (f"{step}. {_beside_plans(diagnosis, helping)}",)
+        return (_beside_plans(diagnosis, helping),)
     if plan is not None and plan.effect is not None and plan.effect.known:
-        return (f"{step}. No change is known to help yet. The best so far came out {changed(plan.effect)}: "
+        return (f"No change is known to help yet. The best so far came out {changed(plan.effect)}: "
                 f"{' + '.join(plan.changes)}.",)
-    return (f"{step}{_own_work(diagnosis)}. {_nothing(diagnosis)}", *_loader(diagnosis))
+    return (_nothing(diagnosis), *_loader(diagnosis))
+
+
+def _something_helps(diagnosis: Diagnosis) -> bool:
+    """Whether the answer speaks of a change."""
+    plan = diagnosis.plan
+    return (plan is not None and (plan.tried is not None or (plan.effect is not None and plan.effect.known))) or any(
+        arm.verdict == "helps" for arm in summary.arms(diagnosis))
 
 
 def _withheld(diagnosis: Diagnosis) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from perfdoc.diagnosis.diagnose import Diagnosis
-from perfdoc.report import drawing, summary
+from perfdoc.report import cause_words, drawing, summary
 from perfdoc.report.figures import seconds, speedup
 from perfdoc.report.first_screen import BAR, COLOURS, EVERYTHING, NOTHING, Next, what_next
 from perfdoc.report.model import ReportModel
@@ -24,8 +24,8 @@ def render(model: ReportModel, width: int, after: Next = NOTHING, colour: bool =
         drawing.text(summary.headline(diagnosis)),
     ]
     if diagnosis.capture.loop is not None:
-        sections = [_about(diagnosis), _anatomy(model), _ceilings(diagnosis), _plan(diagnosis), _tried(diagnosis),
-                    _estimates(diagnosis), _findings(diagnosis), _not_tried(diagnosis), _notes(diagnosis)]
+        sections = [_about(diagnosis), _anatomy(model), _lines(model), _ceilings(diagnosis), _plan(diagnosis),
+                    _tried(diagnosis), _estimates(diagnosis), _findings(diagnosis), _not_tried(diagnosis), _notes(diagnosis)]
         for section in filter(None, sections):
             parts += [drawing.text(""), *section]
     after = replace(after, commands=[command for command in after.commands if command != EVERYTHING])
@@ -47,6 +47,16 @@ def _anatomy(model: ReportModel) -> list[RenderableType]:
         return []
     rows = [(p.words, seconds(p.seconds), f"{p.share:.0%}", "█" * round(BAR * p.share)) for p in model.phases]
     return [drawing.table(("where the step's time goes", "", "", ""), rows, right=(1, 2))]
+
+
+def _lines(model: ReportModel) -> list[RenderableType]:
+    if not model.lines:
+        return []
+    rows = [(row.where, f"{row.share:.0%} [{row.low:.0%}, {row.high:.0%}]", cause_words.at_most(row.ceiling),
+             " · ".join(filter(None, (row.function or row.text, row.what, "in workers" if row.in_worker else ""))))
+            for row in model.lines]
+    said = [drawing.table(("your lines, before anything was changed", "of the step", "without it", ""), rows, right=(1, 2))]
+    return [*said, *([drawing.text(f"the run: {model.run}")] if model.run else [])]
 
 
 def _ceilings(diagnosis: Diagnosis) -> list[RenderableType]:

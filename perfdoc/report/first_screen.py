@@ -110,6 +110,8 @@ def _anatomy(model: ReportModel, smallest: float) -> RenderableType:
     small = [phase for phase in model.phases if phase.share < smallest]
     if len(small) > 1:
         rows.append(("  the rest", seconds(sum(p.seconds for p in small)), f"{sum(p.share for p in small):.0%}", "", ""))
+    if model.run:
+        rows.append(("  the run", "", "", "", model.run))
     return drawing.table(("",) * 5, rows, right=(1, 2))
 
 

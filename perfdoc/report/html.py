@@ -15,7 +15,7 @@ from perfdoc.diagnosis.diagnose import Diagnosis
 from perfdoc.diagnosis.rule import discover_rules
 from perfdoc.loader_bench import answer as loader_answer
 from perfdoc.loader_bench import samples as sample_answer
-from perfdoc.report import decoder_table, figures, loader_curve, patch_section, sample_table, summary
+from perfdoc.report import cause_words, decoder_table, figures, icicle, loader_curve, patch_section, sample_table, summary
 from perfdoc.report.model import ReportModel
 
 
@@ -37,11 +37,13 @@ def render(model: ReportModel, folder: Path | None = None) -> str:
     env.filters["seconds"] = figures.seconds
     env.filters["speedup"] = figures.speedup
     env.filters["realised"] = figures.realised
+    env.filters["at_most"] = cause_words.at_most
     diagnosis, capture = model.diagnosis, model.diagnosis.capture
     sample, decoders = sample_answer.read(capture.measurements), decoder_answer.read(capture.measurements)
     loader = loader_answer.read(capture.measurements, capture.experiment.failed)
     if loader is not None and loader.recommended is None:
         loader = None
+    boxes = icicle.boxes(diagnosis.seen.lines, capture.run.directory) if diagnosis.seen.lines else []
     return env.get_template("report.html.j2").render(
         sample=sample and {"parts": sample.parts, "notes": sample_table.notes(sample)},
         decoders=decoders and decoder_section(decoders),
@@ -51,6 +53,7 @@ def render(model: ReportModel, folder: Path | None = None) -> str:
         device=summary.device(diagnosis), command=model.command,
         answer=(loader.sentence,) if loader and not capture.blocks else model.answer,
         step=summary.step_sentence(diagnosis), time=summary.step_time(diagnosis),
+        lines=model.lines, run_words=model.run, icicle=boxes, rows=1 + max((box["row"] for box in boxes), default=0),
         anatomy=model.phases, ceilings=summary.ceilings(diagnosis), plan=diagnosis.plan,
         expected=summary.expected_sentence(diagnosis),
         epoch=summary.epoch_sentence(diagnosis), numbers=summary.numbers_sentence(diagnosis),

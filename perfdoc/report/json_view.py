@@ -20,6 +20,12 @@ def as_json(model: ReportModel) -> dict[str, Any]:
         "loop": to_json(diagnosis.capture.loop),
         "step_seconds": summary.step_time(diagnosis),
         "anatomy": {phase.name: phase.seconds for phase in summary.anatomy(diagnosis)},
+        "lines": [to_json(row) for row in model.lines],
+        "outside_steps": diagnosis.seen.lines.outside_steps if diagnosis.seen.lines else None,
+        "between_steps": [
+            {"where": f"{one.line.file}:{one.line.line}", "what": one.what, "share": one.share}
+            for one in (diagnosis.seen.lines.between if diagnosis.seen.lines else [])
+        ],
         "ceilings": {
             "loader_seconds": list(summary.samples(diagnosis, "loader.ceiling")),
             "compute": (effect.to_json() if (effect := diagnosis.seen.free_loader) else None),

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from perfdoc.core.finding import Finding
+from perfdoc.core.metrics import PHASES
 from perfdoc.diagnosis.diagnose import Diagnosis
-from perfdoc.report import answer, outcomes, summary
+from perfdoc.report import answer, cause_words, outcomes, summary
+from perfdoc.report.cause_words import LineRow
 from perfdoc.report.figures import command_line
 from perfdoc.report.outcomes import Counts, Row
 from perfdoc.report.summary import Phase
@@ -29,6 +31,10 @@ class ReportModel:
     """Where a step's time goes, in the order of a step."""
     sites: Mapping[str, str] = field(default_factory=dict)
     """By phase, the place of the script where its time is spent, as far as it is known."""
+    lines: tuple[LineRow, ...] = ()
+    """Places of the user's code by what they cost a step, the most first."""
+    run: str = ""
+    """What the run's time is, steps and the rest; empty where no whole epoch was seen."""
     rows: tuple[Row, ...] = ()
     """Changes that were tried: the plan's, what helps, what hurts."""
     counts: Counts = NO_COUNTS
@@ -48,6 +54,8 @@ def build(diagnosis: Diagnosis) -> ReportModel:
         answer=answer.answer(diagnosis),
         phases=tuple(summary.anatomy(diagnosis)) if capture.loop else (),
         sites=_sites(diagnosis),
+        lines=tuple(cause_words.rows(diagnosis)),
+        run=cause_words.run_words(diagnosis),
         rows=tuple(outcomes.rows(diagnosis)) if capture.blocks else (),
         counts=outcomes.counts(diagnosis) if capture.loop and capture.blocks else NO_COUNTS,
         beside=tuple(outcomes.beside(diagnosis)) if capture.loop else (),
@@ -67,10 +75,11 @@ def _short_path(site: str) -> str:
 
 
 def _sites(diagnosis: Diagnosis) -> dict[str, str]:
-    """Where the batches come from, and what most of making a sample is."""
+    """By phase, the line that has most of it; without lines where the batches come from, and what most of a sample is."""
     loop = diagnosis.capture.loop
-    if loop is None or not loop.loaders:
-        return {}
+    found = {phase: place for phase in PHASES if (place := cause_words.of_phase(diagnosis, phase))}
+    if "data" in found or loop is None or not loop.loaders:
+        return found
     site = _short_path(loop.loaders[0].site)
     most = summary.most_of_a_sample(diagnosis)
-    return {"data": ", ".join(filter(None, (f"loader at {site}" if site else "", most)))}
+    return {**found, "data": ", ".join(filter(None, (f"loader at {site}" if site else "", most)))}

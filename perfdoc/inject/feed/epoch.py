@@ -30,6 +30,8 @@ class Epoch:
         self.natural = False
         self.turns = 0
         """Epochs that were ended here."""
+        self.free_turns = 0
+        """Epochs that ended before the loop was held."""
         self.overran: Callable[[int], None] | None = None
         self._seen: int | None = None
         self._anew = False
@@ -37,6 +39,7 @@ class Epoch:
     def ended(self, batches: int | None) -> None:
         """An epoch was seen to end after so many batches (None: it had none), before the loop was held."""
         self._seen = batches
+        self.free_turns += 1
 
     def begin(self) -> None:
         """The script iterates the held loader anew: the loop itself, or an evaluation over the training data within it.

@@ -76,6 +76,10 @@ class LoopState:
         shape, handles = self.finder.shape, self.known_loaders.handles
         return [] if shape is None else [handles[key] for key in shape.fetches if key in handles]
 
+    def free_turns(self) -> int:
+        """Epochs of the step's loaders that ended before the loop was held."""
+        return sum(handle.epoch.free_turns for handle in self.loaders)
+
     def in_step(self) -> bool:
         """Whether it is the loop that calls: its thread, after its first step."""
         return self.training and self._mine()

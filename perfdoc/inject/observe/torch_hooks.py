@@ -52,6 +52,11 @@ class LoopListener(Protocol):
         """The user's own settings, while something of theirs is saved. Asked on the thread that trains."""
 
 
+def _loaders_name(loader: Any) -> str:
+    """By what the workers of the user's own loader are told from those of another one; ``1`` for perfdoc's own loaders."""
+    return "1" if twin.is_twin(loader) else loader.__dict__.get("_perfdoc_made_at") or "1"
+
+
 class TorchHooks:
     """Everything that is hooked into torch for a listener."""
 
@@ -129,7 +134,7 @@ class TorchHooks:
         @functools.wraps(multi_init)
         def workers_started(iterator: Any, loader: Any) -> None:
             nested = os.environ.get("PERFDOC_WORKER")
-            os.environ["PERFDOC_WORKER"] = "1"
+            os.environ["PERFDOC_WORKER"] = _loaders_name(loader) if listener.enabled else "1"
             try:
                 multi_init(iterator, loader)
             finally:

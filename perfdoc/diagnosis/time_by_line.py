@@ -1,0 +1,366 @@
+"""Where the time of a step goes, by the user's own lines, and what a step would take at least if a line cost nothing.
+
+Worked out from the stacks in the capture (``perfdoc.capture.lines``). Where the training thread waits for workers, its wait is
+divided by what the workers do. Shares are of the ordinary steps that were looked at; their 95% intervals come from how far
+the stretches of the look lie apart.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from perfdoc.capture.document import Capture
+from perfdoc.capture.lines import Line, Lines, StackPath
+from perfdoc.core import stats
+
+WAITING, IDLE, PYTHON = "waiting for workers", "idle", "Python"
+"""Leaves of paths, as ``perfdoc.inject.lines.stack_path`` writes them."""
+COMPREHENSIONS = ("<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>", "<lambda>")
+STEP_PHASES = ("data", "forward", "backward", "optimizer")
+LEAST_PHASE = 0.005
+"""Minimum share of the step for a phase to count as one that a function has."""
+ONE_CHILD = 0.8
+"""Minimum share of a function's time that a function called by it has for that one to be named in its place."""
+HOT_LINES = 0.8
+"""Minimum share of a function's time that the lines which are named for it have."""
+NEAR = 4
+"""Maximum number of lines between hot lines that are named as one range."""
+CODE = 0.6
+"""Minimum share of the time under a model's call that is not torch's for it to count as code of the user's."""
+
+Where = tuple[str, str]
+"""A file and a function in it."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of the time with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def words(self) -> str:
+        """``88% [85%, 91%]``."""
+        return f"{self.value:.0%} [{self.low:.0%}, {self.high:.0%}]"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stack of ordinary steps: the user's lines, outermost first."""
+
+    lines: tuple[Line, ...]
+    phase: str
+    what: str
+    """What runs at the innermost line: a library, the callee of a native call, or Python."""
+    library: bool
+    """Whether that is a library other than torch."""
+    seconds: tuple[float, ...]
+    """By stretch."""
+    in_worker: bool
+
+    @property
+    def total(self) -> float:
+        """Seconds in all stretches."""
+        return math.fsum(self.seconds)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A place of the user's code and what it costs a step."""
+
+    file: str
+    lines: tuple[int, ...]
+    """Those that have most of the time, in their order."""
+    function: str
+    """Empty where a line of the loop itself is meant."""
+    text: str
+    """The hottest line as it is written."""
+    what: str
+    """What most of its time is spent in."""
+    callers: tuple[Line, ...]
+    """Lines that lead to it, outermost first."""
+    phase: str
+    kind: str
+    """``code``: the user's own, outside of the model. ``model``: a call of the model, backward, the optimizer. ``loader``:
+    torch's loader, without any code of the user's."""
+    in_worker: bool
+    seconds: float
+    """A step."""
+    share: Share
+    ceiling: float
+    """How many times faster a step could be at most, if it cost nothing."""
+
+    @property
+    def span(self) -> str:
+        """``40-42``, ``41`` or ``12, 40``."""
+        first, last = self.lines[0], self.lines[-1]
+        if first == last:
+            return str(first)
+        return f"{first}-{last}" if last - first <= NEAR + len(self.lines) else ", ".join(map(str, self.lines))
+
+    def where(self, directory: str) -> str:
+        """``train.py:40-42``, relative to ``directory`` where it lies in it."""
+        return f"{relative(self.file, directory)}:{self.span}"
+
+
+def relative(file: str, directory: str) -> str:
+    """A path as it is shown: relative to ``directory`` where it lies in it."""
+    shown = os.path.relpath(file, directory) if directory else file
+    return file if shown.startswith("..") else shown
+
+
+@dataclass(frozen=True)
+class Between:
+    """Time that is no ordinary step, by the line of the loop that it is spent at."""
+
+    line: Line
+    what: str
+    """``turn of the epoch``, or what runs there."""
+    share: float
+    """Of the run's time, ordinary steps and all."""
+
+
+class TimeByLine:
+    """What the stacks of one capture say. ``free_step``: seconds of a step whose loader costs nothing, where that is known."""
+
+    def __init__(self, capture: Capture, seen: Lines, free_step: float | None = None) -> None:
+        self._seen = seen
+        self._free_step = free_step
+        loop = capture.loop
+        self._workers = sum(loader.num_workers for loader in loop.loaders) if loop else 0
+        lengths = [one.batches_an_epoch / one.batches_a_step for one in (loop.loaders if loop else []) if one.batches_an_epoch]
+        self._epoch_steps = min(lengths) if lengths else None
+        self.total = math.fsum(seen.stretch_seconds)
+        self.step = self.total / max(1, seen.steps)
+        """Mean seconds of an ordinary step that was looked at."""
+
+    # -- the step
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Stacks of ordinary steps, with the wait for workers divided by what they do."""
+        seen = self._seen
+        busy = [path for path in seen.in_workers if path.leaf != IDLE and path.phase == "data"]
+        in_all = math.fsum(math.fsum(path.seconds) for path in busy)
+        found = []
+        for path in seen.in_steps:
+            lines = self._users(path)
+            if path.leaf != WAITING or not in_all:
+                found.append(Row(lines, path.phase, *self._what(path), tuple(path.seconds), False))
+                continue
+            for worker in busy:
+                share = math.fsum(worker.seconds) / in_all
+                found.append(Row((*lines, *self._users(worker)), "data", *self._what(worker),
+                                 tuple(share * seconds for seconds in path.seconds), True))
+        return found
+
+    def _users(self, path: StackPath) -> tuple[Line, ...]:
+        """The user's lines; a comprehension is a part of the function that it stands in."""
+        found: list[Line] = []
+        for line in (self._seen.lines[number] for number in path.lines):
+            if line.package:
+                continue
+            if found and function_of(line) == function_of(found[-1]) and line.function != found[-1].function:
+                found.pop()
+            found.append(line)
+        return tuple(found)
+
+    def _what(self, path: StackPath) -> tuple[str, bool]:
+        package = self._seen.lines[path.lines[-1]].package if path.lines else ""
+        return (package, package != "torch") if package not in ("", "python") else (path.leaf, False)
+
+    def share(self, rows: Iterable[Row]) -> Share:
+        """The share of the step that these stacks have together."""
+        by_stretch = [math.fsum(values) for values in zip(*(row.seconds for row in rows), strict=True)]
+        return _share(by_stretch, self._seen.stretch_seconds)
+
+    @cached_property
+    def loop_functions(self) -> frozenset[Where]:
+        """Functions that hold the loop: more than one of the step's phases runs under them."""
+        phases: dict[Where, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+        for row in self.rows:
+            for where in {function_of(line) for line in row.lines}:
+                phases[where][row.phase] += row.total
+        least = LEAST_PHASE * self.total
+        return frozenset(
+            where for where, seconds in phases.items() if sum(seconds[phase] > least for phase in STEP_PHASES) > 1)
+
+    @cached_property
+    def _shared(self) -> frozenset[Where]:
+        """Functions that are called from more than one other: helpers, of which the caller tells more."""
+        callers: dict[Where, set[Where]] = defaultdict(set)
+        for row in self.rows:
+            functions = [function_of(line) for line in row.lines]
+            for caller, called in itertools.pairwise(functions):
+                if called != caller:
+                    callers[called].add(caller)
+        return frozenset(where for where, found in callers.items() if len(found) > 1)
+
+    @cached_property
+    def causes(self) -> list[Cause]:
+        """Places by what they cost, the most first."""
+        outer: dict[Where, list[tuple[int, Row]]] = defaultdict(list)
+        own: dict[tuple[str, int], list[tuple[int, Row]]] = defaultdict(list)
+        """Lines of the loop itself, outside of any function that they call."""
+        for row in self.rows:
+            depth = next((n for n, line in enumerate(row.lines) if function_of(line) not in self.loop_functions), None)
+            if depth is not None:
+                outer[function_of(row.lines[depth])].append((depth, row))
+            elif row.lines:
+                own[row.lines[-1].file, row.lines[-1].line].append((len(row.lines) - 1, row))
+        shared = self._shared
+        found = [*(self._cause(_deepest(members, shared), False) for members in outer.values()),
+                 *(self._cause(members, True) for members in own.values())]
+        return sorted(found, key=lambda cause: -cause.seconds)
+
+    def _cause(self, members: list[tuple[int, Row]], loops_own: bool) -> Cause:
+        rows = [row for _, row in members]
+        at: dict[int, float] = defaultdict(float)
+        whats: dict[str, float] = defaultdict(float)
+        for depth, row in members:
+            at[row.lines[depth].line] += row.total
+            whats[row.what] += row.total
+        order = sorted(at, key=lambda number: -at[number])
+        hottest = next(row.lines[depth] for depth, row in members if row.lines[depth].line == order[0])
+        total = math.fsum(at.values())
+        named: list[int] = []
+        covered = 0.0
+        for number in order:
+            if named and covered >= HOT_LINES * total:
+                break
+            named.append(number)
+            covered += at[number]
+        depth, typical = max(members, key=lambda member: member[1].total)
+        share = self.share(rows)
+        phase = typical.phase
+        in_worker = math.fsum(row.total for row in rows if row.in_worker) > total / 2
+        return Cause(
+            hottest.file, tuple(sorted(named)), "" if loops_own else function_of(hottest)[1], hottest.text,
+            max(whats, key=lambda what: whats[what]), typical.lines[:depth], phase, _kind(rows, phase, loops_own), in_worker,
+            share.value * self.step, share, self._ceiling(share, in_worker),
+        )
+
+    def _ceiling(self, share: Share, in_worker: bool) -> float:
+        """How many times faster a step could be at most without this share of it.
+
+        What the training thread does itself goes away as a whole. A worker's work goes away from the time that a batch takes
+        the workers, and the step then takes as long as the longer of both sides.
+        """
+        if not in_worker:
+            return 1 / max(1e-3, 1 - min(share.high, 1.0))
+        seen = self._seen
+        busy = math.fsum(s for path in seen.in_workers if path.leaf != IDLE and path.phase == "data" for s in path.seconds)
+        waiting = math.fsum(row.total for row in self.rows if row.in_worker)
+        computing = (self.total - waiting) / max(1, seen.steps)
+        if self._free_step is not None:
+            computing = min(computing, self._free_step)
+        batch = min(self.step, busy / max(1, self._workers) / max(1, seen.steps))
+        gone = min(1.0, share.high * self.total / waiting) if waiting else 0.0
+        return max(1.0, self.step / max(computing, (1 - gone) * batch, 1e-3 * self.step))
+
+    # -- the run
+
+    @property
+    def outside_steps(self) -> float:
+        """Share of the run that is no ordinary step: of a whole epoch where one was seen to turn, else of what was seen."""
+        seen = self._seen
+        if seen.turns and self._epoch_steps:
+            epoch, other = self._epoch_steps * self.step, seen.other_seconds / seen.turns
+        else:
+            epoch, other = self.total, seen.other_seconds
+        return other / (epoch + other) if epoch + other > 0 else 0.0
+
+    @cached_property
+    def between(self) -> list[Between]:
+        """Where the time outside of steps goes, the most first."""
+        groups: dict[tuple[str, int], list[StackPath]] = defaultdict(list)
+        for path in self._seen.between:
+            lines = self._users(path)
+            here = next((n for n, line in enumerate(lines) if function_of(line) not in self.loop_functions), len(lines))
+            if lines:
+                line = lines[max(0, here - 1)]
+                groups[line.file, line.line].append(path)
+        total = math.fsum(math.fsum(path.seconds) for path in self._seen.between)
+        found = []
+        for (file, number), paths in groups.items():
+            seconds = math.fsum(math.fsum(path.seconds) for path in paths)
+            line = next(one for path in paths for one in self._users(path) if (one.file, one.line) == (file, number))
+            turn = math.fsum(math.fsum(p.seconds) for p in paths if p.phase == "data") > seconds / 2
+            what = "turn of the epoch" if turn else self._what(max(paths, key=lambda path: math.fsum(path.seconds)))[0]
+            found.append(Between(line, what, self.outside_steps * seconds / total if total else 0.0))
+        return sorted(found, key=lambda one: -one.share)
+
+    @property
+    def turn_seconds(self) -> float | None:
+        """Seconds that the turn of an epoch takes beyond its steps; None where none was seen."""
+        return self._seen.other_seconds / self._seen.turns if self._seen.turns else None
+
+    @property
+    def epoch_steps(self) -> float | None:
+        """Steps in an epoch; None where that is not known."""
+        return self._epoch_steps
+
+
+def function_of(line: Line) -> Where:
+    """The function that a line belongs to: comprehensions and lambdas are parts of the function that they stand in."""
+    name = line.function
+    while name.rpartition(".")[2] in COMPREHENSIONS:
+        name = name.rpartition(".")[0]
+    return line.file, name or "<module>"
+
+
+def _deepest(members: list[tuple[int, Row]], shared: Collection[Where]) -> list[tuple[int, Row]]:
+    """The same stacks at the innermost function that still has most of their time and is not ``shared``."""
+    while True:
+        total = math.fsum(row.total for _, row in members)
+        children: dict[Where, float] = defaultdict(float)
+        inner = []
+        for depth, row in members:
+            here = function_of(row.lines[depth])
+            deeper = next((n for n in range(depth + 1, len(row.lines)) if function_of(row.lines[n]) != here), None)
+            inner.append(deeper)
+            if deeper is not None:
+                children[function_of(row.lines[deeper])] += row.total
+        best = max(children, key=lambda where: children[where], default=None)
+        if best is None or best in shared or children[best] < ONE_CHILD * total:
+            return members
+        members = [(deeper, row) for deeper, (_, row) in zip(inner, members, strict=True)
+                   if deeper is not None and function_of(row.lines[deeper]) == best]
+
+
+def _kind(rows: Sequence[Row], phase: str, loops_own: bool) -> str:
+    if phase == "data":
+        return "loader" if loops_own else "code"
+    if phase == "other":
+        return "code"
+    own = math.fsum(row.total for row in rows if row.library)
+    return "code" if phase == "forward" and not loops_own and own >= CODE * math.fsum(r.total for r in rows) else "model"
+
+
+def _share(part: Sequence[float], whole: Sequence[float]) -> Share:
+    """A share from stretches: the ratio of sums, its interval by the spread of the stretches around it."""
+    count, total = len(whole), math.fsum(whole)
+    if not count or total <= 0:
+        return Share(0.0, 0.0, 1.0)
+    value = min(1.0, math.fsum(part) / total)
+    if count < 2:
+        return Share(value, 0.0, 1.0)
+    error = math.sqrt(math.fsum((p - value * w) ** 2 for p, w in zip(part, whole, strict=True)) * count / (count - 1)) / total
+    half = stats.t_critical(0.05, count - 1) * error
+    return Share(value, max(0.0, value - half), min(1.0, value + half))
+
+
+def of(capture: Capture, free_step: float | None = None) -> TimeByLine | None:
+    """What the capture's stacks say; None where it has none of an ordinary step."""
+    seen = capture.lines
+    if seen is None or not seen.steps or not seen.in_steps:
+        return None
+    return TimeByLine(capture, seen, free_step)

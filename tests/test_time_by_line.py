@@ -1,0 +1,255 @@
+"""From sampled stacks to the line that a step's time goes to: shares, ceilings, the answer and the rules."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import builders
+import pytest
+
+from perfdoc.capture.document import Capture
+from perfdoc.capture.lines import Line, Lines, StackPath
+from perfdoc.capture.records import Loop
+from perfdoc.core.measurement import Measurement
+from perfdoc.diagnosis import time_by_line
+from perfdoc.diagnosis.diagnose import diagnose
+from perfdoc.report import everything, first_screen, html, json_view
+from perfdoc.report.model import build
+
+pytestmark = pytest.mark.any_python
+
+MAIN = "/home/me/train.py"
+STRETCHES = 5
+
+
+class Stacks:
+    """Collects stacks of a loop whose steps take 0.1 s, 50 of them."""
+
+    def __init__(self) -> None:
+        self.lines: list[Line] = []
+        self.paths: dict[str, list[StackPath]] = {"steps": [], "between": [], "workers": []}
+
+    def at(self, line: int, function: str = "<module>", text: str = "", file: str = MAIN, package: str = "") -> int:
+        one = Line(file, line, function, package, text)
+        if one not in self.lines:
+            self.lines.append(one)
+        return self.lines.index(one)
+
+    def library(self, package: str, function: str = "call") -> int:
+        return self.at(1, function, "", f"/env/{package}.py", package)
+
+    def add(self, share: float, path: list[int], phase: str, leaf: str = "Python", where: str = "steps") -> None:
+        """A stack with this share of the steps' 5 s (of the other time: seconds)."""
+        seconds = [share] if where == "between" else [share * 5.0 / STRETCHES] * STRETCHES
+        self.paths[where].append(StackPath(path, phase, leaf, seconds))
+
+    def seen(self, other: float = 0.0, turns: int = 0) -> Lines:
+        return Lines(0.004, 50, [1.0] * STRETCHES, other, turns, self.lines, self.paths["steps"], self.paths["between"],
+                     self.paths["workers"])
+
+
+def plain_loop(data: float) -> Stacks:
+    """A loop on the level of the module: a share of loading, the rest the model's."""
+    stacks = Stacks()
+    forward, backward, step = (stacks.at(n, text=text) for n, text in ((60, "y = model(x)"), (61, "loss.backward()"),
+                                                                       (62, "optimizer.step()")))
+    torch = stacks.library("torch")
+    for line, phase, share in ((forward, "forward", 0.4), (backward, "backward", 0.4), (step, "optimizer", 0.2)):
+        stacks.add(share * (1 - data), [line, torch], phase)
+    return stacks
+
+
+def capture(lines: Lines | None, loop: Loop | None = None) -> Capture:
+    return Capture(run=builders.run(), loop=loop or builders.loop(), lines=lines, measurements=[
+        Measurement("step.time", "s", (0.1,) * 8), Measurement("step.data", "s", (0.05,) * 8),
+        Measurement("step.forward", "s", (0.05,) * 8)])
+
+
+def by_line(lines: Lines, loop: Loop | None = None) -> time_by_line.TimeByLine:
+    found = time_by_line.of(capture(lines, loop))
+    assert found is not None
+    return found
+
+
+def slow_data_set(workers: bool = False) -> Stacks:
+    """88% of the step in three lines of a data set, most of that in pandas, made by the loop itself or by two workers."""
+    stacks = plain_loop(0.9)
+    loader, torch, pandas = stacks.at(58, text="for x, y in loader:"), stacks.library("torch"), stacks.library("pandas")
+    inside = [stacks.at(n, "Readings.__getitem__", text) for n, text in ((40, "row = frame.iloc[i]"), (41, "x = row - mean"),
+                                                                         (42, "return torch.tensor(x)"))]
+    shares = ((0.30, [inside[0], pandas]), (0.50, [inside[1], pandas]), (0.08, [inside[2]]))
+    if not workers:
+        for share, path in shares:
+            stacks.add(share, [loader, torch, *path], "data")
+        stacks.add(0.02, [loader, torch], "data")
+        return stacks
+    stacks.add(0.9, [loader, torch], "data", "waiting for workers")
+    for share, path in shares:
+        stacks.add(2 * share, [*path], "data", where="workers")  # two workers, each busy for as long as the step lasts
+    stacks.add(0.04, [torch], "data", where="workers")
+    stacks.add(0.20, [], "other", "idle", where="workers")
+    return stacks
+
+
+def test_a_data_sets_lines_are_one_cause_with_its_share_and_ceiling() -> None:
+    """Lines of one function are named together, with what they call, where they are called from, and the most they can give."""
+    cause = by_line(slow_data_set().seen()).causes[0]
+    assert cause.where("/home/me") == "train.py:40-41"
+    assert (cause.function, cause.what, cause.kind, cause.phase) == ("Readings.__getitem__", "pandas", "code", "data")
+    assert cause.share.value == pytest.approx(0.88)
+    assert [line.line for line in cause.callers] == [58]
+    assert cause.ceiling == pytest.approx(1 / 0.12)
+    assert cause.seconds == pytest.approx(0.088)
+
+
+def test_the_wait_for_workers_is_divided_by_what_they_do() -> None:
+    """Two workers that are busy all the time: their lines have the wait, and the model's own time bounds what is to be won."""
+    loop = builders.loop(loaders=[builders.loader(num_workers=2)])
+    found = by_line(slow_data_set(workers=True).seen(), loop)
+    cause = found.causes[0]
+    assert cause.where("/home/me") == "train.py:40-41"
+    assert cause.in_worker
+    assert cause.share.value == pytest.approx(0.9 * 0.88 / 0.9, abs=0.01)
+    assert cause.ceiling == pytest.approx(10.0, rel=0.01)  # 0.01 s of the 0.1 s are the model's
+    rest = next(c for c in found.causes if c.kind == "loader")
+    assert rest.share.value == pytest.approx(0.02, abs=0.01)
+
+
+def test_workers_that_are_never_waited_for_cost_nothing() -> None:
+    """What workers do beside the step is no part of it."""
+    stacks = plain_loop(0.0)
+    stacks.add(1.5, [stacks.at(40, "Readings.__getitem__")], "data", where="workers")
+    found = by_line(stacks.seen(), builders.loop(loaders=[builders.loader(num_workers=2)]))
+    assert all(cause.phase != "data" for cause in found.causes)
+
+
+def test_a_call_of_a_helper_is_named_at_the_line_that_costs() -> None:
+    """A loop that calls a function for each step: the line in it, with the line that calls it; not the loop's own function."""
+    stacks = Stacks()
+    start, torch = stacks.at(70, text="train()"), stacks.library("torch")
+    for line, phase, share in ((57, "forward", 0.1), (60, "backward", 0.2), (61, "optimizer", 0.1)):
+        stacks.add(share, [start, stacks.at(line, "train"), torch], phase)
+    stacks.add(0.6, [start, stacks.at(64, "train", "free()"), stacks.at(33, "free", "gc.collect()")], "other", "gc.collect")
+    cause = by_line(stacks.seen()).causes[0]
+    assert (cause.where("/home/me"), cause.function, cause.what, cause.kind) == ("train.py:33", "free", "gc.collect", "code")
+    assert [line.line for line in cause.callers] == [70, 64]
+
+
+def test_the_models_arithmetic_is_no_cause() -> None:
+    """Forward, backward and the optimizer are told beside their phases, and never as the thing to change."""
+    found = by_line(plain_loop(0.0).seen())
+    assert {cause.kind for cause in found.causes} == {"model"}
+    model = build(diagnose(capture(plain_loop(0.0).seen())))
+    assert not any("cost nothing" in sentence for sentence in model.answer)
+
+
+def test_a_comprehension_belongs_to_its_function() -> None:
+    """Frames of comprehensions and lambdas are parts of the function that they stand in."""
+    stacks = plain_loop(0.5)
+    loader, torch = stacks.at(58), stacks.library("torch")
+    collate, inner = stacks.at(20, "collate"), stacks.at(20, "collate.<listcomp>")
+    stacks.add(0.2, [loader, torch, collate], "data")
+    stacks.add(0.3, [loader, torch, collate, inner], "data")
+    cause = by_line(stacks.seen()).causes[0]
+    assert cause.share.value == pytest.approx(0.5)
+    assert cause.lines == (20,)
+
+
+def test_intervals_of_shares_hold_the_truth() -> None:
+    """Simulated looks at a line with 30% of a step that varies: the 95% interval holds 30% in at least nine of ten."""
+    rng, held = random.Random(5), 0
+    for _ in range(400):
+        whole = [rng.uniform(0.8, 1.2) for _ in range(10)]
+        part = [0.3 * w + rng.gauss(0, 0.03) for w in whole]
+        share = time_by_line._share(part, whole)
+        held += share.low <= 0.3 <= share.high
+        assert share.high - share.low < 0.1
+    assert held >= 360
+
+
+def short_epochs() -> Stacks:
+    """Thirty steps of 0.1 s an epoch, and 27 s for starting the workers."""
+    stacks = plain_loop(0.0)
+    stacks.add(26.0, [stacks.at(58, text="for x, y in loader:"), stacks.library("torch")], "data", where="between")
+    stacks.add(1.0, [stacks.at(66, text="validate(model)"), stacks.at(12, "validate")], "forward", where="between")
+    return stacks
+
+
+def test_time_outside_of_steps_is_that_of_a_whole_epoch() -> None:
+    """Of an epoch of 3 s in steps and 27 s at its turn 90% are outside, by line of the loop."""
+    loop = builders.loop(loaders=[builders.loader(batches_an_epoch=30)])
+    found = by_line(short_epochs().seen(other=27.0, turns=1), loop)
+    assert found.outside_steps == pytest.approx(0.9)
+    first, second = found.between
+    assert (first.line.line, first.what) == (58, "turn of the epoch")
+    assert first.share == pytest.approx(0.9 * 26 / 27)
+    assert second.line.line == 66
+
+
+# -- what people read
+
+
+def test_the_answer_begins_with_the_line() -> None:
+    """A line that costs most of the step is the answer, with what it would give; all views have it."""
+    diagnosis = diagnose(capture(slow_data_set().seen()))
+    model = build(diagnosis)
+    first, second, *_ = model.answer
+    assert first.startswith("100 ms a step, and 88 ms of them in Readings.__getitem__, train.py:40-41")
+    assert second == "If that cost nothing, a step would be at most 8.3x faster."
+    screen = first_screen.render(model, 100)
+    assert "train.py:40-41  Readings.__getitem__  88%" in screen
+    assert len(screen.splitlines()) <= 30
+    assert "at most 8.3x" in everything.render(model, 100)
+    (row, *_) = json_view.as_json(model)["lines"]
+    assert (row["where"], round(row["share"], 2), round(row["ceiling"], 1)) == ("train.py:40-41", 0.88, 8.3)
+    page = html.render(model)
+    assert "train.py:40-41" in page
+    assert "row = frame.iloc[i]" in page
+
+
+def test_a_run_that_is_mostly_no_steps_says_so_first() -> None:
+    """Where steps are a tenth of the run the answer is the turn of the epoch, with its line."""
+    loop = builders.loop(loaders=[builders.loader(batches_an_epoch=30, num_workers=2)])
+    model = build(diagnose(capture(short_epochs().seen(other=27.0, turns=1), loop)))
+    assert model.answer[0] == (
+        "100 ms a step, but steps are only 10% of the run: 87% is turn of the epoch, 27 s after every 30 steps (train.py:58).")
+    assert "10% steps, 87% turn of the epoch" in first_screen.render(model, 100)
+
+
+def test_what_was_not_seen_is_not_said() -> None:
+    """Without stacks, and without the turn of an epoch, nothing is said about lines and about the run."""
+    model = build(diagnose(capture(None)))
+    assert (model.lines, model.run) == ((), "")
+    assert "of the run" not in " ".join(build(diagnose(capture(short_epochs().seen(other=27.0)))).answer)
+
+
+def codes(lines: Lines, loop: Loop | None = None) -> dict[str, str]:
+    return {finding.code: f"{finding.where} {finding.fix}" for finding in diagnose(capture(lines, loop)).findings}
+
+
+def test_rules_name_the_line_and_what_to_do() -> None:
+    """PD117 for code of the data set, PD322 for the loop's own, PD800 for the time outside of steps; else they are silent."""
+    assert codes(slow_data_set().seen())["PD117"].startswith("train.py:40-41 make the columns that are used one tensor")
+    stacks = plain_loop(0.5)
+    stacks.add(0.5, [stacks.at(64, text="gc.collect()")], "other", "gc.collect")
+    assert codes(stacks.seen())["PD322"].startswith("train.py:64 leave it out")
+    loop = builders.loop(loaders=[builders.loader(batches_an_epoch=30)])
+    assert codes(short_epochs().seen(other=27.0, turns=1), loop)["PD800"].startswith("train.py:58 DataLoader(..., persistent")
+    fine = plain_loop(0.01)
+    fine.add(0.01, [fine.at(58), fine.library("torch")], "data")
+    assert not {"PD117", "PD322", "PD800"} & set(codes(fine.seen(other=0.01, turns=1), loop))
+
+
+def test_a_plan_that_brings_more_than_the_line_stands_first() -> None:
+    """A line with a fifth of the step does not stand above a plan that makes it twice as fast; one with most of it does."""
+    from test_rules import blocks_of, make
+
+    arms = {"autocast=bf16": 2.0}
+    little = plain_loop(0.8)
+    little.add(0.2, [little.at(64, text="follow()")], "other")
+    confirmed = make(arms, plan={"autocast": "bf16"})
+    confirmed.blocks.extend(replace(b, i=b.i + 1000, phase="confirm") for b in blocks_of(arms) if b.arm != "A/A")
+    for stacks, first in ((little, False), (slow_data_set(), True)):
+        model = build(diagnose(replace(confirmed, lines=stacks.seen())))
+        assert ("cost nothing" in " ".join(model.answer[:2])) == first, model.answer
