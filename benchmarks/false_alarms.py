@@ -29,6 +29,7 @@ from tabulate import tabulate
 
 from perfdoc.core import blocks as pairing
 from perfdoc.core import stats
+from perfdoc.core.blocks import Block
 from perfdoc.core.treatment import Level, config_from_id
 from perfdoc.inject.experiment.design import Factor
 from perfdoc.inject.experiment.experiment import Experiment
@@ -76,8 +77,7 @@ def simulate(truth: Truth, noise: Noise, budget: float, seed: int) -> Experiment
         value -= sum(truth.effects[name] for name in config_from_id(request.arm).values()) if "=" in request.arm else 0.0
         seconds = 0.1 * math.exp(value)
         left -= 3 * seconds
-        result = BlockResult({"lap": 0, "i": index, "arm": request.arm, "phase": request.phase, "count": 2,
-                              "seconds": 2 * seconds, "steps": [], "warmup": [seconds], "switch": 0.0})
+        result = BlockResult(Block(0, index, request.arm, request.phase, 2, 2 * seconds, [], [seconds], 0.0, 0, 0))
         index += 1
 
 
@@ -135,13 +135,13 @@ def noises(kind: str, rng: random.Random) -> Iterator[float]:
         yield level + new
 
 
-def phase(order: list[str], rounds: int, kind: str, rng: random.Random) -> list[dict[str, object]]:
+def phase(order: list[str], rounds: int, kind: str, rng: random.Random) -> list[Block]:
     """Blocks of a confirm phase: after a control, so many rounds of arms (in random order) and a control."""
     arms = ["control"]
     for _ in range(rounds):
         arms += [*rng.sample(order[:-1], len(order) - 1), order[-1]]
-    return [{"lap": 0, "i": i, "arm": arm, "phase": pairing.CONFIRM_PHASE, "count": 2, "steps": [],
-             "seconds": 0.2 * math.exp(value - (0.1 if arm == "p=1" else 0.0))}
+    gain = {"p=1": 0.1}
+    return [Block(0, i, arm, pairing.CONFIRM_PHASE, 2, 0.2 * math.exp(value - gain.get(arm, 0.0)), [], [], 0.0, 0, 0)
             for i, (arm, value) in enumerate(zip(arms, noises(kind, rng), strict=False))]
 
 
@@ -180,8 +180,7 @@ def stalled(repeats: int) -> None:
                 blocks = []
                 for i, arm in enumerate([*["control"] * 5, *["x=1", "control"] * pairs]):
                     steps = [math.exp(rng.gauss(0, LEVEL)) * (times if rng.random() < share else 1.0) for _ in range(count)]
-                    blocks.append({"lap": 0, "i": i, "arm": arm, "phase": "screen", "count": count, "seconds": sum(steps),
-                                   "steps": steps})
+                    blocks.append(Block(0, i, arm, "screen", count, sum(steps), steps, [], 0.0, 0, 0))
                 means.append(statistics.fmean(pairing.arm_values(pairing.log_speedups(blocks), "x=1")))
             error = statistics.stdev(means) / math.sqrt(repeats)
             rows.append((f"{share:.0%} of the steps take {times:g} times as long", count, pairs,
@@ -238,7 +237,7 @@ def real(count: int, budget: float) -> None:
                     total += 1
                     held += shown.low <= 0 <= shown.high
                     # The raw judgement, not softened by the A/A arm's resolution.
-                    settled = seen.capture.experiment["verdicts"].get(arm)
+                    settled = seen.capture.experiment.verdicts.get(arm)
                     verdict = stats.keep(settled, values, 0.02, len(seen.arms), seen.noise, seen.overlap(arm))
                     judged[verdict] += 1
                     if verdict in ("helps", "hurts"):

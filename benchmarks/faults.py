@@ -30,6 +30,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 from harm import Scan, Trial
@@ -207,7 +208,7 @@ def terminal_gone(trial: Trial) -> None:
                     os.read(ours, 65536)
 
     trial.write(script())
-    scan = trial.start(terminal=theirs, before=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+    scan = trial.start(terminal=theirs, before=_take_terminal)
     os.close(theirs)
     reader = threading.Thread(target=read)
     reader.start()
@@ -329,13 +330,23 @@ def memory_cgroup(trial: Trial) -> None:
     trial.start("--only", "batch_size,optimizer_implementation", before=join)
 
 
+def _take_terminal() -> None:
+    """In the new process: the terminal that its streams go to is its own."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _remove_group(group: Path) -> None:
+    if until(lambda: not (group / "cgroup.procs").read_text(), 10):
+        group.rmdir()
+
+
 def _cgroup(trial: Trial, size: int) -> Path:
     base = Path("/sys/fs/cgroup")
     one = (base / "memory").is_dir()
     group = (base / "memory" if one else base) / f"perfdoc-faults-{os.getpid()}-{trial.rng.randrange(10**6)}"
     try:
         group.mkdir()
-        trial.undo.callback(lambda: until(lambda: not (group / "cgroup.procs").read_text(), 10) and group.rmdir())
+        trial.undo.callback(_remove_group, group)
         (group / ("memory.limit_in_bytes" if one else "memory.max")).write_text(str(size))
     except OSError as error:
         raise Skipped(f"needs a memory cgroup: {error}") from None
@@ -384,7 +395,8 @@ def main() -> None:
     if args.list:
         print("\n".join(f"{name}: {(function.__doc__ or '').splitlines()[0]}" for name, function in KINDS.items()))
         return
-    rows, failures = [], []
+    rows: list[tuple[Any, ...]] = []
+    failures: list[str] = []
     for kind in args.only or KINDS:
         tried: list[Trial] = []
         for seed in range(args.seed, args.seed + args.times):

@@ -221,7 +221,7 @@ class Trial:
 def reason(scan: Scan) -> str:
     """What the capture says of the run's end; what stands in the way of reading one."""
     try:
-        return str(report.load(scan.run).run.get("reason", "")) if scan.run else ""
+        return str(report.load(scan.run).run.reason) if scan.run else ""
     except PerfdocError as error:
         return str(error)
 

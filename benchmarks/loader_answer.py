@@ -23,7 +23,7 @@ import torch
 from tabulate import tabulate
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-import perfdoc
+from perfdoc.api.loader_bench import bench_loader
 from perfdoc.core import stats
 from perfdoc.demo.make_images import make
 
@@ -127,7 +127,7 @@ def main() -> None:
             if args.only and name not in args.only.split(","):
                 continue
             start = perf_counter()
-            found = perfdoc.bench_loader(loader, COUNTS)
+            found = bench_loader(loader, COUNTS)
             took = perf_counter() - start
             logs: dict[int, list[float]] = {n: [] for n in COUNTS}
             seconds = SECONDS.get(name, 1.0)

@@ -27,6 +27,7 @@ from tabulate import tabulate
 
 from perfdoc.core import blocks as pairing
 from perfdoc.core import stats
+from perfdoc.core.blocks import Block
 from perfdoc.core.treatment import Config, Level, config_from_id, config_id
 from perfdoc.demo.make_images import make
 from perfdoc.diagnosis.prediction import NORMAL
@@ -175,8 +176,8 @@ def simulate(step: float, noise: float, budget: float, seed: int) -> tuple[float
             count = 2 if step > SLOW_STEP else max(3, math.ceil(BLOCK_SECONDS / step))
             warmup = 1 + first if step > SLOW_STEP else max(3 if first else 1, math.ceil((0.2 if first else 0.03) / step))
             left -= (count + warmup) * seconds
-            answer = BlockResult({"lap": 0, "i": index, "arm": request.arm, "phase": request.phase, "count": count,
-                                  "seconds": count * seconds, "steps": [], "warmup": [seconds] * warmup, "switch": 0.0})
+            answer = BlockResult(Block(
+                0, index, request.arm, request.phase, count, count * seconds, [], [seconds] * warmup, 0.0, 0, 0))
             index += 1
     best = max(speedup(truth, cell) for cell in cells(
         {f.slug: [level.name for level in f.levels] for f in factors if f.planned}))
@@ -185,8 +186,8 @@ def simulate(step: float, noise: float, budget: float, seed: int) -> tuple[float
         if len(experiment.arm_results.values(name)) < 2:
             ((slug, at),) = config_from_id(name).items()
             rest = {other: level for other, level in experiment.plan.items() if other != slug}
-            off = found["center"] - speedup(truth, {**rest, slug: at}) + speedup(truth, rest)
-            estimated.append(abs(off) <= NORMAL * found["deviation"])
+            off = found.center - speedup(truth, {**rest, slug: at}) + speedup(truth, rest)
+            estimated.append(abs(off) <= NORMAL * found.deviation)
     values = experiment.arm_results.values(config_id(experiment.plan), confirm=True) if experiment.plan else []
     gained = speedup(truth, experiment.plan)
     if len(values) < 2:
@@ -204,7 +205,7 @@ def simulated(repeats: int) -> None:
         held = [entry[2] for entry in found if entry[2] is not None]
         rows.append((
             f"{1000 * step:.0f} ms", f"{noise:.0%}", f"{budget} s", len(worth),
-            *(f"{math.exp(statistics.fmean(entry[place] for entry in worth)):.2f}" for place in (0, 1)),
+            *(f"{math.exp(statistics.fmean(gains)):.2f}" for gains in ([e[0] for e in worth], [e[1] for e in worth])),
             f"{statistics.median(math.exp(entry[1] - entry[0]) for entry in worth):.1%}",
             f"{statistics.fmean(math.exp(entry[1] - entry[0]) >= 0.95 for entry in worth):.0%}", f"{sum(held)}/{len(held)}",
             f"{sum(sum(entry[3]) for entry in found)}/{sum(len(entry[3]) for entry in found)}",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import random
 from dataclasses import replace
 
 import builders
 import pytest
 
+from perfdoc.capture import events
 from perfdoc.capture.document import Capture
 from perfdoc.capture.lines import Line, Lines, StackPath
 from perfdoc.capture.records import Loop
+from perfdoc.commands._progress import Progress
 from perfdoc.core.measurement import Measurement
 from perfdoc.diagnosis import time_by_line
 from perfdoc.diagnosis.diagnose import diagnose
@@ -67,7 +70,7 @@ def capture(lines: Lines | None, loop: Loop | None = None) -> Capture:
 
 
 def by_line(lines: Lines, loop: Loop | None = None) -> time_by_line.TimeByLine:
-    found = time_by_line.of(capture(lines, loop))
+    found = time_by_line.of(loop or builders.loop(), lines)
     assert found is not None
     return found
 
@@ -206,6 +209,19 @@ def test_the_answer_begins_with_the_line() -> None:
     page = html.render(model)
     assert "train.py:40-41" in page
     assert "row = frame.iloc[i]" in page
+
+
+def test_the_lines_are_told_while_changes_are_still_tried() -> None:
+    """As soon as the loop was looked at: the costliest lines with what they could give, and they are not told again."""
+    stream = io.StringIO()
+    loop, lines = builders.loop(), slow_data_set().seen()
+    with Progress(120.0, stream) as progress:
+        progress.show(events.LoopFound(record=loop))
+        progress.show(events.LinesSeen(record=lines))
+        progress.show(events.Progress(phase="screen", arm="control", left=100.0, settled={}, failed=[], plan={}))
+    told = [line for line in stream.getvalue().splitlines() if "train.py" in line]
+    assert len(told) == 1, "forward, backward and optimizer have less than a twentieth of the step each"
+    assert told == ["perfdoc:  88%  /home/me/train.py:40-41  Readings.__getitem__, pandas; without it at most 8.3x faster"]
 
 
 def test_a_run_that_is_mostly_no_steps_says_so_first() -> None:

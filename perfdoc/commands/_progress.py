@@ -10,11 +10,13 @@ from typing import Any, TextIO
 
 from perfdoc.capture import events, incidents
 from perfdoc.capture.event import Event
+from perfdoc.capture.lines import Lines
+from perfdoc.capture.records import Loop
 
 LINE_SECONDS = 10.0
 """Without a terminal, a line is printed this often."""
 FIRST_BLOCK_SECONDS = 15.0
-"""Seconds after the first change was switched on at which it is told where the time goes: the rest takes minutes."""
+"""Maximum time in seconds after the first change was switched on until it is told where the time goes: the rest takes long."""
 SMALL_SHARE = 0.05
 """Minimum share of the step for a phase to be named in that line."""
 
@@ -35,6 +37,7 @@ class Progress:
         self._began: float | None = None
         self.folder: Path | None = None
         """The run's, where its steps are read for the first block."""
+        self._loop: Loop | None = None
         self._live: Any = None
 
     def __enter__(self) -> Progress:
@@ -62,6 +65,12 @@ class Progress:
             self._say("training; looking at the loop ...", True)
         elif isinstance(event, events.Offered) and event.record.status == "offered" and event.record.role != "ceiling":
             self._changes |= {f"{event.record.slug}={level}": change for level, change in event.record.levels}
+        elif isinstance(event, events.LoopFound):
+            self._loop = event.record
+        elif isinstance(event, events.LinesSeen):
+            self._began = math.inf
+            self._first_block()
+            self._top_lines(event.record)
         elif isinstance(event, events.Progress):
             self._tried(event)
         elif isinstance(event, incidents.UnwatchedFound):
@@ -103,6 +112,15 @@ class Progress:
         ranked = sorted(zip(means, PHASES, strict=True), reverse=True)
         shares = [f"{PHASE_WORDS[name]} {mean / total:.0%}" for mean, name in ranked if mean >= SMALL_SHARE * total]
         self._print_above(f"{seconds(math.fsum(step.seconds for step in steps) / len(steps))} a step: {', '.join(shares)}")
+
+    def _top_lines(self, seen: Lines) -> None:
+        """Which lines that is, and what they could give."""
+        from perfdoc.diagnosis import time_by_line
+        from perfdoc.report import cause_words
+
+        found = time_by_line.of(self._loop, seen)
+        for said in cause_words.most_costly(found, str(Path.cwd())) if found is not None else []:
+            self._print_above(said)
 
     def _print_above(self, text: str) -> None:
         try:

@@ -55,7 +55,8 @@ class Evidence:
     def lines(self) -> TimeByLine | None:
         """Where the time goes by line; None where no stacks were sampled."""
         free = self.free_loader
-        return time_by_line.of(self.capture, self.step_seconds / free.high if free is not None and free.known else None)
+        free_step = self.step_seconds / free.high if free is not None and free.known else None
+        return time_by_line.of(self.capture.loop, self.capture.lines, free_step)
 
     @property
     def loader_site(self) -> str:

@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from perfdoc.capture.document import Capture
 from perfdoc.capture.lines import Line, Lines, StackPath
+from perfdoc.capture.records import Loop
 from perfdoc.core import stats
 
 WAITING, IDLE, PYTHON = "waiting for workers", "idle", "Python"
@@ -129,12 +129,11 @@ class Between:
 
 
 class TimeByLine:
-    """What the stacks of one capture say. ``free_step``: seconds of a step whose loader costs nothing, where that is known."""
+    """What the stacks of one loop say. ``free_step``: seconds of a step whose loader costs nothing, where that is known."""
 
-    def __init__(self, capture: Capture, seen: Lines, free_step: float | None = None) -> None:
+    def __init__(self, loop: Loop | None, seen: Lines, free_step: float | None = None) -> None:
         self._seen = seen
         self._free_step = free_step
-        loop = capture.loop
         self._workers = sum(loader.num_workers for loader in loop.loaders) if loop else 0
         lengths = [one.batches_an_epoch / one.batches_a_step for one in (loop.loaders if loop else []) if one.batches_an_epoch]
         self._epoch_steps = min(lengths) if lengths else None
@@ -358,9 +357,8 @@ def _share(part: Sequence[float], whole: Sequence[float]) -> Share:
     return Share(value, max(0.0, value - half), min(1.0, value + half))
 
 
-def of(capture: Capture, free_step: float | None = None) -> TimeByLine | None:
-    """What the capture's stacks say; None where it has none of an ordinary step."""
-    seen = capture.lines
+def of(loop: Loop | None, seen: Lines | None, free_step: float | None = None) -> TimeByLine | None:
+    """What the stacks of a loop say; None where there are none of an ordinary step."""
     if seen is None or not seen.steps or not seen.in_steps:
         return None
-    return TimeByLine(capture, seen, free_step)
+    return TimeByLine(loop, seen, free_step)

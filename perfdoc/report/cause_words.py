@@ -14,6 +14,8 @@ OUTSIDE = 0.3
 """Minimum share of the run outside of ordinary steps for that to be the answer."""
 IN_TABLE = 0.01
 """Minimum share of the step for a line to stand in the table."""
+MOST_TOLD = 3
+"""Maximum number of lines that are told while the scan goes on."""
 LONGEST_CEILING = 100.0
 """Maximum ceiling that is given as a figure, because the rest of the step is not known better than to 1%."""
 
@@ -79,6 +81,16 @@ def at_most(ceiling: float) -> str:
     if ceiling > LONGEST_CEILING:
         return "many times"
     return f"at most {ceiling:.{0 if ceiling >= 10 else 1 if ceiling >= 2 else 2}f}x"
+
+
+def most_costly(found: TimeByLine, directory: str) -> list[str]:
+    """The top three lines of a step, with what they could give: what is told while changes are still tried."""
+    said = []
+    for cause in [one for one in found.causes if one.share.value >= TOLD / 2][:MOST_TOLD]:
+        name = cause.function or cause.text[:60]
+        without = f"; without it {at_most(cause.ceiling)} faster" if cause.kind == "code" else ""
+        said.append(f"{cause.share.value:4.0%}  {cause.where(directory)}  {name}, {cause.what}{without}")
+    return said
 
 
 def run_sentence(diagnosis: Diagnosis, step: float) -> str:
