@@ -14,6 +14,7 @@ class Prefetching(Treatment):
     """``prefetch_factor`` four times as deep, and ``in_order=False``, for loaders with workers."""
 
     slug = "prefetching"
+    contradicts = ("dataloader_workers=0",)
     title = "prefetching of workers"
     numerics = False
     phases = ("data",)

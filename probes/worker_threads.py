@@ -40,6 +40,7 @@ class WorkerThreads(Treatment):
     """``cv2.setNumThreads(0)`` where samples are made. torch gives its workers one thread by itself, OpenCV does not."""
 
     slug = "worker_threads"
+    contradicts = ("dataloader_workers=0",)
     title = "OpenCV threads where samples are made"
     numerics = False
     phases = ("data", "forward", "backward")

@@ -579,3 +579,36 @@ def test_a_policy_is_the_experiments_own(arms_a_control, neighbours):
     loop.run([factor("a"), factor("b")], policy=Policy(arms_a_control=arms_a_control))
     arms = [request.arm for request in loop.requests if isinstance(request, BlockRequest)]
     assert any("control" not in pair for pair in itertools.pairwise(arms)) == neighbours
+
+
+# -- a plan in which every part earns its place
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_part_that_only_helps_alone_is_no_passenger(seed):
+    """Two changes that each bring 10% alone and 10% together: one of them is the plan, not both."""
+    truth = {frozenset({"a=on"}): 0.1, frozenset({"b=on"}): 0.1, frozenset({"a=on", "b=on"}): -0.1,
+             frozenset({"c=on"}): 0.2}
+    factors = [factor("a"), factor("b"), factor("c")]
+    experiment = SimulatedLoop(truth, seed=seed, noise=0.02).run(factors, budget=120.0, seed=seed)
+    assert experiment.plan.get("c") == "on"
+    assert ("a" in experiment.plan) != ("b" in experiment.plan)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_earns_its_place_stays(seed):
+    """Three changes that bring 5% or more beside each other are all in the plan."""
+    loop = SimulatedLoop(alone(a=1.06, b=1.08, c=1.2), seed=seed, noise=0.02)
+    assert set(loop.run([factor("a"), factor("b"), factor("c")], budget=120.0, seed=seed).plan) == {"a", "b", "c"}
+
+
+def test_what_contradicts_is_never_tried_together():
+    """Prefetching without workers has no meaning: no block has both, though each helps alone."""
+    factors = [factor("workers", "0", "2", interacts=("prefetch",)), factor("prefetch", "8", contradicts=("workers=0",))]
+    loop = SimulatedLoop({frozenset({"workers=0"}): 0.2, frozenset({"prefetch=8"}): 0.2})
+    experiment = loop.run(factors, budget=60.0)
+    arms = [request.arm for request in loop.requests if isinstance(request, BlockRequest)]
+    assert any("workers=0" in arm for arm in arms)
+    assert any("prefetch=8" in arm for arm in arms)
+    assert not any("workers=0" in arm and "prefetch=8" in arm for arm in arms)
+    assert len(experiment.plan) == 1

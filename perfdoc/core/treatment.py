@@ -180,6 +180,8 @@ class Treatment(ABC):
     """What a person calls it."""
     interacts: ClassVar[tuple[str, ...]] = ()
     """Slugs of treatments whose effect depends on this one's level: tried together in a small factorial design."""
+    contradicts: ClassVar[tuple[str, ...]] = ()
+    """Changes of other treatments (``dataloader_workers=0``) beside which it has no meaning: never tried with it."""
     phases: ClassVar[tuple[str, ...]] = ()
     """Phases of the step that it acts on first: where they take little time, other treatments are tried before it."""
     provides: ClassVar[Mapping[str, Unit]] = {}

@@ -50,7 +50,7 @@ def factors(
             share = sum(shares.get(phase, 0.0) for phase in treatment.phases)
             enlarges = any(treatment.work(level.name) > 1 for level in offer.levels)
             found.append(Factor(slug, offer.levels, treatment.interacts, treatment.role,
-                                treatment.numerics, enlarges, share))
+                                treatment.numerics, enlarges, share, treatment.contradicts))
     return found
 
 

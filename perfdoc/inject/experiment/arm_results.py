@@ -13,7 +13,7 @@ from perfdoc.core import blocks as pairing
 from perfdoc.core import numerics, stats
 from perfdoc.core.blocks import AA_ARM, Block
 from perfdoc.core.treatment import Config, config_id
-from perfdoc.inject.experiment.design import Factor, screening_arms
+from perfdoc.inject.experiment.design import Factor, contradictions, screening_arms
 from perfdoc.inject.experiment.policy import DEFAULT, Policy
 from perfdoc.inject.experiment.requests import BlockResult, ParityResult, Result
 
@@ -35,7 +35,7 @@ class ArmResults:
         self.factors = factors
         self.smallest_effect = smallest_effect
         self.blocks = list(history)
-        self.excluded = excluded
+        self.excluded = [*excluded, *contradictions(factors)]
         self.allow_numerics = allow_numerics
         self.from_earlier = bool(self.blocks)
         """Whether it began with blocks of earlier launches."""
@@ -43,7 +43,7 @@ class ArmResults:
         self.failed: dict[str, str] = {}
         self.numerics: dict[str, str] = {}
         """Verdicts of :func:`perfdoc.core.numerics.judge` by arm."""
-        self.arms = screening_arms(factors, excluded, policy.most_cells)
+        self.arms = screening_arms(factors, self.excluded, policy.most_cells)
         ceilings = {factor.slug for factor in factors if factor.ceiling}
         self.ceiling_ids = {config_id(arm) for arm in self.arms if ceilings & set(arm)}
         self.comparisons = max(1, len(self.arms) - len(self.ceiling_ids))

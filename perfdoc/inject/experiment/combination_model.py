@@ -76,6 +76,12 @@ class CombinationModel:
             plan = less[weakest]
         return plan
 
+    def beside(self, plan: Config) -> dict[str, float]:
+        """Log speed-up that every change of the plan is expected to bring beside the others; without those that take long."""
+        model = self.surrogate()
+        return {slug: model.beside(plan, slug, level)[0] for slug, level in plan.items()
+                if not self._results.late_seconds({slug: level})}
+
     def estimates(self, plan: Config) -> dict[str, Estimate]:
         """What every change that was part of a stack does beside the rest of the plan.
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from perfdoc.core.treatment import Config, Level, Role, config_id
+from perfdoc.core.treatment import Config, Level, Role, config_from_id, config_id
 from perfdoc.inject.experiment.policy import Policy
 
 
@@ -26,6 +26,8 @@ class Factor:
     after it."""
     share: float = 1.0
     """Share of the step that it acts on first, as far as the clock saw: orders the arms where time is short."""
+    contradicts: tuple[str, ...] = ()
+    """Changes of other treatments beside which it has no meaning."""
 
     @property
     def planned(self) -> bool:
@@ -70,6 +72,14 @@ def screening_arms(
             arms += cells[:most_cells]
     arms += [{f.slug: level.name} for f in real if f.trade_off for level in f.levels]
     return without(arms, excluded)
+
+
+def contradictions(factors: Iterable[Factor]) -> list[str]:
+    """Config ids that no arm may contain: a change together with one beside which it has no meaning."""
+    return [
+        config_id({factor.slug: level.name, **config_from_id(other)})
+        for factor in factors for other in factor.contradicts for level in factor.levels
+    ]
 
 
 def without(arms: Iterable[Config], excluded: Iterable[str]) -> list[Config]:

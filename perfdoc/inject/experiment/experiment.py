@@ -9,18 +9,18 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from perfdoc.capture.records import Judged
-from perfdoc.core import blocks as pairing
 from perfdoc.core import stats
 from perfdoc.core.blocks import AA_ARM, CONFIRM_PHASE, SEARCH_PHASE, Block
 from perfdoc.core.treatment import CONTROL, Config, config_id
 from perfdoc.inject.experiment.arm_results import ArmResults
 from perfdoc.inject.experiment.combination_model import CombinationModel
 from perfdoc.inject.experiment.design import Factor, without
+from perfdoc.inject.experiment.plan_comparisons import PlanComparisons
 from perfdoc.inject.experiment.policy import DEFAULT, Policy
-from perfdoc.inject.experiment.requests import ParityRequest, ProbeRequest, Request, Result, Steps
+from perfdoc.inject.experiment.requests import ParityRequest, ProbeRequest, Steps
 from perfdoc.inject.experiment.rounds import Rounds
 
 
@@ -43,6 +43,8 @@ class Experiment:
         self.plan: Config = {}
         self._random = random.Random(seed)
         self._rounds = Rounds(self.arm_results, remaining, self._random, policy)
+        self._comparisons = PlanComparisons(
+            self.arm_results, self.combinations, self._rounds, remaining, policy)
         self._confirmed_at = budget
         """Seconds that were left when the plan had its last block."""
 
@@ -67,6 +69,8 @@ class Experiment:
             yield from self._add_late()
             yield from self._compare_numbers([self.plan])
             self.plan = {s: level for s, level in self.plan.items() if not known.changes_training({s: level})}
+        floor = max(self.remaining() - self.policy.prune_share * self.budget, self._kept_for_the_end())
+        self.plan = yield from self._comparisons.pruned(self.plan, floor)
         # What a plan must have to be told comes before everything else.
         yield from self._confirm(stats.LOOKS[0])
         yield from self._confirm(self.policy.confirm_pairs, self._kept_for_the_end())
@@ -262,7 +266,7 @@ class Experiment:
         stack = {**self.plan, **best}
         offered = [best] if known.entry_seconds(stack) > self.policy.entry_share * self.remaining() else [best, stack]
         offered = without(offered, [*known.excluded, *known.failed])
-        better = yield from self._better_than(self.plan, offered, min(floor, self.remaining() / 2))
+        better = yield from self._comparisons.better_than(self.plan, offered, min(floor, self.remaining() / 2))
         if better is not None:
             self.plan = better
 
@@ -278,41 +282,6 @@ class Experiment:
         seconds = min(self.policy.numerics_share * self.budget, self.remaining() / 2)
         result = yield ParityRequest(list(parts.values())[:self.policy.most_compared], seconds)
         known.compared(result)
-
-    def _better_than(
-        self, base: Config, stacks: Sequence[Config], floor: float
-    ) -> Generator[Request, Result, Config | None]:
-        """The stack that beats ``base`` clearly, by differences within the same rounds; None if none does."""
-        known = self.arm_results
-        live = {config_id(arm): arm for arm in stacks}
-        base_id = config_id(base)
-        gains: dict[str, list[float]] = {arm: [] for arm in live}
-        for _ in range(2 * self.policy.deciding_pairs):
-            if not live or self.remaining() <= floor:
-                break
-            start = len(known.blocks)
-            yield from self._rounds.round({base_id: base, **live}, SEARCH_PHASE, floor)
-            # Blocks of this round with the control block before it, so that every arm finds its neighbours.
-            now = pairing.log_speedups(known.blocks[max(0, start - 1):])
-            here = {arm: pairs[-1].value for (arm, _), pairs in now.items()}
-            for arm in live:
-                if arm in here and base_id in here:
-                    gains[arm].append(here[arm] - here[base_id])
-            for arm in list(live):
-                if arm in known.failed:
-                    del live[arm]
-                elif len(gains[arm]) >= self.policy.deciding_pairs:
-                    shown = stats.interval(gains[arm], None, 0.05)
-                    if shown.low > 0 or shown.high < math.log1p(known.smallest_effect):
-                        del live[arm]
-        won = {
-            arm: stats.interval(got) for arm, got in gains.items() if len(got) >= stats.LOOKS[0] and arm not in known.failed
-        }
-        clear = [arm for arm, got in won.items() if got.low > 0 and got.center >= math.log1p(known.smallest_effect) / 2]
-        if not clear:
-            return None
-        best = max(clear, key=lambda arm: won[arm].center)
-        return next(arm for arm in stacks if config_id(arm) == best)
 
     def _confirm(self, pairs: int, floor: float = 0.0) -> Steps:
         if not self.plan:
