@@ -31,7 +31,7 @@ class Stacks:
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
-        self.paths: dict[str, list[StackPath]] = {"steps": [], "between": [], "workers": []}
+        self.paths: dict[str, list[StackPath]] = {"steps": [], "between": [], "backward": [], "workers": []}
 
     def at(self, line: int, function: str = "<module>", text: str = "", file: str = MAIN, package: str = "") -> int:
         one = Line(file, line, function, package, text)
@@ -44,12 +44,12 @@ class Stacks:
 
     def add(self, share: float, path: list[int], phase: str, leaf: str = "Python", where: str = "steps") -> None:
         """A stack with this share of the steps' 5 s (of the other time: seconds)."""
-        seconds = [share] if where == "between" else [share * 5.0 / STRETCHES] * STRETCHES
+        seconds = [share] if where in ("between", "backward") else [share * 5.0 / STRETCHES] * STRETCHES
         self.paths[where].append(StackPath(path, phase, leaf, seconds))
 
     def seen(self, other: float = 0.0, turns: int = 0) -> Lines:
         return Lines(0.004, 50, [1.0] * STRETCHES, other, turns, self.lines, self.paths["steps"], self.paths["between"],
-                     self.paths["workers"])
+                     self.paths["backward"], self.paths["workers"])
 
 
 def plain_loop(data: float) -> Stacks:
@@ -96,7 +96,7 @@ def slow_data_set(workers: bool = False) -> Stacks:
 
 
 def test_a_data_sets_lines_are_one_cause_with_its_share_and_ceiling() -> None:
-    """Lines of one function are named together, with what they call, where they are called from, and the most they can give."""
+    """Lines of one function are named together, with what they call, where they are called from, and what they can give."""
     cause = by_line(slow_data_set().seen()).causes[0]
     assert cause.where("/home/me") == "train.py:40-41"
     assert (cause.function, cause.what, cause.kind, cause.phase) == ("Readings.__getitem__", "pandas", "code", "data")
@@ -145,6 +145,26 @@ def test_the_models_arithmetic_is_no_cause() -> None:
     assert {cause.kind for cause in found.causes} == {"model"}
     model = build(diagnose(capture(plain_loop(0.0).seen())))
     assert not any("cost nothing" in sentence for sentence in model.answer)
+
+
+def test_the_backward_pass_is_told_at_the_lines_that_made_it() -> None:
+    """Of 40% of the step in backward, three quarters go to the line that made them, beside its forward pass."""
+    stacks = Stacks()
+    call, back, step, torch = stacks.at(60), stacks.at(61), stacks.at(62), stacks.library("torch")
+    conv, head = stacks.at(9, "Net.forward", "x = self.conv(x)"), stacks.at(10, "Net.forward", "return self.head(x)")
+    stacks.add(0.3, [call, torch, conv, torch], "forward")
+    stacks.add(0.1, [call, torch, head, torch], "forward")
+    stacks.add(0.4, [back, torch], "backward")
+    stacks.add(0.2, [step, torch], "optimizer")
+    stacks.add(0.03, [call, conv], "backward", where="backward")
+    stacks.add(0.01, [call, head], "backward", where="backward")
+    found = by_line(stacks.seen())
+    net = next(cause for cause in found.causes if cause.function == "Net.forward")
+    assert net.share.value == pytest.approx(0.8)
+    assert (net.kind, net.phase, net.lines) == ("model", "forward", (9,)) or net.lines == (9, 10)
+    assert net.backward == pytest.approx(0.5)
+    assert not any(61 in cause.lines for cause in found.causes)
+    assert sum(cause.share.value for cause in found.causes) == pytest.approx(1.0)
 
 
 def test_a_comprehension_belongs_to_its_function() -> None:

@@ -47,5 +47,8 @@ class Lines:
     in_steps: Annotated[list[StackPath], About("Training thread, within ordinary steps.")] = field(default_factory=list)
     between: Annotated[list[StackPath], About(
         "Training thread, in what was no ordinary step; one stretch.")] = field(default_factory=list)
+    backward: Annotated[list[StackPath], About(
+        "Backward pass of a few steps by the lines that made what it goes through; one stretch. Empty where it was not traced.",
+    )] = field(default_factory=list)
     in_workers: Annotated[list[StackPath], About("Main threads of all workers of the step's loaders.")] = field(
         default_factory=list)

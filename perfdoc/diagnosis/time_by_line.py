@@ -65,6 +65,8 @@ class Row:
     seconds: tuple[float, ...]
     """By stretch."""
     in_worker: bool
+    made_forward: bool = False
+    """Whether it is time of the backward pass, at the line that made what it goes through."""
 
     @property
     def total(self) -> float:
@@ -94,6 +96,8 @@ class Cause:
     in_worker: bool
     seconds: float
     """A step."""
+    backward: float
+    """Share of that which is the backward pass of what the line computes."""
     share: Share
     ceiling: float
     """How many times faster a step could be at most, if it cost nothing."""
@@ -149,16 +153,22 @@ class TimeByLine:
         seen = self._seen
         busy = [path for path in seen.in_workers if path.leaf != IDLE and path.phase == "data"]
         in_all = math.fsum(math.fsum(path.seconds) for path in busy)
+        backward = math.fsum(math.fsum(path.seconds) for path in seen.backward)
         found = []
         for path in seen.in_steps:
             lines = self._users(path)
-            if path.leaf != WAITING or not in_all:
+            if path.phase == "backward" and backward:
+                for line in seen.backward:
+                    share = math.fsum(line.seconds) / backward
+                    found.append(Row(self._users(line) or lines, "backward", "torch", False,
+                                     tuple(share * seconds for seconds in path.seconds), False, True))
+            elif path.leaf != WAITING or not in_all:
                 found.append(Row(lines, path.phase, *self._what(path), tuple(path.seconds), False))
-                continue
-            for worker in busy:
-                share = math.fsum(worker.seconds) / in_all
-                found.append(Row((*lines, *self._users(worker)), "data", *self._what(worker),
-                                 tuple(share * seconds for seconds in path.seconds), True))
+            else:
+                for worker in busy:
+                    share = math.fsum(worker.seconds) / in_all
+                    found.append(Row((*lines, *self._users(worker)), "data", *self._what(worker),
+                                     tuple(share * seconds for seconds in path.seconds), True))
         return found
 
     def _users(self, path: StackPath) -> tuple[Line, ...]:
@@ -186,6 +196,8 @@ class TimeByLine:
         """Functions that hold the loop: more than one of the step's phases runs under them."""
         phases: dict[Where, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         for row in self.rows:
+            if row.made_forward:
+                continue
             for where in {function_of(line) for line in row.lines}:
                 phases[where][row.phase] += row.total
         least = LEAST_PHASE * self.total
@@ -239,12 +251,13 @@ class TimeByLine:
             covered += at[number]
         depth, typical = max(members, key=lambda member: member[1].total)
         share = self.share(rows)
-        phase = typical.phase
+        phase = "forward" if typical.made_forward else typical.phase
+        backward = math.fsum(row.total for row in rows if row.made_forward) / total
         in_worker = math.fsum(row.total for row in rows if row.in_worker) > total / 2
         return Cause(
             hottest.file, tuple(sorted(named)), "" if loops_own else function_of(hottest)[1], hottest.text,
             max(whats, key=lambda what: whats[what]), typical.lines[:depth], phase, _kind(rows, phase, loops_own), in_worker,
-            share.value * self.step, share, self._ceiling(share, in_worker),
+            share.value * self.step, backward, share, self._ceiling(share, in_worker),
         )
 
     def _ceiling(self, share: Share, in_worker: bool) -> float:

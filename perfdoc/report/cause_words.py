@@ -35,6 +35,8 @@ class LineRow:
     low: float
     high: float
     seconds: float
+    backward: float
+    """Share of that which is the backward pass of what the line computes."""
     ceiling: float
     called_from: tuple[str, ...]
 
@@ -46,7 +48,7 @@ def rows(diagnosis: Diagnosis) -> list[LineRow]:
         return []
     return [
         LineRow(cause.where(directory), cause.function, cause.text, cause.what, cause.phase, cause.kind, cause.in_worker,
-                cause.share.value, cause.share.low, cause.share.high, cause.seconds, cause.ceiling,
+                cause.share.value, cause.share.low, cause.share.high, cause.seconds, cause.backward, cause.ceiling,
                 tuple(f"{relative(line.file, directory)}:{line.line}" for line in cause.callers))
         for cause in found.causes if cause.share.value >= IN_TABLE
     ]
@@ -116,7 +118,10 @@ def of_phase(diagnosis: Diagnosis, phase: str) -> str:
     if found is None:
         return ""
     best = next((cause for cause in found.causes if cause.phase == phase), None)
-    if best is None or best.share.value < IN_TABLE or phase in ("backward", "optimizer"):
+    if phase == "backward":  # told at the lines that it goes through, where they are known
+        made = sorted((c for c in found.causes if c.backward > 0), key=lambda c: -c.backward * c.share.value)
+        return f"most of it for {made[0].where(directory)}" if made else ""
+    if best is None or best.share.value < IN_TABLE or phase == "optimizer":
         return ""
     name = best.function or best.text[:40]
     return f"{best.where(directory)}  {name}  {best.share.value:.0%}"

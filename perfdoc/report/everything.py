@@ -53,7 +53,8 @@ def _lines(model: ReportModel) -> list[RenderableType]:
     if not model.lines:
         return []
     rows = [(row.where, f"{row.share:.0%} [{row.low:.0%}, {row.high:.0%}]", cause_words.at_most(row.ceiling),
-             " · ".join(filter(None, (row.function or row.text, row.what, "in workers" if row.in_worker else ""))))
+             " · ".join(filter(None, (row.function or row.text, row.what, "in workers" if row.in_worker else "",
+                                f"{row.backward:.0%} of it backward" if row.backward > 0.005 else ""))))
             for row in model.lines]
     said = [drawing.table(("your lines, before anything was changed", "of the step", "without it", ""), rows, right=(1, 2))]
     return [*said, *([drawing.text(f"the run: {model.run}")] if model.run else [])]

@@ -17,7 +17,8 @@ from time import perf_counter
 from perfdoc.capture import events
 from perfdoc.capture.lines import Line, Lines, StackPath
 from perfdoc.inject.lines import worker_files, worker_lines
-from perfdoc.inject.lines.stack_path import PYTHON, Path, PathReader, Place
+from perfdoc.inject.lines.backward_lines import BackwardLines
+from perfdoc.inject.lines.stack_path import PYTHON, Path, PathReader, Place, qualified_name
 from perfdoc.inject.lines.stack_sampler import StackSampler
 from perfdoc.inject.observe.loop_context import LoopContext
 
@@ -31,6 +32,8 @@ TURN_SHARE = 1 / 6
 """Maximum share of the budget for which the turn of an epoch is waited for, where epochs are short."""
 LONGEST_EPOCH = 20.0
 """Maximum length of an epoch, in seconds, whose turn is waited for."""
+QUICK_STEP, SLOW_STEP = 0.2, 1.0
+"""Maximum length of a step, in seconds, of which three, or one, are traced: traced Python code takes several times as long."""
 LONG_STEP = 3.0
 """Minimum length, in times of the median step, of a step that is taken to hold more than steps do."""
 STRETCHES = 10
@@ -44,7 +47,7 @@ class NaturalLook:
     """One look at a loop that is known. ``budget``: seconds of the scan. ``shortest``: seconds that it takes at least."""
 
     def __init__(self, context: LoopContext, budget: float, shortest: float) -> None:
-        self._loop, self._recorder = context.loop, context.recorder
+        self._loop, self._device, self._recorder = context.loop, context.device, context.recorder
         self._sampler = StackSampler(context.clock.thread, PERIOD)
         self._seconds = min(LONGEST, max(shortest, SHARE * budget))
         lengths = [handle.batches_an_epoch / handle.batches_a_step for handle in self._loop.loaders if handle.batches_an_epoch]
@@ -56,6 +59,8 @@ class NaturalLook:
         """When each step ended."""
         self._ordinary: list[bool] = []
         self._turns = 0
+        self._backward: BackwardLines | None = None
+        self._steps_to_trace = 0
         self.over = False
 
     def begin(self) -> None:
@@ -65,14 +70,40 @@ class NaturalLook:
 
     def on_step(self, regular: bool) -> bool:
         """A step has ended; whether enough was seen. ``regular``: it did what steps of this loop do."""
+        if self._backward is not None:
+            return self._traced(self._backward)
         now = perf_counter()
         before, self._free_turns = self._free_turns, self._loop.free_turns()
         turned = self._free_turns > before
         self._ends.append(now)
         self._ordinary.append(regular and not turned)
         self._turns += turned
-        seconds = now - self._began
-        return seconds >= (self._seconds if self._turns else self._longest)
+        if now - self._began < (self._seconds if self._turns else self._longest):
+            return False
+        self._sampler.stop()
+        return not self._begin_tracing()
+
+    def _begin_tracing(self) -> bool:
+        """Trace the backward pass of a few more steps, where that can be done and takes no long time."""
+        steps = 3 if self._loop.step_seconds <= QUICK_STEP else 1 if self._loop.step_seconds <= SLOW_STEP else 0
+        if not steps or self._device.asynchronous or self._loop.numbers is not None or not BackwardLines.possible():
+            return False
+        self._steps_to_trace = steps
+        self._backward = self._loop.numbers = BackwardLines()
+        self._backward.begin()
+        return True
+
+    def _traced(self, backward: BackwardLines) -> bool:
+        """A traced step has ended; whether it was the last one."""
+        self._steps_to_trace -= 1
+        if self._steps_to_trace <= 0:
+            self._end_tracing(backward)
+        return self._steps_to_trace <= 0
+
+    def _end_tracing(self, backward: BackwardLines) -> None:
+        backward.end()
+        if self._loop.numbers is backward:
+            self._loop.numbers = None
 
     def end(self) -> None:
         """Stop looking, and record what was seen."""
@@ -80,6 +111,8 @@ class NaturalLook:
             return
         self.over = True
         self._sampler.stop()
+        if self._backward is not None:
+            self._end_tracing(self._backward)
         with contextlib.suppress(OSError):  # a full disk: the workers stop by themselves
             open(os.path.join(self._recorder.run_dir, worker_lines.OVER), "wb").close()
         if self._ends:
@@ -111,10 +144,18 @@ class NaturalLook:
             self._recorder.run_dir, self._recorder.lap, {handle.site for handle in self._loop.loaders}, stretch_of)
         table = _Table()
         return Lines(
-            PERIOD, sum(ordinary), in_stretch, other, self._turns, table.lines,
-            table.paths(in_steps, stretches), table.paths({(path, 0): s for path, s in between.items()}, 1),
+            PERIOD, sum(ordinary), in_stretch, other, self._turns, table.lines, table.paths(in_steps, stretches),
+            table.paths({(path, 0): s for path, s in between.items()}, 1), table.paths(self._by_forward_line(), 1),
             table.paths(workers, stretches),
         )
+
+    def _by_forward_line(self) -> dict[tuple[Path, int], float]:
+        """Seconds of the traced backward passes by the lines that made what they went through."""
+        found: dict[tuple[Path, int], float] = defaultdict(float)
+        for chain, seconds in (self._backward.seconds if self._backward is not None else {}).items():
+            places = tuple(Place(code.co_filename, line, qualified_name(code), "") for code, line in chain)
+            found[Path(places, "backward", PYTHON), 0] += seconds
+        return found
 
     def _without_other_work(self, lengths: Sequence[float], usual: float) -> list[bool]:
         """Of every step whether it is an ordinary one. A long one that did what the others do is: the machine stalled."""

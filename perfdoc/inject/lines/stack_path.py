@@ -97,7 +97,7 @@ class PathReader:
             code = self._codes[frame[0]]
             owner = _owner(code.co_filename)
             self._places[frame] = None if owner is None else Place(
-                code.co_filename, _line(code, frame[1]), _name(code), owner)
+                code.co_filename, _line(code, frame[1]), qualified_name(code), owner)
         return self._places[frame]
 
 
@@ -123,7 +123,8 @@ def _phase(file: str, function: str) -> str:
     return next((phase for phase, place, name in PHASES if place in file and name in ("", function)), "")
 
 
-def _name(code: CodeType) -> str:
+def qualified_name(code: CodeType) -> str:
+    """``Readings.__getitem__``; before Python 3.11 without the class."""
     return str(getattr(code, "co_qualname", code.co_name)).replace(".<locals>", "")
 
 
