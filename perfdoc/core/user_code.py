@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import sysconfig
@@ -17,11 +18,40 @@ _PROBES = os.environ.get("PERFDOC_PACKAGES", "")
 _OURS = (_PERFDOC, *(os.path.join(entry.split("=", 1)[1], "") for entry in _PROBES.split(os.pathsep) if "=" in entry))
 
 
+@functools.lru_cache(maxsize=8192)
 def is_users(filename: str) -> bool:
     """Whether a code object's file belongs to the user's own project."""
     if filename.startswith("<") or "site-packages" in filename or "dist-packages" in filename:
         return False
-    return not is_ours(filename) and not os.path.abspath(filename).startswith(_INSTALLED)
+    path = os.path.abspath(filename)
+    return not is_ours(filename) and not path.startswith(_INSTALLED) and not _is_installed_on_path(path)
+
+
+def _is_installed_on_path(path: str) -> bool:
+    """Whether a file belongs to a package that was installed into a folder on sys.path (``pip install --target``)."""
+    for entry in sys.path:
+        if entry and path.startswith(os.path.join(os.path.abspath(entry), "")):
+            name = os.path.relpath(path, os.path.abspath(entry)).split(os.sep)[0]
+            if name.removesuffix(".py") in _installed_in(os.path.abspath(entry)):
+                return True
+    return False
+
+
+@functools.lru_cache(maxsize=64)
+def _installed_in(folder: str) -> frozenset[str]:
+    """Names of the packages and modules that installers' records say were put into a folder."""
+    found: set[str] = set()
+    try:
+        records = [entry.path for entry in os.scandir(folder) if entry.name.endswith(".dist-info")]
+    except OSError:
+        return frozenset()
+    for record in records:
+        try:
+            with open(os.path.join(record, "RECORD"), encoding="utf-8") as lines:
+                found |= {line.split("/", 1)[0].split(",", 1)[0].removesuffix(".py") for line in lines}
+        except (OSError, ValueError):
+            continue
+    return frozenset(name for name in found if not name.endswith(".dist-info"))
 
 
 def is_ours(filename: str) -> bool:
