@@ -11,7 +11,7 @@ from types import CodeType, FrameType
 
 import pytest
 
-from perfdoc.inject.lines import natural_look, worker_files
+from perfdoc.inject.lines import line_table, look_summary, worker_files
 from perfdoc.inject.lines.stack_path import IDLE, WAITING, Path, PathReader, Place
 from perfdoc.inject.lines.stack_sampler import StackSampler
 from perfdoc.inject.lines.worker_lines import STRETCH, WorkerLines, is_over
@@ -38,9 +38,9 @@ def sampled(work: Callable[[], None]) -> tuple[Counter[str], float]:
     finally:
         sampler.stop()
     reader, seconds = PathReader(sampler.codes), Counter[str]()
-    for weight, place in zip(sampler.weights, sampler.found, strict=True):
+    for _, weight, place in sampler.samples:
         seconds[reader.read(sampler.stacks[place]).places[-1].function] += weight  # type: ignore[assignment]
-    return seconds, sum(sampler.weights)
+    return seconds, sum(sample.weight for sample in sampler.samples)
 
 
 @pytest.mark.alone
@@ -68,7 +68,7 @@ def test_planted_work_has_its_share_of_the_samples() -> None:
     whole = perf_counter() - start
     sampler.stop()
     reader, seconds = PathReader(sampler.codes), Counter[str]()
-    for weight, place in zip(sampler.weights, sampler.found, strict=True):
+    for _, weight, place in sampler.samples:
         names = [p.function.rpartition(".")[2] for p in reader.read(sampler.stacks[place]).places]
         seconds[next((name for name in names if name in ("one", "other")), "")] += weight  # type: ignore[assignment]
     for name in ("one", "other"):
@@ -201,13 +201,13 @@ A, B = (Path((Place("/me/train.py", n, "main", ""),), "other", "Python") for n i
 
 def test_steps_are_divided_into_stretches() -> None:
     """Ten stretches of ordinary steps in a row; steps that are no ordinary ones belong to none."""
-    assert natural_look._stretches([True, False, True, True]) == [0, None, 1, 2]
-    assert set(natural_look._stretches([True] * 95)) == set(range(10))
+    assert look_summary.stretches_of([True, False, True, True], 10) == [0, None, 1, 2]
+    assert set(look_summary.stretches_of([True] * 95, 10)) == set(range(10))
 
 
 def test_what_a_long_step_does_beyond_a_step() -> None:
     """A step with the turn of an epoch in it is a step too: what is beyond is the rest, and it adds up to the excess."""
-    beyond = natural_look._beyond_steps({3: {A: 1.1, B: 4.0}}, {(A, 0): 5.0}, 50, [0.1, 0.1, 0.1, 5.1], 0.1)
+    beyond = look_summary.beyond_steps({3: {A: 1.1, B: 4.0}}, {(A, 0): 5.0}, 50, [0.1, 0.1, 0.1, 5.1], 0.1)
     assert beyond[B] == pytest.approx(5.0 * 4.0 / 5.0)
     assert sum(beyond.values()) == pytest.approx(5.0)
 
@@ -217,6 +217,6 @@ def test_rare_stacks_are_kept_at_the_place_they_came_from() -> None:
     deep = [Place("/me/deep.py", k, f"f{k}", "") for k in range(40)]
     rows = {Path((*A.places, *deep[: n % 40]), "other", f"call {n}"): [0.001] for n in range(1000)}
     whole = sum(v[0] for v in rows.values())
-    natural_look._shorten(rows, 0.1 * whole)
+    line_table.shorten(rows, 0.1 * whole)
     assert len(rows) <= 10
     assert sum(v[0] for v in rows.values()) == pytest.approx(whole)

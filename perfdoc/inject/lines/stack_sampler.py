@@ -11,10 +11,10 @@ from __future__ import annotations
 import random
 import sys
 import threading
-from array import array
 from collections.abc import Callable
 from time import perf_counter, sleep
 from types import CodeType, FrameType
+from typing import NamedTuple
 
 SWITCH_INTERVAL = 5e-6
 """Maximum time in seconds for which the sampler waits before the interpreter takes the lock from the thread. In a data set
@@ -28,6 +28,17 @@ Stack = tuple[int, ...]
 """Of every frame, innermost first: the id of its code object, and the offset of its instruction in bytes."""
 
 
+class Sample(NamedTuple):
+    """One sample."""
+
+    at: float
+    """When it was taken, in seconds of ``time.perf_counter``."""
+    weight: float
+    """Seconds that it stands for."""
+    place: int
+    """Place of its stack in :attr:`StackSampler.stacks`; 0 where that was not kept."""
+
+
 class StackSampler:
     """Samples of the thread with this identifier, every ``period`` seconds on average.
 
@@ -39,12 +50,7 @@ class StackSampler:
         self.codes: dict[int, CodeType] = {}
         """Code objects by id; kept, so that no id is used again."""
         self.stacks: list[Stack] = [()]
-        self.times = array("d")
-        """When each sample was taken, in seconds of ``time.perf_counter``."""
-        self.weights = array("d")
-        """Seconds that each sample stands for."""
-        self.found = array("L")
-        """Place of each sample's stack in :attr:`stacks`; 0 where it was not kept."""
+        self.samples: list[Sample] = []
         self._thread = thread
         self._each = each
         self._places: dict[Stack, int] = {(): 0}
@@ -69,9 +75,10 @@ class StackSampler:
         sys.setswitchinterval(self._interval)
         self._interval = None
 
-    def clear(self) -> None:
-        """Forget the samples taken so far; to be called from ``each``."""
-        del self.times[:], self.weights[:], self.found[:]
+    def take(self) -> list[Sample]:
+        """The samples taken since this was last called."""
+        taken, self.samples = self.samples, []
+        return taken
 
     def _run(self) -> None:
         last = perf_counter()
@@ -85,10 +92,8 @@ class StackSampler:
                 return
             place = self._place(self._walk(frame))
             del frame
-            if len(self.times) < MOST_SAMPLES:
-                self.times.append(now)
-                self.weights.append(now - last)
-                self.found.append(place)
+            if len(self.samples) < MOST_SAMPLES:
+                self.samples.append(Sample(now, now - last, place))
             last = now
             self._each()
 

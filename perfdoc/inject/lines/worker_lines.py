@@ -52,11 +52,10 @@ class WorkerLines:
             return
         self._due = now + min(WRITE_EVERY, max(FIRST_WRITE, now - self._began))
         sampler = self._sampler
-        for at, weight, place in zip(sampler.times, sampler.weights, sampler.found, strict=True):
+        for at, weight, place in sampler.take():
             if place not in self._paths:
                 self._paths[place] = self._reader.read(sampler.stacks[place])
             self._seconds[int(at / STRETCH), self._paths[place]] += weight
-        sampler.clear()
         self._write()
         if now - self._began > LONGEST or is_over(self._run_dir):
             sampler.stop()
