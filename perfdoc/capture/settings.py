@@ -48,6 +48,8 @@ class Settings:
     """File with the blocks of earlier launches; None where there are none."""
     experiment: bool
     """Whether alternatives are tried."""
+    watch: bool = False
+    """Whether the whole run is looked at, and nothing else done."""
     lap: int = 0
     parent: int = 0
     """Process id of the scan; 0 where nobody watches whether it lives."""

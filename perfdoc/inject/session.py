@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import atexit
 import importlib
-import json
 import os
 import statistics
-import sys
 import threading
 import time
 import weakref
@@ -22,15 +20,14 @@ import torch
 
 from perfdoc.capture import events, incidents
 from perfdoc.capture.settings import Settings
-from perfdoc.core.blocks import CONTROL_ARM, Block
-from perfdoc.core.metrics import PHASES
+from perfdoc.core.blocks import CONTROL_ARM
 from perfdoc.core.parent_death import die_with_parent
 from perfdoc.core.probe import Probe
 from perfdoc.core.registry import discover
 from perfdoc.core.treatment import Treatment
-from perfdoc.core.typed_json import from_json
 from perfdoc.inject.experiment.applicability import factors
 from perfdoc.inject.experiment.budget import Budget
+from perfdoc.inject.experiment.earlier_blocks import read_history
 from perfdoc.inject.experiment.experiment import Experiment
 from perfdoc.inject.experiment.heap_thresholds import ArmThresholds, MallocThresholds, Thresholds
 from perfdoc.inject.experiment.loop_calls import LoopCalls
@@ -43,6 +40,7 @@ from perfdoc.inject.feed.handle import Handle
 from perfdoc.inject.feed.source import Source
 from perfdoc.inject.lines import worker_lines
 from perfdoc.inject.lines.natural_look import NaturalLook
+from perfdoc.inject.lines.watch_look import WatchLook
 from perfdoc.inject.observe import observation
 from perfdoc.inject.observe.clock import Clock
 from perfdoc.inject.observe.device import Device
@@ -95,11 +93,11 @@ class Session:
         self._first_fetch: float | None = None
         self._budget = Budget(settings.budget, settings.spent)
         self._enough_seconds = observation.enough_seconds(settings.trained_seconds)
-        self._steps = StepWriter(recorder, limited=settings.experiment)
+        self._steps = StepWriter(recorder, limited=settings.experiment or settings.watch)
         self._experiments = settings.experiment and not settings.errand
         self._treatments: dict[str, Treatment] = {}
         self._sensing = Sensing()
-        self._look: NaturalLook | None = None
+        self._look: NaturalLook | WatchLook | None = None
         """How the loop runs before it is held, where that is looked at."""
         if self._experiments:
             self._calls.before_training = self._read_heap
@@ -169,8 +167,8 @@ class Session:
         """A forked child: a DataLoader worker is left alone, any other child starts a file of its own."""
         if os.environ.get("PERFDOC_WORKER") or self.loop.training:
             self.enabled = False
-            if self._experiments:
-                worker_lines.begin(self.recorder.run_dir, self.recorder.lap)
+            if self._experiments or self.settings.watch:
+                worker_lines.begin(self.recorder.run_dir, self.recorder.lap, self.settings.watch)
             if self.settings.dies_with_parent:
                 die_with_parent()
         else:
@@ -184,7 +182,7 @@ class Session:
         if what not in self._seen:
             self._seen.add(what)
             self.recorder.write(events.Seen(what=what, **fields))
-            if what in ("first batch", "backward") and not self.settings.library:
+            if what in ("first batch", "backward") and not self.settings.library and not self.settings.watch:
                 self._watchdog.begin()
 
     def _fetched(self, handle: Handle) -> None:
@@ -209,11 +207,11 @@ class Session:
         if self._budget.begin():
             self.seen("optimizer step")
         self.clock.cut(key)
-        if self._calls.director is not None or self._calls.observing or self._look is not None:
+        if self._calls.director is not None or self._calls.observing or isinstance(self._look, NaturalLook):
             self._take_partials()
         elif self.clock.due():
             self._take_partials()
-            if not self.settings.experiment and self._budget.remaining() <= 0:
+            if not self.settings.experiment and not self.settings.watch and self._budget.remaining() <= 0:
                 self.end("budget spent")
 
     def _take_partials(self) -> None:
@@ -247,7 +245,7 @@ class Session:
             self.task.on_step(step, regular)
         if runner is None:
             self._steps.write(CLOCK_STEP if regular else IRREGULAR_STEP, step.seconds, step.phases)
-            if self._look is not None and self._look.on_step(regular):
+            if self._look is not None and self._look.on_step(step, regular):
                 self._end_look()
                 self._begin_experiment()
             return
@@ -276,16 +274,16 @@ class Session:
         # What is looked through now is large (a list of all living objects, for one): glibc must learn nothing from it.
         with self._heap.leaving_nothing():
             rank = self._look_at_loop(shape)
-        if rank == 0 and self._leads():
+        if rank == 0 and observation.leads(self.recorder.run_dir, self.recorder.lap):
             self._begin()
-        elif observation.distributed():
+        elif observation.distributed() and not self.settings.watch:
             self._follow()
 
     def _look_at_loop(self, shape: Shape) -> int:
         """Find out and record what trains here; the rank of this process."""
         called = [module for module in self._hooks.called() if self._calls.has_parameters(module)]
         regular = observation.take_in(self.loop, self.device, shape, called)
-        if self.device.asynchronous:
+        if self.device.asynchronous and not self.settings.watch:  # nobody would ever read the events
             self.clock.use_events(lambda: torch.cuda.Event(enable_timing=True))
             self._hooks.time_transfers()
         for step in regular:
@@ -295,16 +293,6 @@ class Session:
         self._hooks.narrow(self.loop.models)
         self._sensing.end()
         return rank
-
-    def _leads(self) -> bool:
-        """Of the processes of one run only one experiments: the first to claim it."""
-        claim = os.path.join(self.recorder.run_dir, f"leader-{self.recorder.lap}")
-        try:
-            fd = os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except OSError:
-            return False
-        os.close(fd)
-        return True
 
     def _follow(self) -> None:
         """This is a rank that does not experiment: it switches when and to what rank 0 announces."""
@@ -329,6 +317,9 @@ class Session:
             self._too_slow()
         if self.settings.errand:
             self._begin_task()
+        elif self.settings.watch:
+            self._look = WatchLook(self.context)
+            self._look.begin()
         elif self._experiments:
             self._begin_look()
 
@@ -365,7 +356,7 @@ class Session:
             smallest_effect=settings.smallest_effect,
             seed=settings.seed + self.recorder.lap,
             allow_numerics=settings.allow_numerics,
-            history=_read_history(settings.history),
+            history=read_history(settings.history),
             verdicts=settings.verdicts,
             excluded=settings.excluded,
         )
@@ -408,14 +399,3 @@ class Session:
     def _close(self) -> None:
         self._write_last_steps()
         self.loop.known_loaders.close()
-
-
-def _read_history(path: str | None) -> list[Block]:
-    if not path:
-        return []
-    with open(path, encoding="utf-8") as f:
-        return [from_json(Block, entry) for entry in json.load(f)]
-
-
-assert len(PHASES) == 7
-assert sys.version_info >= (3, 10)

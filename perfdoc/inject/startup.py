@@ -24,10 +24,10 @@ def guard_only(run_dir: str) -> None:
         settings: dict[str, Any] = json.load(f)
     if settings["guard"]:
         guard.install(Recorder(run_dir, int(settings["lap"])), settings["protect"])
-    if settings["experiment"] and not settings["errand"]:
+    if settings["watch"] or (settings["experiment"] and not settings["errand"]):
         from perfdoc.inject.lines import worker_lines
 
-        worker_lines.begin(run_dir, int(settings["lap"]))
+        worker_lines.begin(run_dir, int(settings["lap"]), settings["watch"])
 
 
 def start(run_dir: str) -> None:

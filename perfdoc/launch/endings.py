@@ -35,18 +35,20 @@ class Ending(NamedTuple):
 
 def outcome(
     done: Sequence[launches.Launch], interrupted: KeyboardInterrupt | None, seen: Collection[str],
-    written: Sequence[Event], folder: Path, wait: float, errand_limit: float | None,
+    written: Sequence[Event], folder: Path, wait: float, errand_limit: float | None, watched: bool = False,
 ) -> Ending:
     """The outcome, with the reason in words and perfdoc's exit code.
 
     ``seen``: what the last launch's processes got to. ``wait``: seconds that the first optimizer step was waited for.
-    ``errand_limit``: seconds that an errand may take.
+    ``errand_limit``: seconds that an errand may take. ``watched``: the whole run was looked at, and nothing tried.
     """
     if interrupted is not None:
         return Ending("interrupted", signals.words(interrupted), signals.exit_code(interrupted))
     if not done:
         return Ending("failed", "the command could not be run", 1)
     last = done[-1]
+    if watched and last.exit_code == 0 and last.stepped:
+        return Ending("complete", "", 0)
     slow = last_of(events.TooSlow, written)
     if last.ended_by_scan and last.kind == "experiment" and slow is not None:
         return Ending("complete", (

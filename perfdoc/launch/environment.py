@@ -53,21 +53,25 @@ def _places() -> str:
     return os.pathsep.join(found)
 
 
-def environment(folder: Path, python_path: Sequence[str] = ()) -> dict[str, str]:
-    """The user's environment, with perfdoc in it and trackers off; ``python_path`` comes before their own entries."""
+def environment(folder: Path, python_path: Sequence[str] = (), trackers: bool = False) -> dict[str, str]:
+    """The user's environment, with perfdoc in it, and trackers off unless they are to be on (``trackers``).
+
+    ``python_path`` comes before the user's own entries.
+    """
     env = dict(os.environ)
     # perfdoc's own sitecustomize must be the first: it hands on to the user's, theirs knows of none.
     bootstrap = str(Path(perfdoc.__file__).parent / "inject" / "bootstrap")
     env["PYTHONPATH"] = os.pathsep.join(p for p in (bootstrap, *python_path, env.get("PYTHONPATH")) if p)
     env["PERFDOC_RUN_DIR"] = str(folder)
     env["PERFDOC_PACKAGES"] = _places()
-    trackers = folder / "trackers"
-    env.update(
-        WANDB_MODE="disabled", WANDB_DIR=str(trackers), WANDB_SILENT="true",
-        MLFLOW_TRACKING_URI=f"file://{trackers / 'mlflow'}",
-        COMET_START_MODE="offline", COMET_OFFLINE_DIRECTORY=str(trackers / "comet"),
-        NEPTUNE_MODE="debug", CLEARML_OFFLINE_MODE="1",
-    )
+    if not trackers:
+        kept = folder / "trackers"
+        env.update(
+            WANDB_MODE="disabled", WANDB_DIR=str(kept), WANDB_SILENT="true",
+            MLFLOW_TRACKING_URI=f"file://{kept / 'mlflow'}",
+            COMET_START_MODE="offline", COMET_OFFLINE_DIRECTORY=str(kept / "comet"),
+            NEPTUNE_MODE="debug", CLEARML_OFFLINE_MODE="1",
+        )
     env.pop("PERFDOC_WORKER", None)
     return env
 

@@ -71,6 +71,8 @@ class Options:
     """Seconds after which an errand takes the loader that is iterated, though nothing trains."""
     errand_limit: float | None = None
     """Seconds after which an errand is ended from outside: a data set that hangs must not hang perfdoc."""
+    watch: bool = False
+    """Whether the whole run is looked at: nothing is switched, kept from the user's files, or ended."""
 
 
 def make_run_folder(options: Options) -> Path:
@@ -105,7 +107,7 @@ class Scan:
         self._spent = 0.0
         self._excluded: dict[str, launches.Failure | None] = {}
         self._natural = False
-        self._git = git_status(Path.cwd())
+        self._git = None if options.watch else git_status(Path.cwd())
         self._files = Listing(Path.cwd(), self.folder.parent.parent)
 
     def run(self) -> captures.Capture:
@@ -179,7 +181,8 @@ class Scan:
         shortest = min((launch.train_seconds for launch in done if launch.stepped and not launch.why), default=None)
         progress = last(events.Progress, self.reader.events)
         settings = Settings(
-            lap=self.reader.lap, parent=os.getpid(), budget=todo.seconds if check else self.options.budget,
+            watch=self.options.watch, lap=self.reader.lap, parent=os.getpid(),
+            budget=todo.seconds if check else self.options.budget,
             spent=0.0 if check else self._spent, guard=self.options.guard, protect=[os.getcwd()],
             experiment=self.options.experiment and not check, only=list(self.options.only), packages=packages(),
             smallest_effect=self.options.smallest_effect, seed=seed, history=history,
@@ -204,13 +207,15 @@ class Scan:
             if not self.options.show_output:
                 out = stack.enter_context(self.log.open("ab"))
             try:
-                process = subprocess.Popen(self.options.command, env=environment(self.folder), stdout=out,
-                                           stderr=subprocess.STDOUT if out else None)
+                env = environment(self.folder, trackers=self.options.watch)
+                process = subprocess.Popen(self.options.command, env=env, stdout=out, stderr=subprocess.STDOUT if out else None)
             except OSError as error:
                 raise PerfdocError(f"cannot run {self.options.command[0]}: {error.strerror or error}") from None
             why = self._wait(process, todo.seconds if todo.kind == "check" else self.options.budget)
-        self._end_everything(process)
-        self.reader.news()
+        if not self.options.watch:
+            self._end_everything(process)
+        for event in self.reader.news():
+            self.show(event)
         first = self.reader.seen().get("optimizer step")
         start_seconds, train_seconds = time.time() - began, 0.0
         if first is not None:
@@ -277,6 +282,8 @@ class Scan:
                     self.show(event)
                 self.monitor.sample(process.pid)
                 self._bound_log()
+                if self.options.watch:  # whatever the script does, it is its own affair
+                    continue
                 now = time.monotonic()
                 if ended_at is None and self.reader.this_lap(events.End):
                     ended_at = now
@@ -318,6 +325,9 @@ class Scan:
     def _interrupt(self, process: subprocess.Popen[bytes], error: KeyboardInterrupt) -> None:
         """Ctrl-C went to the script too (same terminal): give it a moment, then end it. Other signals came to us alone."""
         self.interrupted = error
+        if self.options.watch:
+            self._let_end(process, error)
+            return
         try:
             process.wait(0.1 if isinstance(error, signals.Told) else 1.0)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
@@ -327,6 +337,16 @@ class Scan:
                 process.wait(INTERRUPT_GRACE_SECONDS)
             except (subprocess.TimeoutExpired, KeyboardInterrupt):
                 processes.terminate(process.pid)
+
+    def _let_end(self, process: subprocess.Popen[bytes], error: KeyboardInterrupt) -> None:
+        """A script that is only watched ends as it would alone; a checkpoint may take its time. A second Ctrl-C ends it."""
+        if isinstance(error, signals.Told):  # it came to us alone
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(error.number)
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            processes.terminate(process.pid)
 
     def _end_everything(self, process: subprocess.Popen[bytes]) -> None:
         """Nothing that this run started is alive afterwards, and none of its shared memory is left."""
@@ -349,14 +369,15 @@ class Scan:
     def _finish(self, started: float, done: list[launches.Launch]) -> captures.Capture:
         ending = endings.outcome(
             done, self.interrupted, self.reader.seen(), captures.read_events(self.folder), self.folder, self.options.wait,
-            self.options.errand_limit,
+            self.options.errand_limit, self.options.watch,
         )
         self._clear(launches.own_failure(done) if done else None)
         written = captures.read_events(self.folder)
         run = Run(
             id=self.folder.name, command=self.options.command, directory=os.getcwd(),
             started=datetime.fromtimestamp(started, timezone.utc).isoformat(timespec="seconds"),
-            seconds=round(time.time() - started, 2), perfdoc=perfdoc.__version__, budget=self.options.budget,
+            seconds=round(time.time() - started, 2), perfdoc=perfdoc.__version__,
+            budget=None if self.options.watch else self.options.budget,
             smallest_effect=self.options.smallest_effect, seed=self.options.seed, laps=len(done), outcome=ending.outcome,
             reason=ending.reason, exit_code=ending.exit_code,
         )

@@ -20,7 +20,7 @@ def render(model: ReportModel, width: int, after: Next = NOTHING, colour: bool =
     """The whole summary as text of at most ``width`` columns."""
     diagnosis = model.diagnosis
     parts: list[RenderableType] = [
-        drawing.text(f"perfdoc scan {model.command} · run {model.run_id}", "bold"),
+        drawing.text(f"perfdoc {model.kind} {model.command} · run {model.run_id}", "bold"),
         drawing.text(summary.headline(diagnosis)),
     ]
     if diagnosis.capture.loop is not None:

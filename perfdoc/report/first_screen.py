@@ -97,7 +97,8 @@ def _title(model: ReportModel) -> RenderableType:
     table = Table.grid(expand=True, padding=(0, 2))
     table.add_column(ratio=1, overflow="ellipsis", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
-    table.add_row(drawing.text(f"perfdoc scan {model.command}", style="dim"), drawing.text(f"run {model.run_id}", style="dim"))
+    table.add_row(drawing.text(f"perfdoc {model.kind} {model.command}", style="dim"),
+                  drawing.text(f"run {model.run_id}", style="dim"))
     return table
 
 

@@ -25,7 +25,7 @@ def render(model: ReportModel) -> str:
     counts = [line for line in vars(model.counts).values() if line]
     seen = [f"{finding.where}  {finding.title}" if finding.where else finding.title for finding in model.beside]
     parts += [_list(lines) for lines in (counts, seen, model.warnings) if lines]
-    parts.append(f"<sub>{_text(f'perfdoc scan {model.command}')} · run {_text(model.run_id)}</sub>")
+    parts.append(f"<sub>{_text(f'perfdoc {model.kind} {model.command}')} · run {_text(model.run_id)}</sub>")
     return "\n\n".join(parts)
 
 

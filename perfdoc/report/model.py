@@ -24,6 +24,8 @@ class ReportModel:
     diagnosis: Diagnosis
     command: str
     """The user's command, as typed."""
+    kind: str
+    """``scan``, or ``watch`` where the whole run was only looked at."""
     run_id: str
     answer: tuple[str, ...]
     """Sentences, the most important one first."""
@@ -50,6 +52,7 @@ def build(diagnosis: Diagnosis) -> ReportModel:
     return ReportModel(
         diagnosis=diagnosis,
         command=_typed(capture.run.command),
+        kind="watch" if capture.run.budget is None and not capture.blocks else "scan",
         run_id=capture.run.id,
         answer=answer.answer(diagnosis),
         phases=tuple(summary.anatomy(diagnosis)) if capture.loop else (),

@@ -228,6 +228,8 @@ def headline(diagnosis: Diagnosis) -> str:
     capture, seen, plan = diagnosis.capture, diagnosis.seen, diagnosis.plan
     if capture.loop is None:
         return capture.run.reason or "No training step was seen."
+    if not capture.blocks and capture.run.budget is None:
+        return "The whole run was watched and nothing was tried: perfdoc scan tries changes."
     if not capture.blocks:
         asked = "no block of steps came to its end" if capture.offers else "the scan was asked to only look"
         why = capture.run.reason or asked

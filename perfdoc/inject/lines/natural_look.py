@@ -19,6 +19,7 @@ from perfdoc.inject.lines.look_summary import StackReader, Steps, summarise
 from perfdoc.inject.lines.stack_path import PYTHON, Path, Place, qualified_name
 from perfdoc.inject.lines.stack_sampler import StackSampler
 from perfdoc.inject.observe.loop_context import LoopContext
+from perfdoc.inject.observe.step_finder import Step
 
 PERIOD = 0.004
 """Seconds between two samples: taking one costs about 15 microseconds of the thread's time, 0.4%."""
@@ -58,8 +59,8 @@ class NaturalLook:
         self._steps = Steps(perf_counter())
         self._sampler.start()
 
-    def on_step(self, regular: bool) -> bool:
-        """A step has ended; whether enough was seen. ``regular``: it did what steps of this loop do."""
+    def on_step(self, step: Step, regular: bool) -> bool:
+        """A step has ended just now; whether enough was seen. ``regular``: it did what steps of this loop do."""
         if self._backward is not None:
             return self._traced(self._backward)
         now = perf_counter()

@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Collection
 
 from perfdoc.inject.lines.stack_path import Path, Place
-from perfdoc.inject.lines.worker_lines import STRETCH
 
 
 def read(
@@ -30,7 +29,7 @@ def read(
             continue
         paths = [Path(tuple(Place(*place) for place in places), phase, leaf) for places, phase, leaf in written["paths"]]
         for moment, number, seconds in written["seconds"]:
-            stretch = stretch_of((moment + 0.5) * STRETCH)
+            stretch = stretch_of((moment + 0.5) * written["stretch"])
             if stretch is not None:
                 found[paths[number], stretch] += seconds
     return found

@@ -22,7 +22,9 @@ for a tenth of a second, others for days."""
 STRETCH = 0.25
 """Seconds that samples are put together for, so that a part of the worker's life can be chosen later."""
 LONGEST = 40.0
-"""Maximum time in seconds that a worker is sampled, because nobody asks after that: see ``natural_look``."""
+"""Maximum time in seconds that a worker is sampled in a scan, because nobody asks after that: see ``natural_look``."""
+WATCH_PERIOD, WATCH_WRITE, WATCH_STRETCH = 0.02, 30.0, 60.0
+"""The same three of ``perfdoc watch``, in which workers are sampled as long as they live."""
 OVER = "lines-over"
 """File in the run's folder that says: no worker need be sampled any more."""
 
@@ -30,14 +32,17 @@ OVER = "lines-over"
 class WorkerLines:
     """Sampling of this process. ``loader``: what tells its loader from others."""
 
-    def __init__(self, run_dir: str, lap: int, loader: str) -> None:
+    def __init__(self, run_dir: str, lap: int, loader: str, watch: bool = False) -> None:
         self._run_dir = run_dir
         self._file = os.path.join(run_dir, f"lines-{lap}-{os.getpid()}.json")
         self._loader = loader
         self._seconds: dict[tuple[int, Path], float] = defaultdict(float)
         self._began = perf_counter()
         self._due = self._began + FIRST_WRITE
-        self._sampler = StackSampler(threading.main_thread().ident or 0, PERIOD, self._sampled)
+        period = WATCH_PERIOD if watch else PERIOD
+        self._sampler = StackSampler(threading.main_thread().ident or 0, period, self._sampled)
+        self._watch = watch
+        self._stretch = WATCH_STRETCH if watch else STRETCH
         self._paths: dict[int, Path] = {}
         self._reader = PathReader(self._sampler.codes)
 
@@ -50,21 +55,22 @@ class WorkerLines:
         now = perf_counter()
         if now < self._due:
             return
-        self._due = now + min(WRITE_EVERY, max(FIRST_WRITE, now - self._began))
+        self._due = now + min(WATCH_WRITE if self._watch else WRITE_EVERY, max(FIRST_WRITE, now - self._began))
         sampler = self._sampler
         for at, weight, place in sampler.take():
             if place not in self._paths:
                 self._paths[place] = self._reader.read(sampler.stacks[place])
-            self._seconds[int(at / STRETCH), self._paths[place]] += weight
+            self._seconds[int(at / self._stretch), self._paths[place]] += weight
         self._write()
-        if now - self._began > LONGEST or is_over(self._run_dir):
+        if (now - self._began > LONGEST and not self._watch) or is_over(self._run_dir):
             sampler.stop()
 
     def _write(self) -> None:
         paths = list({path for _, path in self._seconds})
         number = {path: n for n, path in enumerate(paths)}
         found = {
-            "loader": self._loader, "paths": [[list(map(list, p.places)), p.phase, p.leaf] for p in paths],
+            "loader": self._loader, "stretch": self._stretch,
+            "paths": [[list(map(list, p.places)), p.phase, p.leaf] for p in paths],
             "seconds": [[stretch, number[path], seconds] for (stretch, path), seconds in self._seconds.items()],
         }
         with contextlib.suppress(OSError):  # a full disk, a run's folder that is gone: the worker works on
@@ -78,11 +84,11 @@ def is_over(run_dir: str) -> bool:
     return os.path.exists(os.path.join(run_dir, OVER))
 
 
-def begin(run_dir: str, lap: int) -> None:
-    """Sample this process where it is a worker of the user's loader, until a second's look finds that nobody asks any more."""
+def begin(run_dir: str, lap: int, watch: bool) -> None:
+    """Sample this process where it is a worker of the user's loader. ``watch``: for as long as it lives."""
     loader = os.environ.get("PERFDOC_WORKER", "")
     if loader not in ("", UNWATCHED):
-        WorkerLines(run_dir, lap, loader).begin()
+        WorkerLines(run_dir, lap, loader, watch).begin()
 
 
 UNWATCHED = "1"

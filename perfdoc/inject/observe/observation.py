@@ -42,6 +42,16 @@ def distributed() -> bool:
     return bool(torch.distributed.is_available() and torch.distributed.is_initialized())
 
 
+def leads(run_dir: str, lap: int) -> bool:
+    """Whether this process is the one of its run that acts: the first to claim it."""
+    try:
+        fd = os.open(os.path.join(run_dir, f"leader-{lap}"), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except OSError:
+        return False
+    os.close(fd)
+    return True
+
+
 def own_rank() -> int:
     """The rank of this process, as torch or else the environment knows it."""
     return torch.distributed.get_rank() if distributed() else int(os.environ.get("RANK", "0") or 0)
