@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections import Counter
@@ -108,6 +109,25 @@ def test_the_switch_interval_is_given_back() -> None:
     assert sys.getswitchinterval() == before
 
 
+@pytest.mark.parametrize("gentle", [False, True])
+def test_a_forked_child_is_as_if_nobody_looked(gentle: bool) -> None:
+    """In a child that is forked during a look the switch interval is the usual one; the parent's look goes on."""
+    before = sys.getswitchinterval()
+    sampler = StackSampler(threading.get_ident(), 0.001, gentle=gentle)
+    sampler.start()
+    python(0.02)
+    child = os.fork()
+    if not child:
+        sampler.after_fork()
+        os._exit(0 if sys.getswitchinterval() == before else 1)
+    _, status = os.waitpid(child, 0)
+    python(0.02)
+    sampler.stop()
+    assert status == 0
+    assert len(sampler.samples) > 2
+    assert sys.getswitchinterval() == before
+
+
 # -- reading stacks
 
 
@@ -203,6 +223,14 @@ def test_steps_are_divided_into_stretches() -> None:
     """Ten stretches of ordinary steps in a row; steps that are no ordinary ones belong to none."""
     assert look_summary.stretches_of([True, False, True, True], 10) == [0, None, 1, 2]
     assert set(look_summary.stretches_of([True] * 95, 10)) == set(range(10))
+
+
+def test_a_worker_that_works_between_steps_counts_for_the_next_ones() -> None:
+    """Moments at the turn of an epoch have the nearest stretch; what is outside of the look has none."""
+    steps = look_summary.Steps(0.0, [1.0, 2.0, 9.0, 10.0], [True, True, False, True])
+    seen = look_summary.Summary(3, [1.0, 1.0, 1.0], 6.0, {}, {}, [0, 1, None, 2])
+    assert [seen.stretch_at(steps, moment, 0.25) for moment in (-1.0, -0.2, 0.5, 3.0, 9.5, 10.1, 11.0)] == [
+        None, 0, 0, 1, 2, 2, None]
 
 
 def test_what_a_long_step_does_beyond_a_step() -> None:

@@ -67,7 +67,7 @@ class Progress:
             self._changes |= {f"{event.record.slug}={level}": change for level, change in event.record.levels}
         elif isinstance(event, events.LoopFound):
             self._loop = event.record
-        elif isinstance(event, events.LinesSeen):
+        elif isinstance(event, events.LinesSeen) and self._began != math.inf:
             self._began = math.inf
             self._first_block()
             self._top_lines(event.record)

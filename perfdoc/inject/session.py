@@ -165,6 +165,9 @@ class Session:
 
     def _forked(self) -> None:
         """A forked child: a DataLoader worker is left alone, any other child starts a file of its own."""
+        if self._look is not None:
+            self._look.after_fork()
+            self._look = None
         if os.environ.get("PERFDOC_WORKER") or self.loop.training:
             self.enabled = False
             if self._experiments or self.settings.watch:

@@ -48,6 +48,20 @@ class Summary:
     between: dict[Path, float]
     stretch_of_step: list[int | None]
 
+    def stretch_at(self, steps: Steps, moment: float, about: float) -> int | None:
+        """The stretch that lies nearest to a moment, which is known to within ``about`` seconds; None outside of the look.
+
+        Workers make batches during the turn of an epoch as well, which belongs to no stretch.
+        """
+        if not steps.ends or not steps.began - about <= moment <= steps.ends[-1] + about:
+            return None
+        here = min(bisect_left(steps.ends, moment), len(steps.ends) - 1)
+        for away in range(len(steps.ends)):
+            for number in (here - away, here + away):
+                if 0 <= number < len(steps.ends) and self.stretch_of_step[number] is not None:
+                    return self.stretch_of_step[number]
+        return None
+
 
 class StackReader:
     """Reads stacks of one sampler; what is known is kept."""

@@ -50,6 +50,7 @@ class NaturalLook:
         self._free_turns = self._loop.free_turns()
         self._steps = Steps(0.0)
         self._turns = 0
+        self._told = False
         self._backward: BackwardLines | None = None
         self._steps_to_trace = 0
         self.over = False
@@ -68,7 +69,11 @@ class NaturalLook:
         turned = self._free_turns > before
         self._steps.add(now, regular and not turned)
         self._turns += turned
-        if now - self._steps.began < (self._seconds if self._turns else self._longest):
+        elapsed = now - self._steps.began
+        if elapsed < (self._seconds if self._turns else self._longest):
+            if elapsed >= self._seconds and not self._told:  # the turn of an epoch is waited for; the rest is told now
+                self._told = True
+                self._recorder.write(events.LinesSeen(record=self._lines()))
             return False
         self._sampler.stop()
         return not self._begin_tracing()
@@ -95,6 +100,12 @@ class NaturalLook:
         if self._loop.numbers is backward:
             self._loop.numbers = None
 
+    def after_fork(self) -> None:
+        """In a forked child: nothing of the look is left there."""
+        self._sampler.after_fork()
+        if self._backward is not None:
+            self._backward.end()
+
     def end(self) -> None:
         """Stop looking, and record what was seen."""
         if self.over:
@@ -114,12 +125,9 @@ class NaturalLook:
         sampler = self._sampler
         seen = summarise(self._steps, sampler.samples, StackReader(sampler.codes, sampler.stacks), STRETCHES)
 
-        def stretch_of(moment: float) -> int | None:
-            number = self._steps.number(moment)
-            return None if number is None else seen.stretch_of_step[number]
-
         workers = worker_files.read(
-            self._recorder.run_dir, self._recorder.lap, {handle.site for handle in self._loop.loaders}, stretch_of)
+            self._recorder.run_dir, self._recorder.lap, {handle.site for handle in self._loop.loaders},
+            lambda moment: seen.stretch_at(self._steps, moment, worker_lines.STRETCH))
         table, stretches = LineTable(), len(seen.stretch_seconds)
         return Lines(
             PERIOD, seen.steps, seen.stretch_seconds, seen.other_seconds, self._turns, table.lines,

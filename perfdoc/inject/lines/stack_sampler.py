@@ -20,6 +20,8 @@ SWITCH_INTERVAL = 5e-6
 """Maximum time in seconds for which the sampler waits before the interpreter takes the lock from the thread. In a data set
 whose samples spend 80, 9 and 11% in three lines, the last of them a native call that gives the lock away, 5 ms found 2, 0 and
 94%, 0.3 ms 49, 0 and 50%, and this 80, 7 and 11%."""
+NAP = 0.003
+"""Maximum time in seconds before a sample for which the switch interval is short, where the sampler is gentle."""
 MOST_STACKS = 20_000
 """Maximum number of different stacks that are kept, because of memory; time in further ones is kept without its stack."""
 MOST_SAMPLES = 200_000
@@ -42,10 +44,14 @@ class Sample(NamedTuple):
 class StackSampler:
     """Samples of the thread with this identifier, every ``period`` seconds on average.
 
-    ``each`` is called in the sampling thread after every sample; it must be quick.
+    ``each`` is called in the sampling thread after every sample; it must be quick. ``gentle``: the switch interval is short for
+    the last :data:`NAP` seconds before a sample only, for programs with several threads of Python, which would else hand the
+    lock to one another all the time.
     """
 
-    def __init__(self, thread: int, period: float, each: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, thread: int, period: float, each: Callable[[], None] = lambda: None, gentle: bool = False,
+    ) -> None:
         self.period = period
         self.codes: dict[int, CodeType] = {}
         """Code objects by id; kept, so that no id is used again."""
@@ -53,6 +59,7 @@ class StackSampler:
         self.samples: list[Sample] = []
         self._thread = thread
         self._each = each
+        self._gentle = gentle
         self._places: dict[Stack, int] = {(): 0}
         self._end = threading.Event()
         self._runner: threading.Thread | None = None
@@ -61,7 +68,8 @@ class StackSampler:
     def start(self) -> None:
         """Begin."""
         self._interval = sys.getswitchinterval()
-        sys.setswitchinterval(min(SWITCH_INTERVAL, self._interval))
+        if not self._gentle:
+            sys.setswitchinterval(min(SWITCH_INTERVAL, self._interval))
         self._runner = threading.Thread(target=self._run, name="perfdoc-lines", daemon=True)
         self._runner.start()
 
@@ -75,6 +83,12 @@ class StackSampler:
         sys.setswitchinterval(self._interval)
         self._interval = None
 
+    def after_fork(self) -> None:
+        """In a forked child, which has no sampling thread: the switch interval is what it was."""
+        if self._interval is not None:
+            sys.setswitchinterval(self._interval)
+            self._interval = None
+
     def take(self) -> list[Sample]:
         """The samples taken since this was last called."""
         taken, self.samples = self.samples, []
@@ -85,7 +99,10 @@ class StackSampler:
         period, thread, ended = self.period, self._thread, self._end.is_set
         draw = random.Random(0).random  # of its own: the script's random numbers stay as they are
         while not ended():
-            sleep(period * (0.5 + draw()))  # a fixed period could fall in with that of the loop
+            if self._gentle:
+                self._nap(period, draw)
+            else:
+                sleep(period * (0.5 + draw()))  # a fixed period could fall in with that of the loop
             frame = sys._current_frames().get(thread)
             now = perf_counter()
             if frame is None:  # the thread is over
@@ -95,7 +112,17 @@ class StackSampler:
             if len(self.samples) < MOST_SAMPLES:
                 self.samples.append(Sample(now, now - last, place))
             last = now
+            if self._gentle and self._interval is not None:
+                sys.setswitchinterval(self._interval)
             self._each()
+
+    def _nap(self, period: float, draw: Callable[[], float]) -> None:
+        """Sleep a period, with a short switch interval at its end. When that begins depends on when the lock was to be had; so
+        the rest is of random length."""
+        sleep(period * (0.5 + draw()))
+        if self._interval is not None:
+            sys.setswitchinterval(min(SWITCH_INTERVAL, self._interval))
+        sleep(NAP * draw())
 
     def _walk(self, frame: FrameType | None) -> Stack:
         codes = self.codes

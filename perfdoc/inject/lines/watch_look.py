@@ -59,7 +59,7 @@ class WatchLook:
 
     def __init__(self, context: LoopContext) -> None:
         self._loop, self._recorder, self._clock = context.loop, context.recorder, context.clock
-        self._sampler = StackSampler(context.clock.thread, PERIOD)
+        self._sampler = StackSampler(context.clock.thread, PERIOD, gentle=True)
         self._reader = StackReader(self._sampler.codes, self._sampler.stacks)
         self.windows: list[Window] = []
         self._steps = Steps(0.0)
@@ -89,6 +89,10 @@ class WatchLook:
                 self._write_after = min(2 * self._write_after, self._write_after + LAST_WRITE)
                 self._recorder.write(events.LinesSeen(record=self._lines()))
         return False
+
+    def after_fork(self) -> None:
+        """In a forked child: nothing of the look is left there."""
+        self._sampler.after_fork()
 
     def end(self) -> None:
         """Stop looking, and record what was seen."""

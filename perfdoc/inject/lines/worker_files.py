@@ -28,8 +28,9 @@ def read(
         if written["loader"] not in loaders:
             continue
         paths = [Path(tuple(Place(*place) for place in places), phase, leaf) for places, phase, leaf in written["paths"]]
+        stretches = {moment: stretch_of((moment + 0.5) * written["stretch"]) for moment, _, _ in written["seconds"]}
         for moment, number, seconds in written["seconds"]:
-            stretch = stretch_of((moment + 0.5) * written["stretch"])
+            stretch = stretches[moment]
             if stretch is not None:
                 found[paths[number], stretch] += seconds
     return found
