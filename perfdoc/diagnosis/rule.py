@@ -90,7 +90,8 @@ class TreatmentRule(Rule):
 
     def where(self, seen: Evidence) -> str:
         """``file:line`` the change belongs to, or an empty string where no one place is known."""
-        return ""
+        offer = seen.offer(self.treatment)
+        return offer.site if offer is not None else ""
 
     def evidence(self, seen: Evidence, arm: str) -> list[str]:
         """What else was seen of this arm."""
