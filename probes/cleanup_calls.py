@@ -34,7 +34,7 @@ RARELY = 4
 MOST_OBJECTS = 200_000
 """Maximum number of objects that may be made without a collection, where the script has switched Python's own off."""
 MOST_GROWTH = 2**30
-"""Maximum number of bytes by which memory may grow while collections are left out; a tenth of what is free where that is less."""
+"""Maximum growth of memory while collections are left out, in bytes; a tenth of what is free where that is less."""
 
 
 @dataclass
