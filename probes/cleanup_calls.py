@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 from types import CodeType, FrameType
 from typing import Any
@@ -44,8 +44,9 @@ class Called:
     call: str
     sites: tuple[str, ...]
     """The line of the call, and the line in the loop that led there where that is another."""
-    seconds: list[float] = field(default_factory=list)
-    """Duration of every call, in seconds."""
+    times: int = 0
+    seconds: float = 0.0
+    """All calls together, in seconds."""
     objects: int = 0
     """Most unreachable objects that one collection found."""
 
@@ -109,16 +110,17 @@ class CleanupCalls(Treatment):
             return
         sites = users_sites(frame, self._loop)
         found = self._seen.setdefault((call, sites), Called(call, sites))
-        found.seconds.append(seconds)
+        found.times += 1
+        found.seconds += seconds
         if call == COLLECT and isinstance(result, int):
             found.objects = max(found.objects, result)
 
     def offer(self, loop: Loop) -> Offer:
         """Offered where the user's own code makes such calls in every step, or nearly so."""
-        found = [called for called in self._seen.values() if len(called.seconds) * RARELY >= self._whole_steps]
+        found = [called for called in self._seen.values() if called.times * RARELY >= self._whole_steps]
         if not found:
             return Offer("not applicable", reason="the step collects no garbage and waits for nothing by itself")
-        found.sort(key=lambda called: -sum(called.seconds))
+        found.sort(key=lambda called: -called.seconds)
         words = " and ".join(called.where for called in found)
         said = "; ".join(self._told(called, loop.step_seconds) for called in found)
         return Offer("offered", (Level("off", f"leaving out {words}"),), said, found[0].sites[0])
@@ -129,7 +131,7 @@ class CleanupCalls(Treatment):
         return max(1, self._steps - 1)
 
     def _told(self, called: Called, step: float) -> str:
-        times, seconds = len(called.seconds) / self._whole_steps, sum(called.seconds) / self._whole_steps
+        times, seconds = called.times / self._whole_steps, called.seconds / self._whole_steps
         share = f", {min(1.0, seconds / step):.0%} of it" if step > 0 else ""
         said = f"{called.where}: {times:.2g} a step, {1000 * seconds:.3g} ms a step{share}"
         return f"{said}; none found more than {called.objects} objects to free" if called.call == COLLECT else said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -48,12 +49,15 @@ class OwnAutocast(Treatment):
         made_at: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
         make, enter = torch.autocast.__init__, torch.autocast.__enter__
 
+        @functools.wraps(make)
         def made(context: Any, *args: Any, **kwargs: Any) -> None:
             make(context, *args, **kwargs)
             made_at[context] = _line(sys._getframe(1))
 
+        @functools.wraps(enter)
         def entered(context: Any) -> Any:
-            if context._enabled and torch.is_grad_enabled():
+            # In backward it is checkpointing that enters what was on in the forward pass.
+            if context._enabled and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
                 line = _line(sys._getframe(1))
                 self._seen[str(context.device), made_at.get(context) or line, line] += 1
             return enter(context)

@@ -27,6 +27,7 @@ SAMPLED = 4
 """Entries of a parameter by which it is told whether the script updates it by hand."""
 NAMED = 3
 """Maximum number of modules that are named."""
+ALL_HELD = "every parameter that gets a gradient is used"
 
 
 class UnusedGradients(Treatment):
@@ -83,10 +84,10 @@ class UnusedGradients(Treatment):
         def stepping(optimizer: Any, args: Any, kwargs: Any) -> None:
             self._held.update(_parameters_of([optimizer]))
             self._steps += 1
-            if self._steps == 1:
+            calls.close()
+            # Torch's calls of modules take longer with such a hook: only where there is something to find.
+            if self._steps <= STEPS_WITH_CALLS and self._leaves.keys() - self._held:
                 calls.callback(register_module_forward_pre_hook(self._note_call).remove)
-            elif self._steps > STEPS_WITH_CALLS:
-                calls.close()
 
         # Not a hook for after the step: looks end in one of those, and it must not be taken from under torch's feet.
         undo.callback(register_optimizer_step_pre_hook(stepping).remove)
@@ -117,13 +118,15 @@ class UnusedGradients(Treatment):
         calls, self._calls = self._calls, {}
         if not loop.optimizers:
             return Offer("not applicable", reason="parameters are updated by hand")
+        if not candidates:
+            return Offer("not applicable", reason=ALL_HELD)
         if loop.ranks > 1:
             return Offer("not applicable", reason="several ranks wait for the gradients of all parameters")
         optimizers = [o for o in gc.get_objects() if issubclass(type(o), torch.optim.Optimizer)]
         held = _parameters_of([*optimizers, *loop.optimizers])
         unused = [p for p, before in candidates if id(p) not in held and _only_computed(p, before)]
         if not unused:
-            return Offer("not applicable", reason="an optimizer holds every parameter that gets a gradient")
+            return Offer("not applicable", reason=ALL_HELD)
         self._unused = unused
         roots = list(_untrained(unused, held))
         names = [name for name, _ in roots[:NAMED]] + ["..."] * (len(roots) > NAMED)

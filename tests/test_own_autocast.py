@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from perfdoc_probes.own_autocast import OwnAutocast
 from torch import nn
 
@@ -81,6 +82,16 @@ def test_a_block_in_place_has_one_line(script, treatment):
     """``with torch.autocast(...)`` in the loop, beside a block that the script disables itself."""
     offer = having_seen(treatment, script["in_place"])
     assert offer.levels[0].change == f"leaving out torch.autocast at {FILE}:13"
+
+
+def test_what_checkpointing_enters_in_backward_is_no_block(script, treatment):
+    """Parts that are computed again in backward enter autocast by themselves: the script's lines are those of the forward."""
+    model = script["model"]
+    script["x"].requires_grad_()
+    script["model"] = lambda x: torch.utils.checkpoint.checkpoint(model, x, use_reentrant=False)
+    offer = having_seen(treatment, lambda: script["train"](script["build"](), 2))
+    assert offer.levels[0].change == f"leaving out torch.autocast at {FILE}:3, entered at {FILE}:7"
+    assert sum(treatment._seen.values()) == 2
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
