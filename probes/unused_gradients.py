@@ -118,10 +118,10 @@ class UnusedGradients(Treatment):
         calls, self._calls = self._calls, {}
         if not loop.optimizers:
             return Offer("not applicable", reason="parameters are updated by hand")
-        if not candidates:
-            return Offer("not applicable", reason=ALL_HELD)
         if loop.ranks > 1:
             return Offer("not applicable", reason="several ranks wait for the gradients of all parameters")
+        if not candidates:
+            return Offer("not applicable", reason=ALL_HELD)
         optimizers = [o for o in gc.get_objects() if issubclass(type(o), torch.optim.Optimizer)]
         held = _parameters_of([*optimizers, *loop.optimizers])
         unused = [p for p, before in candidates if id(p) not in held and _only_computed(p, before)]
