@@ -7,16 +7,31 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
 from perfdoc.core.treatment import Level, Loop, Offer, Treatment
-from perfdoc.inject.observe.users_calls import users_sites
+from perfdoc.inject.observe.switched_on import users_lines
+from perfdoc.inject.observe.users_calls import users_line
 
 NAMED = 3
 """Maximum number of blocks that are named."""
+OPTIONS = ("bf16", "fp16", "mixed_precision")
+"""Arguments by which people ask transformers and accelerate for it."""
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A kind of block: its device, the line where it was made, the line that enters it."""
+
+    device: str
+    made: str
+    entered: str
+    direct: bool
+    """Whether the script makes it, and not a library for it."""
 
 
 class OwnAutocast(Treatment):
@@ -30,8 +45,8 @@ class OwnAutocast(Treatment):
     phases = ("forward", "loss", "backward")
 
     def __init__(self) -> None:
-        self._seen: Counter[tuple[str, str, str]] = Counter()
-        """Device, the line where a block was made, and the line that enters it, with the number of times."""
+        self._seen: Counter[_Block] = Counter()
+        """Blocks that training entered, with the number of times."""
         self._device = "cpu"
         self._changed = ExitStack()
         self._open: list[Any] = []
@@ -46,20 +61,21 @@ class OwnAutocast(Treatment):
     def sense(self, loop: Loop) -> Callable[[], None]:
         """Which lines make autocast blocks and enter them in training?"""
         undo = ExitStack()
-        made_at: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+        made_at: WeakKeyDictionary[Any, tuple[str, bool]] = WeakKeyDictionary()
         make, enter = torch.autocast.__init__, torch.autocast.__enter__
 
         @functools.wraps(make)
         def made(context: Any, *args: Any, **kwargs: Any) -> None:
             make(context, *args, **kwargs)
-            made_at[context] = _line(sys._getframe(1))
+            made_at[context] = users_line(sys._getframe(1))
 
         @functools.wraps(enter)
         def entered(context: Any) -> Any:
             # In backward it is checkpointing that enters what was on in the forward pass.
             if context._enabled and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
-                line = _line(sys._getframe(1))
-                self._seen[str(context.device), made_at.get(context) or line, line] += 1
+                line, _ = here = users_line(sys._getframe(1))
+                made, direct = made_at.get(context, here)
+                self._seen[_Block(str(context.device), made or line, line, direct)] += 1
             return enter(context)
 
         for name, new, before in (("__init__", made, make), ("__enter__", entered, enter)):
@@ -69,14 +85,19 @@ class OwnAutocast(Treatment):
 
     def offer(self, loop: Loop) -> Offer:
         """Offered where the training computes under autocast on the loop's device."""
-        found = [(made, entered) for (device, made, entered), _ in self._seen.most_common() if device == loop.device]
+        found = [block for block, _ in self._seen.most_common() if block.device == loop.device]
         if not found:
             return Offer("not applicable", reason="the loop does not enter torch.autocast")
-        words = [made + (f", entered at {entered}" if entered != made else "") for made, entered in found if made]
+        own = [block for block in found if block.direct]
+        if not own:
+            asked = users_lines((), OPTIONS)
+            site = asked[0] if len(asked) == 1 else found[0].made
+            how = "asked for at" if len(asked) == 1 else "entered by a library below"
+            change = f"leaving out the autocast {how} {site}" if site else "leaving out the autocast of a library"
+            return Offer("offered", (Level("off", change),), site=site)
+        words = [b.made + (f", entered at {b.entered}" if b.entered != b.made else "") for b in own]
         named = "; ".join(words[:NAMED]) + ("; ..." if len(words) > NAMED else "")
-        where = f" at {named}" if words else ""
-        site = next((made for made, _ in found if made), "")
-        return Offer("offered", (Level("off", f"leaving out torch.autocast{where}"),), site=site)
+        return Offer("offered", (Level("off", f"leaving out torch.autocast at {named}"),), site=own[0].made)
 
     # -- without it
 
@@ -130,7 +151,3 @@ def _open_blocks() -> int:
     depth: int = torch.autocast_increment_nesting() - 1
     torch.autocast_decrement_nesting()
     return depth
-
-
-def _line(frame: Any) -> str:
-    return next(iter(users_sites(frame)), "")

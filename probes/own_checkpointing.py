@@ -6,7 +6,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from types import FrameType
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.treatment import Level, Loop, Offer, Treatment
 from perfdoc.inject.observe.switched_on import users_lines
-from perfdoc.inject.observe.users_calls import is_users_file, users_sites
+from perfdoc.inject.observe.users_calls import users_line
 from perfdoc.inject.system.process_use import free_memory
 
 CHECKPOINTING: Any = torch.utils.checkpoint
@@ -72,9 +71,7 @@ class OwnCheckpointing(Treatment):
 
         def asked(*args: Any, **kwargs: Any) -> Any:
             if torch._C._current_graph_task_id() == -1:  # in backward it is computed again
-                frame = _caller(sys._getframe(1))
-                direct = frame is not None and is_users_file(frame.f_code.co_filename)
-                self._seen[next(iter(users_sites(frame)), ""), direct] += 1
+                self._seen[users_line(sys._getframe(1))] += 1
             return ask(*args, **kwargs)
 
         CHECKPOINTING._get_autocast_kwargs = asked
@@ -255,13 +252,6 @@ def _tensors(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
     elif depth < 4 and isinstance(value, dict):
         for part in value.values():
             yield from _tensors(part, depth + 1)
-
-
-def _caller(frame: FrameType | None) -> FrameType | None:
-    """The frame that called torch."""
-    while frame is not None and str(frame.f_globals.get("__name__", "")).split(".")[0] == "torch":
-        frame = frame.f_back
-    return frame
 
 
 def _free(device: str) -> int | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 import torch.utils.checkpoint
@@ -82,6 +85,25 @@ def test_a_block_in_place_has_one_line(script, treatment):
     """``with torch.autocast(...)`` in the loop, beside a block that the script disables itself."""
     offer = having_seen(treatment, script["in_place"])
     assert offer.levels[0].change == f"leaving out torch.autocast at {FILE}:13"
+
+
+@pytest.mark.parametrize("source", ["Trainer(bf16=True)\n", "Trainer(bf16=False)\n"])
+def test_the_autocast_of_a_library(script, treatment, source, tmp_path, monkeypatch):
+    """Where a library makes the block, the place is that of the option that asks for it, or else the call that leads there."""
+    library = {"torch": torch, "model": script["model"], "x": script["x"]}
+    body = "def fit():\n    with torch.autocast('cpu', dtype=torch.bfloat16): model(x).sum().backward()\n"
+    exec(compile(body, "/usr/lib/python3/site-packages/library.py", "exec"), library)
+    file = tmp_path / "options.py"
+    file.write_text(source)
+    module = ModuleType("options_of_the_test")
+    module.__file__ = str(file)
+    monkeypatch.setitem(sys.modules, "options_of_the_test", module)
+    exec(compile("def main(fit):\n    fit()\n", FILE, "exec"), script)
+    offer = having_seen(treatment, lambda: script["main"](library["fit"]))
+    asked = "True" in source
+    assert offer.site == (f"{file}:1" if asked else f"{FILE}:2")
+    said = f"asked for at {file}:1" if asked else f"entered by a library below {FILE}:2"
+    assert offer.levels[0].change == f"leaving out the autocast {said}"
 
 
 def test_what_checkpointing_enters_in_backward_is_no_block(script, treatment):

@@ -105,6 +105,9 @@ def test_what_does_not_stand_there_for_certain_is_a_snippet(slug, text, change, 
     ("autocast(use_amp)", None),
     ("torch.autocast('cpu', enabled=args.amp)", None),
     ("accelerator.autocast()", None),
+    ('Accelerator(mixed_precision="bf16")', 'Accelerator(mixed_precision="no")'),
+    ("TrainingArguments(out, bf16=True)", "TrainingArguments(out, bf16=False)"),
+    ("TrainingArguments(out, bf16=torch.cuda.is_available())", None),
 ])
 def test_autocast_in_all_its_spellings(call, changed, tmp_path, monkeypatch):
     """What is certainly torch's gets ``enabled=False`` where it belongs; what an option decides, or may be another, is left."""

@@ -42,6 +42,17 @@ def users_sites(frame: FrameType | None, loop: Collection[CodeType] = ()) -> tup
     return found
 
 
+def users_line(frame: FrameType | None) -> tuple[str, bool]:
+    """``file:line`` of the innermost user's frame at or above ``frame``, and whether it calls torch itself, without a library.
+
+    An empty string where all of the stack is library code.
+    """
+    while frame is not None and str(frame.f_globals.get("__name__", "")).split(".")[0] == "torch":
+        frame = frame.f_back
+    direct = frame is not None and is_users_file(frame.f_code.co_filename)
+    return next(iter(users_sites(frame)), ""), direct
+
+
 def replace_function(owner: Any, name: str, new: Any) -> Callable[[], None]:
     """Put ``new`` in the place of ``owner.name``, and of the names by which the user's modules imported it.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import libcst as cst
+
 from perfdoc.patch.edit import Edit
 from perfdoc.patch.source import argument, last_name, with_argument
 from perfdoc.patch.workspace import CannotEdit, Workspace
@@ -9,6 +11,8 @@ from perfdoc.patch.workspace import CannotEdit, Workspace
 PLACES = {"torch.autocast": 2, "torch.amp.autocast": 2, "autocast": 2, "amp.autocast": 2, "torch.cuda.amp.autocast": 0,
           "torch.cpu.amp.autocast": 0}
 """Names of torch's class, and the place of ``enabled`` among its arguments."""
+OFF = {"bf16": "False", "fp16": "False", "mixed_precision": '"no"'}
+"""Arguments by which libraries are asked for it, and what they are without."""
 UNCLEAR = ("autocast", "amp.autocast")
 """Names that stand for ``torch.autocast`` in one script and for ``torch.cuda.amp.autocast`` in another."""
 
@@ -24,6 +28,12 @@ class OwnAutocastEdit(Edit):
         if ";" in work.change(self.slug, level):
             raise CannotEdit("there are several blocks", "", shown)
         call = source.call(line, lambda name: last_name(name) == "autocast")
+        option = next((arg for arg in source.all(cst.Arg) if arg.keyword is not None and arg.keyword.value in OFF
+                       and source.where(arg.value).start.line == line), None)
+        if call is None and option is not None and isinstance(option.value, cst.Name | cst.SimpleString):
+            off = cst.parse_expression(OFF[option.keyword.value])  # type: ignore[union-attr]
+            source.change(option, lambda node: node.with_changes(value=off))
+            return shown
         name = "" if call is None else source.code(call.func)
         if call is None or name not in PLACES or any(arg.star for arg in call.args):
             raise CannotEdit("no call of torch.autocast stands in the text there", "", shown)
