@@ -23,8 +23,8 @@ BACKWARDS = 8
 """Maximum number of backward calls whose graph is looked through: several networks may take turns."""
 STEPS_WITH_CALLS = 4
 """Maximum number of optimizer calls during which it is looked where such a module is called."""
-SAMPLED = 4
-"""Entries of a parameter by which it is told whether the script updates it by hand."""
+SAMPLED = 256
+"""Entries of a parameter, spread over it, by which it is told whether the script updates it by hand."""
 NAMED = 3
 """Maximum number of modules that are named."""
 ALL_HELD = "every parameter that gets a gradient is used"
@@ -46,6 +46,7 @@ class UnusedGradients(Treatment):
         """Parameters that got gradients, by id: a reference, and some of their entries at that time."""
         self._candidates: list[tuple[Any, torch.Tensor]] = []
         """Those of them that are in no optimizer which stepped while it was looked."""
+        self._reached: set[int] = set()
         self._asked: set[int] = set()
         """Parameters whose gradients the script asks for by ``torch.autograd.grad``."""
         self._held: set[int] = set()
@@ -65,7 +66,8 @@ class UnusedGradients(Treatment):
         @functools.wraps(backward)
         def looked_at(tensors: Any, *args: Any, **kwargs: Any) -> None:
             if self._looked < BACKWARDS:
-                self._looked += 1
+                # Checkpointing goes backward once more within backward, for each of its parts.
+                self._looked += torch._C._current_graph_task_id() == -1
                 self._note_leaves(tensors)
             backward(tensors, *args, **kwargs)
 
@@ -99,6 +101,7 @@ class UnusedGradients(Treatment):
         used = self._held | self._asked
         found = [(leaf(), before) for key, (leaf, before) in self._leaves.items() if key not in used]
         self._candidates = [(p, before) for p, before in found if p is not None]
+        self._reached = set(self._leaves)
         self._leaves.clear()
 
     def _note_leaves(self, tensors: Any) -> None:
@@ -122,6 +125,9 @@ class UnusedGradients(Treatment):
             return Offer("not applicable", reason="several ranks wait for the gradients of all parameters")
         if not candidates:
             return Offer("not applicable", reason=ALL_HELD)
+        trained = [p for o in loop.optimizers for group in o.param_groups for p in group["params"]]
+        if any(p.grad is not None and id(p) not in self._reached for p in trained):
+            return Offer("not applicable", reason="the optimizer's gradients are copied from those of other parameters")
         optimizers = [o for o in gc.get_objects() if issubclass(type(o), torch.optim.Optimizer)]
         held = _parameters_of([*optimizers, *loop.optimizers])
         unused = [p for p, before in candidates if id(p) not in held and _only_computed(p, before)]
@@ -179,7 +185,8 @@ def _parameters_of(optimizers: Iterable[Any]) -> set[int]:
 
 
 def _some(parameter: Any) -> torch.Tensor:
-    some: torch.Tensor = parameter.detach().flatten()[:SAMPLED].clone()
+    apart = max(1, parameter.numel() // SAMPLED)
+    some: torch.Tensor = parameter.detach().flatten()[::apart][:SAMPLED].clone()
     return some
 
 

@@ -146,6 +146,18 @@ def test_what_is_updated_by_hand_is_used(apart):
     assert offer.reason.startswith("Sequential: 24 parameters, in 3 tensors")
 
 
+def test_master_weights_use_the_models_gradients(apart):
+    """An optimizer over copies in another precision is given the model's gradients, though it does not hold its parameters."""
+    model = apart["head"]
+    masters = [nn.Parameter(p.detach().double()) for p in model.parameters()]
+    text = APART.replace("        optimizer.step()", """        for master, p in zip(masters, head.parameters()):
+            master.grad = p.grad.double()
+        optimizer.step()""")
+    names = script(text, backbone=apart["backbone"].requires_grad_(False), head=model, masters=masters,
+                   optimizer=torch.optim.SGD(masters, lr=0.0))
+    assert "copied" in having_seen(names, 3)[2].reason
+
+
 def test_gradients_that_are_asked_for_are_used(apart):
     """``torch.autograd.grad`` of a parameter, and a hook on it, are uses."""
     apart["backbone"][2].weight.register_hook(lambda gradient: None)
