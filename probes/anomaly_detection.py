@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from perfdoc.core.treatment import Level, Loop, Offer, Treatment
+from perfdoc.inject.observe.switched_on import users_lines
 
 
 class AnomalyDetection(Treatment):
@@ -42,7 +43,9 @@ class AnomalyDetection(Treatment):
         """Offered only where backward ran in anomaly mode."""
         if not self._seen:
             return Offer("not applicable", reason="anomaly detection is off")
-        return Offer("offered", (Level("off", "torch.autograd.set_detect_anomaly(False)"),))
+        lines = users_lines(("set_detect_anomaly", "detect_anomaly"), ())
+        site = lines[0] if len(lines) == 1 else ""
+        return Offer("offered", (Level("off", "torch.autograd.set_detect_anomaly(False)"),), site=site)
 
     def apply(self, loop: Loop, level: str) -> None:
         """Off now; and off again at every call, where the script switches it on inside its step."""

@@ -27,7 +27,8 @@ class StepMemory(Probe):
 
     slug = "step_memory"
     provides = {"memory.peak": "B", **{f"memory.{kind}": "B" for kind in KINDS}}
-    under = ("activation_checkpointing", "inplace_activation", "autocast", "fused_attention", "batch_size")
+    under = ("activation_checkpointing", "inplace_activation", "autocast", "fused_attention", "batch_size",
+             "own_autocast", "own_checkpointing")
 
     def __init__(self) -> None:
         self._tracker: StorageTracker | None = None

@@ -64,7 +64,8 @@ PROCESS = {
     "cuda": None, "rank": None,
 }
 OFFER = {"slug": "autocast", "title": "mixed precision", "status": "offered", "reason": "",
-         "levels": [["bf16", "autocast bf16"]], "role": "change", "cores": "", "numerics": True}
+         "levels": [["bf16", "autocast bf16"]], "role": "change", "cores": "", "numerics": True,
+         "site": "train.py:3"}
 
 
 def all_events():

@@ -110,12 +110,13 @@ class Offer:
     slug: Annotated[str, About("Name of the treatment.", pattern="^[a-z][a-z0-9_]*$")]
     title: Annotated[str, About("What a person calls it.")]
     status: Status
-    reason: Annotated[str, About("Why it was not offered; else empty.")]
+    reason: Annotated[str, About("Why it was not offered, or what was seen of it; may be empty.")]
     levels: Annotated[list[tuple[str, str]], About(
         "Levels that can be switched to: name and the change as a person writes it.")]
     role: Annotated[Role, About("change: may be advised; trade_off: trades something for time; ceiling: explains.")] = "change"
     cores: Annotated[Cores, About("Whose share of the cores it changes: computing, loading, or empty.")] = ""
     numerics: Annotated[bool, About("Whether the treatment can change what is computed.")] = True
+    site: Annotated[str, About("file:line of what the change takes back; empty where no one line is known.")] = ""
 
     def change(self, level: str) -> str | None:
         """The change of a level as a person writes it; None where there is no such level."""

@@ -46,7 +46,9 @@ class Offer:
     status: Status
     levels: tuple[Level, ...] = ()
     reason: str = ""
-    """Why it is not offered; for ``untestable here`` also where it could be tested."""
+    """Why it is not offered; for ``untestable here`` also where it could be tested. Of what is offered: what was seen of it."""
+    site: str = ""
+    """``file:line`` in the user's code of what the change takes back; empty where no one line is known."""
 
 
 @dataclass(frozen=True)

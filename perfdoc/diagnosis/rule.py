@@ -90,7 +90,8 @@ class TreatmentRule(Rule):
 
     def where(self, seen: Evidence) -> str:
         """``file:line`` the change belongs to, or an empty string where no one place is known."""
-        return ""
+        offer = seen.offer(self.treatment)
+        return offer.site if offer is not None else ""
 
     def evidence(self, seen: Evidence, arm: str) -> list[str]:
         """What else was seen of this arm."""
@@ -105,13 +106,17 @@ class TreatmentRule(Rule):
 
     def check(self, seen: Evidence) -> Finding | None:
         """The best level of the treatment, with its verdict; also where it could not be tried here."""
-        offer = seen.offer(self.treatment)
+        return self.check_of(seen, self.treatment)
+
+    def check_of(self, seen: Evidence, treatment: str) -> Finding | None:
+        """The same of one among several treatments that a rule speaks of."""
+        offer = seen.offer(treatment)
         if offer is None or offer.status in ("not applicable", "already on"):
             return None
         if offer.status == "untestable here":
             return Finding(self.code, self.slug, f"{offer.title}: could not be tried here", self.where(seen),
                            "untestable here", offer.reason)
-        arms = seen.arms_of(self.treatment)
+        arms = seen.arms_of(treatment)
         if not arms:
             return None
         best = best_arm(seen, arms)

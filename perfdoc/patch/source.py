@@ -52,6 +52,7 @@ class SourceFile:
         self._before: dict[cst.CSTNode, list[str]] = {}
         self._after: dict[cst.CSTNode, list[str]] = {}
         self._wraps: list[tuple[Suite, int, int, str]] = []
+        self._removed: set[cst.CSTNode] = set()
         self._of_kind: dict[type[cst.CSTNode], list[Any]] = {}
 
     # -- finding
@@ -168,6 +169,10 @@ class SourceFile:
         """Insert a statement after another; the same one is not inserted twice."""
         _once(self._after.setdefault(suite.body[place], []), line)
 
+    def remove(self, statement: cst.BaseStatement) -> None:
+        """Take a statement out; ``pass`` is left where its suite has no other one."""
+        self._removed.add(statement)
+
     def wrap(self, suite: Suite, first: int, last: int, header: str) -> None:
         """Put the statements from ``first`` to ``last`` (included) into a ``with`` block."""
         if (suite, first, last, header) not in self._wraps:
@@ -206,7 +211,7 @@ class SourceFile:
     @property
     def touched(self) -> bool:
         """Whether anything is to be changed."""
-        return bool(self._changes or self._before or self._after or self._wraps)
+        return bool(self._changes or self._before or self._after or self._wraps or self._removed)
 
     def changed(self) -> str:
         """The file's new text."""
@@ -243,7 +248,10 @@ class _Changer(cst.CSTTransformer):
             if after and isinstance(original, cst.Module):
                 blank = [cst.EmptyLine(indent=False)] * (2 if isinstance(after[0], cst.FunctionDef) else 1)
                 after[0] = after[0].with_changes(leading_lines=blank)
-            whole = [*group, now, *after]
+            whole = [*group, *([] if before in source._removed else [now]), *after]
+            if not whole:
+                groups.append([])
+                continue
             if isinstance(defined, cst.FunctionDef):  # two lines after a function, as before it
                 whole[0] = whole[0].with_changes(leading_lines=[cst.EmptyLine(indent=False), *_leading(whole[0])])
             defined = after[-1] if after else None
@@ -257,7 +265,10 @@ class _Changer(cst.CSTTransformer):
                 leading_lines=_leading(head), body=cst.IndentedBlock([head.with_changes(leading_lines=()), *inside[1:]])
             )
             groups[first : last + 1] = [[block], *([] for _ in range(last - first))]
-        return updated.with_changes(body=[s for group in groups for s in group])
+        body = [s for group in groups for s in group]
+        if not body and isinstance(original, cst.IndentedBlock):
+            body = [_statement("pass")]
+        return updated.with_changes(body=body)
 
 
 def _binds(statement: cst.SimpleStatementLine, name: str) -> bool:

@@ -100,6 +100,14 @@ class Workspace:
         offer = next((o for o in self._offers if o.slug == slug), None)
         return (offer.change(level) or "") if offer else ""
 
+    def site(self, slug: str) -> tuple[SourceFile, int, str]:
+        """File, line, and both as they are shown, of what the treatment takes back. Raises CannotEdit where none is known."""
+        offer = next((o for o in self._offers if o.slug == slug), None)
+        file, _, line = (offer.site if offer else "").rpartition(":")
+        if not file or not line.isdigit():
+            raise CannotEdit("the place in the source is not known", "")
+        return self.file(file), int(line), f"{file}:{line}"
+
     def level_of(self, cores: Cores) -> str | None:
         """The level at which the changes have the treatment with this use of the cores; None where they have none."""
         return next((self.config[o.slug] for o in self._offers if o.cores == cores and o.slug in self.config), None)

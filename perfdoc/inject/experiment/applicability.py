@@ -45,6 +45,7 @@ def factors(
             role=treatment.role,
             cores=treatment.cores,
             numerics=treatment.numerics,
+            site=offer.site,
         )
         if offer.status == "offered":
             share = sum(shares.get(phase, 0.0) for phase in treatment.phases)
