@@ -14,9 +14,9 @@ The cause stands first where the first screen names a line of the culprit within
 another line nor anything that perfdoc can switch, the cause's own remedy excepted. Of the control, the first sentence must say
 that nothing is wrong.
 
---again FILE takes the truths of an earlier --json FILE and measures only those that are not in it. With --budget 0 its scans
-are taken too, and only read again. Exit code 1 where fewer than 9 of 10 causes stand first, or the control is not told to be
-well.
+--again FILE takes the truths of an earlier --json FILE and measures only those that are not in it. With --budget 0 nothing is
+scanned: the scans of that file are read again, or the truths are all there is. Exit code 1 where fewer than 9 of 10 causes
+stand first, or the control is not told to be well.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ AIM = 0.9
 """Minimum share of the causes that stand first."""
 CLOSE = 0.05
 """Maximum difference between the share that is said and the true one."""
+NOT_SCANNED: dict[str, Any] = {"found": {"answer": ["not scanned"], "findings": []}, "screen": "", "seconds": 0.0}
 COLUMNS = "100"
 """Width of the terminal whose first screen is read."""
 
@@ -70,7 +71,8 @@ class Row:
         return bool(self.truth and self.verdict.ceiling is not None
                     and self.verdict.ceiling < (self.truth.low or self.truth.gain))
 
-    def line(self) -> tuple[str, ...]:
+    def figures(self) -> tuple[str, ...]:
+        """What the cause takes, and what was said of it."""
         truth, verdict = self.truth, self.verdict
         real, share, grows = "", "", ""
         if truth is not None:
@@ -80,9 +82,16 @@ class Row:
         return (
             self.case.name, self.case.of, real, share, _said(verdict.share, "{:.0%}"), _said(self.off, "{:+.0%}"),
             _said(verdict.gain, "{:.2f}x"), _said(verdict.ceiling, "{:.1f}x") + " too low" * self.ceiling_too_low,
-            grows, _said(verdict.grows, "{:.2f}"), "yes" if verdict.first else "no", "yes" if verdict.named else "no",
-            str(verdict.rank or "-"), ", ".join(verdict.knobs_above)[:40] or "-", "; ".join(verdict.wrongly_said)[:40] or "-",
-            verdict.stands_first[:60],
+            grows, _said(verdict.grows, "{:.2f}"),
+        )
+
+    def words(self) -> tuple[str, ...]:
+        """Where the cause stands, and what stands first."""
+        verdict = self.verdict
+        return (
+            self.case.name, ", ".join(map(str, self.case.culprit)), "yes" if verdict.first else "no",
+            "yes" if verdict.named else "no", str(verdict.rank or "-"), ", ".join(verdict.knobs_above)[:40] or "-",
+            "; ".join(verdict.wrongly_said)[:40] or "-", verdict.stands_first[:90],
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -90,8 +99,8 @@ class Row:
                 "verdict": asdict(self.verdict)}
 
 
-HEADS = ("case", "it takes", "realised", "true share", "share said", "off", "gain said", "ceiling", "MiB a batch", "said",
-         "first", "line named", "rank", "knobs above", "must not be said", "what stands first")
+FIGURES = ("case", "of", "realised", "true share", "share said", "off", "gain said", "ceiling", "MiB a batch", "said")
+WORDS = ("case", "culprit", "first", "line on the screen", "rank", "knobs above", "must not be said", "what stands first")
 
 
 def _said(value: float | None, shape: str) -> str:
@@ -118,7 +127,7 @@ def _perfdoc(work: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def run(case: Case, budget: float, truth_seconds: float, before: dict[str, Any] | None) -> Row:
     """Measure and scan a copy of the case, or take what an earlier run knows of it."""
     truth = cause_truth.from_json(before["truth"]) if before and before["truth"] else None
-    seen = before["scan"] if before and not budget else None
+    seen = None if budget else before["scan"] if before else NOT_SCANNED
     if seen is None or (truth is None and case.truth):
         with tempfile.TemporaryDirectory(prefix="perfdoc-cause-") as folder:
             work = Path(folder).resolve() / case.name
@@ -162,21 +171,20 @@ def good(rows: list[Row]) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=(), help="names of cases")
-    parser.add_argument("--budget", type=float, default=60, help="seconds of a scan; 0 reads those of --again once more")
+    parser.add_argument("--budget", type=float, default=60, help="seconds of a scan; 0 for none")
     parser.add_argument("--truth", type=float, default=60, help="seconds of train.py against fixed.py")
     parser.add_argument("--json", type=Path, help="where everything is written, after every case")
     parser.add_argument("--again", type=Path, help="--json of an earlier run, whose truths are taken")
     args = parser.parse_args()
     before = {one["name"]: one for one in json.loads(args.again.read_text())} if args.again else {}
-    if not args.budget and not before:
-        parser.error("--budget 0 needs --again")
     rows = []
     for case in cause_case.cases(args.only):
         rows.append(run(case, args.budget, args.truth, before.get(case.name)))
-        print(rows[-1].line(), file=sys.stderr, flush=True)
+        print(rows[-1].words(), rows[-1].figures(), file=sys.stderr, flush=True)
         if args.json:
             args.json.write_text(json.dumps([row.to_json() for row in rows], indent=1))
-    print(tabulate([row.line() for row in rows], headers=HEADS))
+    print(tabulate([row.words() for row in rows], headers=WORDS))
+    print("\n" + tabulate([row.figures() for row in rows], headers=FIGURES))
     print(f"\n{summary(rows)}")
     if not good(rows):
         sys.exit(1)

@@ -193,6 +193,17 @@ def test_truth_and_verdict_make_the_row() -> None:
     assert not causes.good([row, causes.Row(case, truth, scan, dataclasses.replace(verdict, first=False))])
 
 
+def test_without_a_scan_the_truth_alone_is_told() -> None:
+    """Where nothing was scanned and the truth is known, nothing runs and everything counts as not said."""
+    case = named("pandas_row")
+    truth = cause_truth.Truth("steps", 4.0, 3.8, 4.2, 0.04, 0.01)
+    row = causes.run(case, 0, 0, {"truth": truth.to_json(), "scan": causes.NOT_SCANNED})
+    assert row.truth == truth
+    assert not row.verdict.first
+    assert row.figures()[2:5] == ("4.00 [3.80, 4.20]", "75%", "-")
+    assert "pandas_row" in row.words()
+
+
 def test_growth_is_told_across_the_ends_of_epochs() -> None:
     """The slope of memory over batches is that between the epochs' ends, where a list is emptied."""
     looks = [(float(step), 100 + 3.0 * (step % 40)) for step in range(0, 200, 2)]

@@ -69,7 +69,7 @@ class Loop:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    loader = DataLoader(Cookbook(300 if SMALL else 40_000), batch_size=48, shuffle=True)
+    loader = DataLoader(Cookbook(300 if SMALL else 15_000), batch_size=48, shuffle=True)
     model = nn.Sequential(nn.Linear(PANTRY, 192), nn.Hardswish(), nn.Linear(192, KITCHENS))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     loop = Loop(model, optimizer, Log())

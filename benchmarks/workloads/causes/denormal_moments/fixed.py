@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 SMALL = "--small" in sys.argv
-ARCHIVE = 2_000 if SMALL else 60_000
+ARCHIVE = 2_000 if SMALL else 40_000
 THIS_WEEK = 400
 READ = 10
 
@@ -18,7 +18,7 @@ def visits(count, articles, seed):
 
 
 class Reader(nn.Module):
-    def __init__(self, width=64):
+    def __init__(self, width=48):
         super().__init__()
         self.articles = nn.Embedding(ARCHIVE, width)
         self.head = nn.Sequential(nn.Linear(width, 96), nn.Tanh(), nn.Linear(96, 6))
@@ -31,7 +31,7 @@ class Training:
     def __init__(self):
         torch.manual_seed(6)
         self.model = Reader()
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.85)
+        self.optimizer = torch.optim.RMSprop(self.model.parameters(), lr=1e-3, alpha=0.9)
         self.steps = 0
 
     def once_through(self, read, section, size):

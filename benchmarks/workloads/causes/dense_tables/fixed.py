@@ -7,7 +7,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--songs", type=int, default=120_000)
+parser.add_argument("--songs", type=int, default=50_000)
 parser.add_argument("--width", type=int, default=40)
 parser.add_argument("--batch", type=int, default=128)
 parser.add_argument("--others", type=int, default=5, help="songs that do not stand beside it, a pair")

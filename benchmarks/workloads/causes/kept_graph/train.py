@@ -50,7 +50,7 @@ def spectral_distance(one, other):
 
 def main():
     torch.manual_seed(0)
-    loader = DataLoader(Recordings(160 if SMALL else 60_000), batch_size=32, num_workers=2)
+    loader = DataLoader(Recordings(160 if SMALL else 36_000), batch_size=12, num_workers=2)
     model = Cleaner()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     tracker = Tracker()

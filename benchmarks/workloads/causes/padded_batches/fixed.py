@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 small = "--small" in sys.argv
-MAX_TOKENS = 64 if small else 320
+MAX_TOKENS = 64 if small else 256
 KINDS = 12
 
 
@@ -18,7 +18,7 @@ def messages(count):
     shared = [f"common{n}" for n in range(1500)]
     for _ in range(count):
         kind = chooser.randrange(KINDS)
-        words = min(MAX_TOKENS - 2, 4 + int(chooser.expovariate(1 / 35)))
+        words = min(MAX_TOKENS - 2, 4 + int(chooser.expovariate(1 / 28)))
         yield kind, [chooser.choice(own[kind] if chooser.random() < 0.3 else shared) for _ in range(words)]
 
 
@@ -46,7 +46,7 @@ def together(items):
 
 torch.manual_seed(2)
 chats = Chats(300 if small else 5000)
-loader = DataLoader(chats, batch_size=12, shuffle=True, drop_last=True, collate_fn=together)
+loader = DataLoader(chats, batch_size=8, shuffle=True, drop_last=True, collate_fn=together)
 config = DistilBertConfig(
     vocab_size=len(chats.numbers), dim=128, n_layers=2, n_heads=4, hidden_dim=384, num_labels=KINDS,
     max_position_embeddings=MAX_TOKENS,

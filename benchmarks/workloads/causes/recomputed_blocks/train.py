@@ -12,10 +12,10 @@ SMALL = "--small" in sys.argv
 
 @dataclass(frozen=True)
 class Settings:
-    size: int = 48
+    size: int = 40
     patch: int = 4
-    width: int = 144
-    depth: int = 2 if SMALL else 5
+    width: int = 128
+    depth: int = 2 if SMALL else 4
     heads: int = 4
     micro_batch: int = 4
     batches_a_step: int = 2

@@ -69,7 +69,7 @@ LOADING = {
 def main():
     torch.multiprocessing.set_start_method("spawn")  # forked workers and the driver did not get on
     torch.manual_seed(5)
-    data = Fragments(300 if SMALL else 30_000)
+    data = Fragments(300 if SMALL else 12_000)
     sampler = RandomSampler(data, num_samples=192 if SMALL else 25 * 64)  # a short epoch, then a line of the log
     loader = DataLoader(data, sampler=sampler, **LOADING)
     model = Filler()
