@@ -65,15 +65,21 @@ def read(found: Mapping[str, Any], screen: str) -> Said:
     ]
     findings = [
         Advice(one["code"], one["title"], Place.of(one["where"]), one.get("share"), one.get("ceiling"),
-               effect["speedup"] if (effect := one.get("effect")) and effect["known"] else None, _grows(one))
+               effect["speedup"] if (effect := one.get("effect")) and effect["known"] else None, _grows(one, found))
         for one in found["findings"]
     ]
     return Said(tuple(found["answer"]), screen, tuple(lines), tuple(findings))
 
 
-def _grows(finding: Mapping[str, Any]) -> float | None:
-    number = re.search(r"([\d.]+) MiB (?:a|per) (?:step|batch)", " ".join([finding["title"], *finding["evidence"]]))
-    return float(number[1]) if number else None
+def _grows(finding: Mapping[str, Any], found: Mapping[str, Any]) -> float | None:
+    """MiB a step: said so, or worked out from MiB a second of each of so many workers."""
+    words = " ".join([finding["title"], *finding["evidence"]])
+    number = re.search(r"([\d.]+) (MiB|KiB) a step", words)
+    if number:
+        return float(number[1]) / (1024 if number[2] == "KiB" else 1)
+    number, each = re.search(r"([\d.]+) MiB/s", words), re.search(r"each of (\d+) workers", words)
+    step = found.get("step_seconds")
+    return float(number[1]) * (int(each[1]) if each else 1) * step[0] if number and step else None
 
 
 @dataclass

@@ -46,6 +46,8 @@ AIM = 0.9
 CLOSE = 0.05
 """Maximum difference between the share that is said and the true one."""
 NOT_SCANNED: dict[str, Any] = {"found": {"answer": ["not scanned"], "findings": []}, "screen": "", "seconds": 0.0}
+PATIENCE = 300.0
+"""Seconds beside twice the budget after which a scan is taken to hang."""
 COLUMNS = "100"
 """Width of the terminal whose first screen is read."""
 
@@ -68,8 +70,8 @@ class Row:
     @property
     def ceiling_too_low(self) -> bool:
         """Whether the ceiling lies below what the fix really brings, even at the lower end of its interval."""
-        return bool(self.truth and self.verdict.ceiling is not None
-                    and self.verdict.ceiling < (self.truth.low or self.truth.gain))
+        return bool(self.truth and self.truth.low and self.verdict.ceiling is not None
+                    and self.verdict.ceiling < self.truth.low)
 
     def figures(self) -> tuple[str, ...]:
         """What the cause takes, and what was said of it."""
@@ -77,7 +79,7 @@ class Row:
         real, share, grows = "", "", ""
         if truth is not None:
             real = f"{truth.gain:.2f}" + (f" [{truth.low:.2f}, {truth.high:.2f}]" if truth.low and truth.high else " (once)")
-            share = f"{truth.share:.0%}"
+            share = f"{truth.share:.0%}" if truth.grows is None else ""
             grows = "" if truth.grows is None else f"{truth.grows:.2f} (fixed {truth.fixed_grows:.2f})"
         return (
             self.case.name, self.case.of, real, share, _said(verdict.share, "{:.0%}"), _said(self.off, "{:+.0%}"),
@@ -108,20 +110,28 @@ def _said(value: float | None, shape: str) -> str:
 
 
 def scan(work: Path, budget: float) -> dict[str, Any]:
-    """Scan ``train.py`` in ``work``: the JSON, the first screen, and the seconds that it took. Raises SystemExit on failure."""
+    """Scan ``train.py`` in ``work``: the JSON, the first screen, and the seconds that it took; or that it failed."""
     began = time.monotonic()
-    ran = _perfdoc(work, "scan", "--json", "--budget", f"{budget:g}", "train.py")
+    out, failure = _perfdoc(work, 2 * budget + PATIENCE, "scan", "--json", "--budget", f"{budget:g}", "train.py")
     seconds = time.monotonic() - began
-    found = json.loads(ran.stdout)
-    return {"found": found, "screen": _perfdoc(work, "report").stdout, "seconds": seconds}
+    if not failure:
+        screen, failure = _perfdoc(work, PATIENCE, "report")
+    if failure:
+        return {**NOT_SCANNED, "found": {"answer": [failure], "findings": []}, "seconds": seconds}
+    return {"found": json.loads(out), "screen": screen, "seconds": seconds}
 
 
-def _perfdoc(work: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    ran = subprocess.run([sys.executable, "-m", "perfdoc", *arguments], capture_output=True, text=True, check=False, cwd=work,
-                         env={**os.environ, "COLUMNS": COLUMNS}, stdin=subprocess.DEVNULL)
-    if ran.returncode:
-        raise SystemExit(f"perfdoc {' '.join(arguments)} failed in {work}\n{ran.stdout[-2000:]}\n{ran.stderr[-2000:]}")
-    return ran
+def _perfdoc(work: Path, patience: float, *arguments: str) -> tuple[str, str]:
+    """What the command printed, and in which words it failed."""
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-m", "perfdoc", *arguments], capture_output=True, text=True, check=False, cwd=work,
+            env={**os.environ, "COLUMNS": COLUMNS}, stdin=subprocess.DEVNULL, timeout=patience,
+        )
+    except subprocess.TimeoutExpired:
+        return "", f"perfdoc {arguments[0]} did not end in {patience:.0f} s"
+    last = (ran.stderr.strip().splitlines() or [""])[-1]
+    return ran.stdout, f"perfdoc {arguments[0]} failed with exit code {ran.returncode}: {last}" if ran.returncode else ""
 
 
 def run(case: Case, budget: float, truth_seconds: float, before: dict[str, Any] | None) -> Row:

@@ -159,10 +159,14 @@ def test_shares_ceilings_and_ranks_are_read_from_lines_and_findings() -> None:
 
 
 def test_memory_is_read_in_mib_a_step() -> None:
-    """What a true finding says of growing memory is taken from its words."""
+    """What a true finding says of growing memory is taken from its words, of all workers together."""
     case = named("kept_graph")
     finding = {"code": "PD808", "title": "memory grows by 1.5 MiB a step", "where": str(case.culprit[0]), "evidence": []}
     assert cause_said.judge(case, said("memory", found={"findings": [finding]})).grows == 1.5
+    workers = named("copied_objects")
+    words = {"code": "PD122", "title": "each of 2 workers grows by 4.0 MiB/s [3.0, 5.0] of memory", "where": "", "evidence": []}
+    found = {"findings": [words], "step_seconds": [0.05, 0.04, 0.06]}
+    assert cause_said.judge(workers, said("memory", found=found)).grows == pytest.approx(0.4)
 
 
 def test_the_control_is_well_only_where_no_line_is_blamed() -> None:
@@ -202,6 +206,15 @@ def test_without_a_scan_the_truth_alone_is_told() -> None:
     assert not row.verdict.first
     assert row.figures()[2:5] == ("4.00 [3.80, 4.20]", "75%", "-")
     assert "pandas_row" in row.words()
+
+
+def test_a_scan_that_fails_is_a_row_and_no_end(tmp_path: Path) -> None:
+    """Where the script of a case fails under perfdoc, its row says so, and the other cases are still measured."""
+    (tmp_path / "train.py").write_text("raise SystemExit(3)\n")
+    seen = causes.scan(tmp_path, 1)
+    assert re.match(r"perfdoc scan failed with exit code 3: ", seen["found"]["answer"][0])
+    verdict = cause_said.judge(named("pandas_row"), cause_said.read(seen["found"], seen["screen"]))
+    assert not verdict.first
 
 
 def test_growth_is_told_across_the_ends_of_epochs() -> None:
