@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from time import perf_counter
 from typing import Any
@@ -49,13 +50,15 @@ class TrimmedPadding(Treatment):
     def apply(self, loop: Loop, level: str) -> None:
         """Serve batches that are cut where they are put together, in the workers where there are any."""
         for handle in loop.loaders:
-            collate = padding.Trimmed(handle.loader.collate_fn, self._pads.get(id(handle)))
-            handle.feed_settings(self.slug, {"collate_fn": collate})
+            pad = self._pads.get(id(handle))
+            handle.feed_settings(self.slug, {"collate_fn": padding.Trimmed(handle.loader.collate_fn, pad)})
+            handle.feed_replayed(self.slug, functools.partial(padding.trimmed, pad=pad))
 
     def restore(self, loop: Loop) -> None:
         """Serve batches as the user pads them."""
         for handle in loop.loaders:
             handle.feed_settings(self.slug, None)
+            handle.feed_replayed(self.slug, None)
 
 
 def _why_not(batch: Any, padded: list[padding.Padded]) -> str:

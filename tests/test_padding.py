@@ -155,6 +155,19 @@ def test_the_model_computes_the_same_of_cut_batches(workers):
         handle.close()
 
 
+def test_batches_that_are_served_again_are_cut_too():
+    """Where numbers are compared, the batches were drawn before the change: under it they are cut, after it they are whole."""
+    loop, treatment = Loop(Texts()), TrimmedPadding()
+    (handle,) = loop.loaders
+    level = treatment.offer(loop).levels[0].name
+    handle.replay([handle.draw(), handle.draw()])
+    assert handle.fetch()["input_ids"].shape == (4, 32)
+    treatment.apply(loop, level)
+    assert handle.fetch()["input_ids"].shape == (4, 6)
+    treatment.restore(loop)
+    assert handle.fetch()["input_ids"].shape == (4, 32)
+
+
 @pytest.mark.parametrize(("dataset", "status", "words"), [
     (Texts(mask=False), "offered", ""),
     (Texts(left=True), "not applicable", "padded on the left"),
