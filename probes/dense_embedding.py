@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from time import perf_counter
 from typing import Any
 
@@ -84,9 +84,10 @@ class DenseEmbedding(Probe):
         parameters = {id(p): p.numel() for optimizer in loop.optimizers for group in optimizer.param_groups
                       for p in group["params"]}
         found: list[Measurement | Unavailable] = []
+        sites = made_at([table.name for table in seen])
         for table in seen:
             rows, width = table.module.weight.shape
-            about = {"table": table.name, "rows": rows, "width": width, "site": made_at(table.name)}
+            about = {"table": table.name, "rows": rows, "width": width, "site": sites.get(table.name, "")}
             held = parameters.get(id(table.module.weight), 0) / max(1, sum(parameters.values()))
             assert table.rows_used is not None
             found += [
@@ -141,30 +142,34 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def made_at(name: str) -> str:
-    """``file:line`` where the table of this name is made in the user's source; empty where that is not clear."""
-    attribute = next((part for part in reversed(name.split(".")) if not part.isdigit()), "")
-    exact = user_source.places(_assigns(attribute))
-    if exact:
-        return exact[0]
-    everywhere = user_source.places(_makes_table)
-    return everywhere[0] if len(everywhere) == 1 else ""
+def made_at(names: Collection[str]) -> dict[str, str]:
+    """``file:line`` where the tables of these names are made in the user's source; without those of which that is not clear.
+
+    By the attribute that holds a table, or the list that does: ``self.users = nn.Embedding(...)``. Where only one table is made
+    at all, it is that one.
+    """
+    assigned: dict[str, str] = {}
+    everywhere: list[str] = []
+    for path, tree in user_source.trees():
+        for node in ast.walk(tree):
+            if makes_table(node):
+                everywhere.append(f"{path}:{getattr(node, 'lineno', 0)}")
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+            value = getattr(node, "value", None)
+            if targets and value is not None and any(makes_table(part) for part in ast.walk(value)):
+                for target in targets:
+                    assigned.setdefault(getattr(target, "attr", getattr(target, "id", "")), f"{path}:{node.lineno}")
+    only = everywhere[0] if len(everywhere) == 1 else ""
+    places = {name: assigned.get(_attribute(name), only) for name in names}
+    return {name: place for name, place in places.items() if place}
 
 
-def _makes_table(node: ast.AST) -> bool:
-    return user_source.called(node) == "Embedding" or (
-        user_source.called(node) == "from_pretrained" and "Embedding" in ast.dump(getattr(node, "func", node)))
+def _attribute(name: str) -> str:
+    """``fields`` of ``model.fields.2``."""
+    return next((part for part in reversed(name.split(".")) if not part.isdigit()), "")
 
 
-def _assigns(attribute: str) -> Callable[[ast.AST], bool]:
-    """Accepts ``self.<attribute> = nn.Embedding(...)``, and a list or dict of such."""
-
-    def accept(node: ast.AST) -> bool:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        value = getattr(node, "value", None)
-        named = any(getattr(target, "attr", getattr(target, "id", None)) == attribute for target in targets)
-        return named and value is not None and any(_makes_table(part) for part in ast.walk(value))
-
-    return accept
-
-
+def makes_table(node: ast.AST) -> bool:
+    """``nn.Embedding(...)`` or ``nn.Embedding.from_pretrained(...)``."""
+    name = user_source.called(node)
+    return name == "Embedding" or (name == "from_pretrained" and "Embedding" in ast.dump(getattr(node, "func", node)))

@@ -117,10 +117,15 @@ class Model(nn.Module):
 ])
 def test_the_line_that_makes_a_table_is_found(name, line, monkeypatch):
     """By the attribute that holds it, or the list that does; none where several could be meant."""
-    nodes = list(ast.walk(ast.parse(SOURCE)))
-    monkeypatch.setattr(dense_embedding.user_source, "places", lambda accept: [
-        f"train.py:{line}" for line in sorted({n.lineno for n in nodes if hasattr(n, "lineno") and accept(n)})])
-    assert made_at(name) == (f"train.py:{line}" if line else "")
+    monkeypatch.setattr(dense_embedding.user_source, "trees", lambda: [("train.py", ast.parse(SOURCE))])
+    assert made_at([name]) == ({name: f"train.py:{line}"} if line else {})
+
+
+def test_the_only_table_of_a_script_is_the_one(monkeypatch):
+    """A model that holds it under another name than the one it was made under."""
+    tree = ast.parse("table = nn.Embedding(9, 2)\nmodel = nn.Sequential(table, nn.Linear(2, 1))")
+    monkeypatch.setattr(dense_embedding.user_source, "trees", lambda: [("train.py", tree)])
+    assert made_at(["0"]) == {"0": "train.py:1"}
 
 
 def tables(used=0.004, backward=0.02, **sites):

@@ -199,20 +199,22 @@ def test_the_probe_says_why_it_has_nothing():
 @pytest.mark.parametrize("line", [
     'tokenizer(texts, padding="max_length", truncation=True)', "tokenizer.encode_plus(t, pad_to_max_length=True)",
     "tokenizer.enable_padding(length=256)", "ids = ids + [0] * (256 - len(ids))", "x = F.pad(x, (0, n - x.shape[0]))",
-    'options = {"padding": "max_length"}', "ids += (n - len(ids)) * [pad]",
+    'options = {"padding": "max_length"}', "ids += (n - len(ids)) * [pad]", "row[:len(ids)] = ids", "rows[i, :len(x)] = x",
+    "missing = n - len(ids)\nids = ids + [0] * missing", "left = max(0, n - x.size(0))\nx = F.pad(x, (0, left))",
 ])
 def test_the_line_that_pads_is_found(line):
     """The ways in which people fill rows up to one length."""
-    assert any(pads_to_a_length(node) for node in ast.walk(ast.parse(line)))
+    assert list(pads_to_a_length(ast.parse(line)))
 
 
 @pytest.mark.parametrize("line", [
     "tokenizer(texts, padding=True)", "nn.Conv2d(3, 8, 3, padding=1)", "F.pad(x, (1, 1, 1, 1))", "row = [0] * n",
-    "rest = total - len(done)", "pad_sequence(rows, batch_first=True)",
+    "rest = total - len(done)", "rest = n - len(x)\nfor _ in range(rest): pass", "x[:5] = y",
+    "pad_sequence(rows, batch_first=True)",
 ])
 def test_other_lines_are_not_taken_for_it(line):
     """Padding of convolutions and of whole batches, and lists of zeros."""
-    assert not any(pads_to_a_length(node) for node in ast.walk(ast.parse(line)))
+    assert not list(pads_to_a_length(ast.parse(line)))
 
 
 def test_source_is_searched_in_the_users_files_alone(tmp_path, monkeypatch):
@@ -223,7 +225,7 @@ def test_source_is_searched_in_the_users_files_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(user_source, "user_files", lambda: [str(tmp_path / name) for name in ("a.py", "b.py", "broken.py")])
     monkeypatch.setattr("sys.modules", {"__main__": SimpleNamespace(__file__="b.py")})
-    assert user_source.places(pads_to_a_length) == ["b.py:2", "a.py:1"]
+    assert user_source.search(pads_to_a_length) == ["b.py:2", "a.py:1"]
 
 
 def padding(share, left, **conditions):

@@ -85,11 +85,13 @@ class ChunkedStorage(Rule):
         share = min(1.0, whole / sample.mean)
         at_most = f"without that a sample would be made at most {1 / max(0.02, 1 - share):.2g}x faster"
         opened = _opened(opening)
+        waits = seen.measurement("step.data")
+        felt = min(whole * seen.samples_a_step, waits.mean if waits is not None else seen.step_seconds)
         if spent < whole / 2 and opening is not None:
             title = f"{opened}: {share:.0%} of its time"
             fix = "open the file once in each worker: in __getitem__, where it is not open yet"
             return Finding(self.code, self.slug, title, str(opening.conditions["site"]), "undecided", fix, (at_most,),
-                           effort=self.effort)
+                           effort=self.effort, seconds_saved_a_step=felt)
         worst = max(wasteful, key=lambda m: m.mean)
         about = worst.conditions
         unpacked = seen.measurement("chunks.unpacked", **_same(worst))
@@ -104,7 +106,8 @@ class ChunkedStorage(Rule):
         if opened:
             evidence.append(f"{opened}: {opening.mean * 1e3:.3g} ms, and no chunk stays in its cache" if opening else opened)
         return Finding(self.code, self.slug, title, str(about["site"]), "undecided",
-                       _fix(worst, used.mean if used is not None else 0.0, bool(opened)), tuple(evidence), effort=self.effort)
+                       _fix(worst, used.mean if used is not None else 0.0, bool(opened)), tuple(evidence), effort=self.effort,
+                       seconds_saved_a_step=felt)
 
 
 def _same(found: Measurement) -> dict[str, str]:

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 
 from perfdoc.inject.observe.call_sites import user_files
 
-LARGEST = 1_000_000
+LARGEST = 500_000
 """Maximum size of a file that is read, in bytes: larger ones are no code that somebody wrote."""
-MOST_BYTES = 8_000_000
-"""Maximum size of all files that are read for one search, in bytes: about a second."""
+MOST_BYTES = 2_000_000
+"""Maximum size of all files that are read for one search, in bytes: parsing them takes two seconds."""
 
 
 def places(accept: Callable[[ast.AST], bool]) -> list[str]:
     """``file:line`` of the nodes of the imported modules' source that ``accept`` accepts, the main script's first."""
-    found: list[str] = []
+    return search(lambda tree: filter(accept, ast.walk(tree)))
+
+
+def search(find: Callable[[ast.AST], Iterable[ast.AST]]) -> list[str]:
+    """``file:line`` of the nodes that ``find`` finds in the source of each imported module, the main script's first."""
+    return [f"{path}:{line}" for path, tree in trees() for line in sorted(
+        {node.lineno for node in find(tree) if hasattr(node, "lineno")})]
+
+
+def trees() -> Iterator[tuple[str, ast.AST]]:
+    """Paths as they are shown and parsed source of the user's imported modules, the main script's first."""
     left = MOST_BYTES
     for path in sorted(user_files(), key=_order):
         try:
@@ -28,12 +39,10 @@ def places(accept: Callable[[ast.AST], bool]) -> list[str]:
                 tree = ast.parse(f.read())
         except (OSError, SyntaxError, ValueError):  # changed since it was imported, or not Python
             continue
-        lines = sorted({node.lineno for node in ast.walk(tree) if hasattr(node, "lineno") and accept(node)})
-        found += [f"{_shown(path)}:{line}" for line in lines]
-    return found
+        yield _shown(path), tree
 
 
-def called(node: ast.AST) -> str:
+def called(node: ast.AST | None) -> str:
     """The last name of what is called: ``Embedding`` of ``nn.Embedding(3, 4)``; empty for what is no call."""
     if not isinstance(node, ast.Call):
         return ""
@@ -47,8 +56,6 @@ def argument(call: ast.AST, name: str) -> ast.expr | None:
 
 
 def _order(path: str) -> tuple[bool, str]:
-    import sys
-
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     return path != os.path.abspath(main or ""), path
 
