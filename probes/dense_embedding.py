@@ -152,13 +152,14 @@ def made_at(names: Collection[str]) -> dict[str, str]:
     everywhere: list[str] = []
     for path, tree in user_source.trees():
         for node in ast.walk(tree):
+            line = getattr(node, "lineno", 0)
             if makes_table(node):
-                everywhere.append(f"{path}:{getattr(node, 'lineno', 0)}")
+                everywhere.append(f"{path}:{line}")
             targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
             value = getattr(node, "value", None)
             if targets and value is not None and any(makes_table(part) for part in ast.walk(value)):
                 for target in targets:
-                    assigned.setdefault(getattr(target, "attr", getattr(target, "id", "")), f"{path}:{node.lineno}")
+                    assigned.setdefault(getattr(target, "attr", getattr(target, "id", "")), f"{path}:{line}")
     only = everywhere[0] if len(everywhere) == 1 else ""
     places = {name: assigned.get(_attribute(name), only) for name in names}
     return {name: place for name, place in places.items() if place}

@@ -13,10 +13,13 @@ from torch.utils.data import IterableDataset
 from perfdoc.core.treatment import Level, Loop, Offer, Treatment
 from perfdoc.inject.feed import padding
 from perfdoc.inject.samples.sample_watch import Unchanged
+from perfdoc.inject.system.batches import shallow
 from perfdoc.inject.system.random_state import RandomState
 
 LOOKED_AT = 16
 """Samples that are put together to see whether they are padded."""
+FIRST = 2
+"""Samples after which the others are not made where no row of tokens is among them."""
 PATIENCE = 1.0
 """Maximum time in seconds for making them; with fewer samples the longest row is shorter than in a batch."""
 WORTH = 0.05
@@ -91,7 +94,9 @@ def a_batch(loader: Any) -> Any:
                 samples.append(dataset[place])
                 if perf_counter() - start > PATIENCE:
                     break
-            return loader.collate_fn(samples)
+                if len(samples) == FIRST and not padding.could_be_padded(loader.collate_fn(list(map(shallow, samples)))):
+                    break  # pictures, or numbers: what comes later is of the same kind
+            return loader.collate_fn(list(map(shallow, samples)))
     finally:
         kept.restore()
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from perfdoc_probes.padding import Padding, pads_to_a_length
 from perfdoc_probes.trimmed_padding import TrimmedPadding
+from perfdoc_probes.whole_batches import WholeBatches
 from test_rules import findings, make
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from perfdoc.core.measurement import Measurement
 from perfdoc.inject.feed.handle import Handle
@@ -179,6 +180,29 @@ def test_where_it_is_offered(dataset, status, words):
     """Rows padded on the right; not where cutting would shift positions, or where it is not clear what to cut."""
     offer = TrimmedPadding().offer(Loop(dataset))
     assert (offer.status, words in offer.reason) == (status, True)
+
+
+def test_pictures_are_not_looked_at_for_long():
+    """Two samples that hold no row of tokens are enough."""
+    made = []
+
+    class Noting(list):
+        def __getitem__(self, index):
+            made.append(index)
+            return super().__getitem__(index)
+
+    TrimmedPadding().offer(Loop(Noting(torch.randn(64, 3, 8, 8))))
+    assert len(made) == 2
+
+
+def test_batches_handed_over_whole_are_cut_too():
+    """Tensors in memory: asked for at once, and cut behind the longest row."""
+    data = [Texts()[index] for index in range(40)]
+    ids, mask = (torch.stack([row[name] for row in data]) for name in ("input_ids", "attention_mask"))
+    loop = Loop(TensorDataset(ids, mask))
+    for treatment in (TrimmedPadding(), WholeBatches()):
+        treatment.apply(loop, treatment.offer(loop).levels[0].name)
+    assert [tuple(part.shape) for part in loop.loaders[0].fetch()] == [(4, 6), (4, 6)]
 
 
 def test_the_probe_tells_shares():

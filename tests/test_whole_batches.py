@@ -1,15 +1,26 @@
 """Data sets asked for a whole batch at once: where that may be tried, and that the loop gets the same batches."""
 
+import pickle
 import random
 
 import numpy
 import pytest
 import torch
 from perfdoc_probes.whole_batches import WholeBatches, same, why_not, written
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, Subset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
 from torch.utils.data import random_split as split
 
 from perfdoc.inject.feed.handle import Handle
+from perfdoc.inject.feed.whole_batches import WholeBatchDataset
 
 X = torch.randn(64, 3, 5)
 Y = torch.arange(64)
@@ -132,6 +143,14 @@ def test_the_loop_gets_the_same_batches(workers, dataset):
         assert same(own, [loop.loaders[0].fetch() for _ in range(3)])
     finally:
         loop.loaders[0].close()
+
+
+def test_workers_that_are_spawned_can_make_them():
+    """What they are sent is unpickled there, and torch's collate function leaves its batches as they are."""
+    dataset = pickle.loads(pickle.dumps(WholeBatchDataset(TensorDataset(X, Y))))
+    x, y = default_collate(dataset.__getitems__([3, 1]))
+    assert torch.equal(x, X[[3, 1]])
+    assert torch.equal(y, Y[[3, 1]])
 
 
 def test_a_batch_is_one_call():

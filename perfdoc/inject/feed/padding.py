@@ -43,6 +43,11 @@ def named(batch: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
             yield from named(value, f"{name}[{place}]" if name else f"batch[{place}]")
 
 
+def could_be_padded(batch: Any) -> bool:
+    """Whether there is anything in a batch that can say so: rows of whole numbers, of zeros and ones, or of booleans."""
+    return any(tensor.dim() == 2 and (_are_ids(tensor) or _is_binary(tensor)) for _, tensor in named(batch))
+
+
 def padded_in(batch: Any, pad: int | None = None) -> list[Padded]:
     """What is padded in a batch: by its masks, else by ids that end in ``pad``. One entry for each shape of rows."""
     tensors = list(named(batch))

@@ -6,10 +6,10 @@ answer it with one index operation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch.utils.data import Dataset, default_convert
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from perfdoc.inject.feed.swapped_dataset import Transparent
 
@@ -33,20 +33,16 @@ class WholeBatchDataset(Transparent, Dataset):  # type: ignore[misc]
     def __getitem__(self, index: Any) -> Any:
         return self._perfdoc_inner[index]
 
-    def __getitems__(self, indices: Any) -> Whole:
-        """The batch of these indices, as :class:`HandedOver` expects it."""
-        return Whole(asked_at_once(self._perfdoc_inner, indices))
+    def __getitems__(self, indices: Any) -> list[Whole]:
+        """The batch of these indices, as torch's collate function is to leave it."""
+        return [Whole(asked_at_once(self._perfdoc_inner, indices))]
 
 
-class HandedOver:
-    """A collate function that leaves whole batches as they are."""
+def _as_it_is(samples: Any, *, collate_fn_map: Any = None) -> Any:
+    return samples[0].batch
 
-    def __init__(self, collate: Callable[[Any], Any]) -> None:
-        self._collate = collate
 
-    def __call__(self, samples: Any) -> Any:
-        """The batch itself, or the samples collated."""
-        return samples.batch if isinstance(samples, Whole) else self._collate(samples)
+default_collate_fn_map[Whole] = _as_it_is  # torch's own way to teach its collate function a type; also in spawned workers
 
 
 def asked_at_once(dataset: Any, indices: Any) -> Any:
