@@ -16,6 +16,7 @@ import numpy
 import pytest
 import torch
 import torch.utils.checkpoint
+from perfdoc_probes.item_by_item import ItemByItem
 from perfdoc_probes.iterable_sharding import IterableSharding
 from perfdoc_probes.padding import Padding
 from perfdoc_probes.sample_anatomy import SampleAnatomy
@@ -35,7 +36,7 @@ from perfdoc.inject.feed.handle import Handle
 
 WATCHING = [probe for probe in discover(Probe, packages()) if type(probe).prepare is not Probe.prepare]
 NEED_A_GPU = {"PD104", "PD202", "PD304"}
-OF_LOADERS = [SampleAnatomy(), IterableSharding(), Padding()]
+OF_LOADERS = [SampleAnatomy(), IterableSharding(), Padding(), ItemByItem()]
 COMMANDS = {"PD316", "PD407", "PD701", "PD703", "PD704", "PD705"}
 """Rules whose examples are command lines or about the machine; what they say is tested in test_rules.py."""
 PICTURES = {"PD107", "PD108", "PD110", "PD116"}

@@ -6,7 +6,9 @@ import random
 import numpy
 import pytest
 import torch
+from perfdoc_probes.item_by_item import ItemByItem
 from perfdoc_probes.whole_batches import WholeBatches, same, why_not, written
+from test_rules import findings, make
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -19,6 +21,7 @@ from torch.utils.data import (
 )
 from torch.utils.data import random_split as split
 
+from perfdoc.core.measurement import Measurement
 from perfdoc.inject.feed.handle import Handle
 from perfdoc.inject.feed.whole_batches import WholeBatchDataset
 
@@ -178,3 +181,44 @@ def test_the_change_is_written_as_a_person_would():
     batches = DataLoader(data, batch_sampler=[[1, 2], [0, 3]])
     assert written(batches) == "batch_size=None, sampler=batch_sampler"
     assert len(list(DataLoader(data, batch_size=None, sampler=BatchSampler(RandomSampler(data), 8, drop_last=True)))) == 8
+
+
+def test_the_probe_makes_batches_both_ways():
+    """Of the loader's size, sample by sample and at once; where that cannot be done, the reason is told."""
+    calls = []
+
+    class Noting(TensorDataset):
+        def __getitem__(self, index):
+            calls.append(index)
+            return super().__getitem__(index)
+
+    single, whole = ItemByItem().measure(Loop(DataLoader(Noting(X, Y), batch_size=16, shuffle=True)), {})
+    assert (single.conditions["batch_size"], len(single.samples), len(whole.samples)) == (16, 3, 3)
+    assert [len(index) for index in calls if isinstance(index, list) and len(index) == 16] == [16] * 4
+    assert min(*single.samples, *whole.samples) > 0
+    found = ItemByItem().measure(Loop(DataLoader(list(X), batch_size=4)), {})
+    assert all("TypeError" in entry.reason for entry in found)
+
+
+def timed(single=0.04, whole=0.001):
+    return [Measurement("batch.one_by_one", "s", (single,)), Measurement("batch.at_once", "s", (whole,))]
+
+
+def test_the_gain_is_told_at_the_loader():
+    """Calls a batch, the gain that was measured, and what another number of workers makes of it."""
+    arms = {"whole_batches=on": 4.0, "dataloader_workers=1+whole_batches=on": 2.0}
+    found = findings(make(arms, measurements=timed()))["PD118"]
+    assert (found.verdict, found.where) == ("helps", "train.py:9")
+    assert f"in 8 calls a batch; cut out at once, the step is {found.effect.speedup:.2f}x faster" in found.title
+    assert found.effect.speedup == pytest.approx(4.0, rel=0.05)
+    assert found.evidence[0] == "a batch takes 40 ms one by one, 1 ms at once"
+    assert any(line.startswith("with num_workers=1: ") for line in found.evidence)
+
+
+def test_without_an_answer_of_the_loop_a_batch_both_ways_is_told():
+    """No more than the loop waits for data is said to be won; and nothing where that could not be felt."""
+    found = findings(make(measurements=timed()))["PD118"]
+    assert (found.verdict, found.seconds_saved_a_step) == ("undecided", pytest.approx(0.03))
+    assert "40 ms, cut out at once 1 ms" in found.title
+    assert "BatchSampler" in found.fix
+    assert "PD118" not in findings(make(measurements=timed(single=0.0015)))

@@ -70,13 +70,16 @@ class DoublePrecision(TreatmentRule):
         return [*said, "changes the numbers: never part of a plan"]
 
     def check(self, seen: Evidence) -> Finding | None:
-        """The treatment's outcome; where it could not be tried, that the model is float64."""
+        """The treatment's outcome; where that is not known, that the model is float64."""
         tried = super().check(seen)
         share = seen.measurement("double.parameters")
-        if (tried is not None and tried.effect is not None) or share is None or share.median < MUCH:
+        known = tried is not None and tried.verdict in ("helps", "hurts", "no difference")
+        if known or share is None or share.median < MUCH:
             return tried
         offer = seen.offer(self.treatment)
-        why = [f"float32 was not tried: {offer.reason}"] if offer is not None and offer.reason else []
+        why = [tried.title] if tried is not None else []
+        if offer is not None and offer.status != "offered" and offer.reason:
+            why = [f"float32 was not tried: {offer.reason}"]
         title = "the model computes in float64: float32 takes half the memory, and on a GPU a small part of the time"
         return Finding(self.code, self.slug, title, self.where(seen), "undecided", "float32 in place of float64",
                        (*self.evidence(seen, ""), *why), effort=self.effort)

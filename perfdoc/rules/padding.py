@@ -66,16 +66,16 @@ class Padding(TreatmentRule):
     treatment = "trimmed_padding"
 
     def check(self, seen: Evidence) -> Finding | None:
-        """The treatment's outcome; where it was not tried, the share alone, if it is large."""
+        """The treatment's outcome; where that is not known, the share alone, if it is large."""
         share = seen.measurement("padding.share")
         tried = super().check(seen)
-        if tried is not None and tried.effect is not None:
-            return tried
-        if share is None or share.mean < MUCH:
+        if (tried is not None and tried.verdict in ("helps", "hurts", "no difference")) or share is None or share.mean < MUCH:
             return tried
         at_most = f"if a step takes as long as its tokens: at most {1 / (1 - share.mean):.2g}x faster without any padding"
         offer = seen.offer(self.treatment)
-        why = [f"cutting batches behind their longest row was not tried: {offer.reason}"] if offer and offer.reason else []
+        why = [tried.title] if tried is not None else []
+        if offer is not None and offer.status != "offered" and offer.reason:
+            why = [f"cutting batches behind their longest row was not tried: {offer.reason}"]
         return Finding(self.code, self.slug, _told(share, seen), self.where(seen), "undecided", _fix(share, seen),
                        (at_most, *self.evidence(seen, ""), *why), effort=self.effort)
 
