@@ -25,7 +25,6 @@ class Padding(Probe):
     """Shares of tokens that are padding, a batch each, in batches of the loop's own loader; and where the script pads."""
 
     slug = "padding"
-    of_loader = True
     provides = {"padding.share": "1", "padding.left": "1", "padding.longest": "count"}
 
     def measure(self, loop: Loop, plan: Mapping[str, str]) -> list[Measurement | Unavailable]:
