@@ -33,6 +33,8 @@ class _Table:
         self.module = module
         self.indices: list[Any] = []
         self.rows_used: int | None = None
+        self.kept = module.weight.grad
+        """Its gradient before the step: where that is filled with zeros and used again, that costs time as well."""
 
     def called(self, module: Any, args: Any, output: Any) -> None:
         """The table was looked into."""
@@ -42,6 +44,8 @@ class _Table:
     def accumulated(self, weight: Any) -> None:
         """Its gradient is there, or one more part of it."""
         gradient = weight.grad
+        if gradient is not self.kept:
+            self.kept = None
         if gradient is not None and gradient.layout is torch.strided:
             self.rows_used = int((gradient != 0).any(1).sum())
 
@@ -119,19 +123,24 @@ def _backward(table: _Table, device: str, about: Mapping[str, str | int | float]
         return Unavailable("embedding.backward", f"the gradient of {table.name} takes more than 1 GiB")
     outer = [torch.ones(*indices.shape, weight.shape[1], dtype=weight.dtype, device=weight.device) for indices in table.indices]
     padding = -1 if table.module.padding_idx is None else table.module.padding_idx
+    total = torch.zeros_like(weight) if table.kept is not None else None
+    table.kept = None
     seconds = []
     for _ in range(REPEATS):
         _wait(device)
         start = perf_counter()
-        _gradient(table.indices, outer, len(weight), padding, table.module.scale_grad_by_freq)
+        _gradient(table.indices, outer, len(weight), padding, table.module.scale_grad_by_freq, total)
         _wait(device)
         seconds.append(perf_counter() - start)
     return Measurement("embedding.backward", "s", tuple(seconds[1:]), about, "measured in isolation")
 
 
-def _gradient(indices: list[Any], outer: list[Any], rows: int, padding: int, by_frequency: bool) -> None:
-    """As autograd makes it: a matrix of all rows for each call, the later ones added to the first."""
-    total = None
+def _gradient(
+    indices: list[Any], outer: list[Any], rows: int, padding: int, by_frequency: bool, total: torch.Tensor | None
+) -> None:
+    """As autograd makes it: a matrix of all rows for each call, added to the first, or to ``total``, which is zeroed before."""
+    if total is not None:
+        total.zero_()
     for given, at in zip(outer, indices, strict=True):
         dense = torch.ops.aten.embedding_dense_backward(given, at, rows, padding, by_frequency)
         total = dense if total is None else total.add_(dense)

@@ -79,6 +79,22 @@ def test_rows_with_a_gradient_are_counted():
     assert all(min(m.samples) > 0 for m in by_table(found, "embedding.backward").values())
 
 
+@pytest.mark.parametrize("to_none", [True, False])
+def test_gradients_that_are_zeroed_and_used_again_count_as_such(to_none, monkeypatch):
+    """With set_to_none=False a matrix of all rows is filled with zeros in every step, and that is timed with the rest."""
+    model, used = Towers(), []
+    batch = torch.tensor([1, 2]), torch.tensor([3, 4]), torch.tensor([5, 6])
+    model(*batch).backward()
+    loop = SimpleNamespace(models=[model], optimizers=[torch.optim.SGD(model.parameters(), 0.1)], device="cpu")
+    loop.optimizers[0].zero_grad(set_to_none=to_none)
+    monkeypatch.setattr(dense_embedding, "_gradient", lambda *args: used.append(args[-1] is not None))
+    probe = DenseEmbedding()
+    probe.prepare(loop)
+    model(*batch).backward()
+    probe.measure(loop, {})
+    assert set(used) == {not to_none}
+
+
 def test_a_tied_table_is_seen_to_use_all_its_rows():
     """Its gradient comes from the last layer as well."""
     found = watched(Tied(), torch.tensor([1, 2]))
