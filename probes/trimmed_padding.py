@@ -36,13 +36,13 @@ class TrimmedPadding(Treatment):
         self._pads: dict[int, int | None] = {}
 
     def offer(self, loop: Loop) -> Offer:
-        """Offered where a mask, or the id that rows end in, says that the last columns of a batch are padding in every row."""
+        """Offered where a mask, or an embedding's padding_idx, says that the last columns of a batch are padding in every row."""
         if not loop.loaders:
             return Offer("not applicable", reason="no DataLoader in the step")
         why = ""
         for handle in loop.loaders:
             batch = a_batch(handle.loader)
-            pad = padding_id(loop, batch)
+            pad = padding_id(loop, batch, sure=True)
             padded = padding.padded_in(batch, pad)
             why = why or _why_not(batch, padded)
             self._pads[id(handle)] = pad
@@ -101,7 +101,11 @@ def a_batch(loader: Any) -> Any:
         kept.restore()
 
 
-def padding_id(loop: Loop, batch: Any) -> int | None:
-    """The id that fills rows, as far as the batch and the model's embeddings tell; None where no embedding is trained."""
+def padding_id(loop: Loop, batch: Any, sure: bool = False) -> int | None:
+    """The id that fills rows, as far as the batch and the model's embeddings tell; None where no embedding is trained.
+
+    ``sure``: only where an embedding names it as its ``padding_idx``. Another id that rows end in may be part of them.
+    """
     embeddings = [m for model in loop.models for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
-    return padding.trailing_id(batch) if embeddings else None
+    found = padding.trailing_id(batch) if embeddings else None
+    return found if not sure or found in {embedding.padding_idx for embedding in embeddings} else None

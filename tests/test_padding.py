@@ -205,6 +205,16 @@ def test_batches_handed_over_whole_are_cut_too():
     assert [tuple(part.shape) for part in loop.loaders[0].fetch()] == [(4, 6), (4, 6)]
 
 
+def test_an_id_that_no_embedding_calls_padding_is_told_and_not_cut():
+    """Rows that end in one id may be meant so: how much that is, is told, but nothing is cut."""
+    loop = Loop(Texts(mask=False))
+    loop.models[0].tokens.padding_idx = None
+    assert TrimmedPadding().offer(loop).status == "not applicable"
+    share = Padding().measure(loop, {})[0]
+    assert share.mean == pytest.approx(1 - 4.5 / 32)
+    assert share.conditions["by"] == "input_ids, whose rows end in 0"
+
+
 def test_the_probe_tells_shares():
     """Of 32 tokens in a row 3 to 6 are used; cut to 6 a quarter would be left, and the longest row has 6."""
     share, left, longest = Padding().measure(Loop(Texts()), {})

@@ -59,7 +59,7 @@ def padded_in(batch: Any, pad: int | None = None) -> list[Padded]:
     if not found and pad is not None:
         for name, tensor in tensors:
             if _are_ids(tensor):
-                _note(found, name, _up_to_last(tensor != pad))
+                _note(found, f"{name}, whose rows end in {pad}", _up_to_last(tensor != pad))
     return list(found.values())
 
 
