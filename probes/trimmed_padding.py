@@ -36,7 +36,7 @@ class TrimmedPadding(Treatment):
         self._pads: dict[int, int | None] = {}
 
     def offer(self, loop: Loop) -> Offer:
-        """Offered where a mask, or an embedding's padding_idx, says that the last columns of a batch are padding in every row."""
+        """Offered where a mask, or an embedding's padding_idx, says that the last columns are padding in every row."""
         if not loop.loaders:
             return Offer("not applicable", reason="no DataLoader in the step")
         why = ""

@@ -284,6 +284,8 @@ def test_the_share_is_told_where_nothing_was_tried():
     found = findings(make(measurements=padding(0.8, 0.75)))["PD120"]
     assert (found.verdict, found.where) == ("undecided", "train.py:51")
     assert "at most 5x" in found.evidence[0]
+    guessed = findings(make(measurements=padding(0.8, 0.75, by="x, whose rows end in 0")))["PD120"]
+    assert "80% of the tokens in a batch are as it seems padding" in guessed.title
     assert "PD120" not in findings(make(measurements=padding(0.15, 0.1)))
 
 

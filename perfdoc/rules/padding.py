@@ -109,7 +109,8 @@ def _told(share: Measurement, seen: Evidence) -> str:
     rows = f"rows of {share.conditions['length']}"
     if longest is not None and longest.mean < float(share.conditions["length"]):
         rows += f", the longest of a batch has {longest.mean:.0f} on average"
-    return f"{share.mean:.0%} of the tokens in a batch are padding ({rows})"
+    seems = "as it seems " if "whose rows end in" in str(share.conditions["by"]) else ""
+    return f"{share.mean:.0%} of the tokens in a batch are {seems}padding ({rows})"
 
 
 def _fix(share: Measurement, seen: Evidence) -> str:
