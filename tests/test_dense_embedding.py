@@ -182,6 +182,16 @@ def test_a_bound_is_never_without_end():
     assert "at most 50x" in findings(make(measurements=tables(backward=0.2)))["PD320"].title
 
 
+def test_what_was_measured_takes_the_place_of_the_bound():
+    """Tried and faster: the gain of the loop; tried and no faster: that, and no more."""
+    found = findings(make({"sparse_embedding=on": 3.0}, measurements=tables()))["PD320"]
+    assert found.verdict == "helps"
+    assert f"which change training, the step is {found.effect.speedup:.2f}x faster" in found.title
+    slower = findings(make({"sparse_embedding=on": 0.7}, measurements=tables()))["PD320"]
+    assert slower.verdict == "hurts"
+    assert "at most" not in slower.title
+
+
 def test_sgd_takes_sparse_gradients_as_it_is():
     """No other optimizer is advised for it."""
     capture = make(measurements=tables())

@@ -5,10 +5,11 @@ from __future__ import annotations
 from perfdoc.core.finding import Finding
 from perfdoc.core.measurement import Measurement
 from perfdoc.diagnosis.evidence import Evidence
-from perfdoc.diagnosis.rule import Rule, worth_a_word
+from perfdoc.diagnosis.rule import Rule, describe, worth_a_word
 
 FEW = 0.05
 """Maximum share of a table's rows with a gradient for sparse gradients to be spoken of: they cost more for each row."""
+ARM = "sparse_embedding=on"
 LEAST_LEFT = 0.02
 """Minimum share of a step that a bound leaves: the rest of it is measured no better than that."""
 
@@ -20,7 +21,8 @@ class DenseEmbedding(Rule):
     ----------------
     Which share of the rows of each large ``nn.Embedding`` gets a gradient in one watched step of your loop; what making that
     gradient for all rows costs, timed beside the loop with the step's own indices; and the optimizer's time, by the table's
-    share of all parameters. The gain is a bound: the sparse update itself is taken to cost nothing.
+    share of all parameters. That is a bound: the sparse update itself is taken to cost nothing. Where it can be tried, sparse
+    gradients and SparseAdam are switched on and off in your running loop; tables and moments are put back as they were.
 
     Why it costs time
     -----------------
@@ -66,7 +68,8 @@ class DenseEmbedding(Rule):
 
     code = "PD320"
     slug = "dense-embedding"
-    needs = ("step.time", "step.optimizer", "embedding.rows_used", "embedding.backward", "embedding.parameters")
+    needs = ("step.time", "step.optimizer", "embedding.rows_used", "embedding.backward", "embedding.parameters",
+             "sparse_embedding.speedup")
     effort = "a change of design"
 
     def check(self, seen: Evidence) -> Finding | None:
@@ -81,10 +84,19 @@ class DenseEmbedding(Rule):
         used = sum(table.mean * int(table.conditions["rows"]) for table in tables)
         names = " and ".join(str(table.conditions["table"]) for table in tables[:3]) + (" ..." if len(tables) > 3 else "")
         share = min(1.0, saved / seen.step_seconds)
+        effect, verdict = seen.effect(ARM), seen.verdict(ARM)
+        if effect is not None and effect.known:
+            at_most = max(at_most, effect.high)
+        where, evidence = next((_site(t) for t in tables if _site(t)), ""), self._evidence(seen, tables)
+        told = f"at most {at_most:.2g}x faster without"
+        if effect is not None and effect.known and verdict == "helps":
+            told = f"with sparse gradients, which change training, the step is {effect.speedup:.2f}x faster"
         title = (f"{used / rows:.1%} of the {rows:,} rows of {names} get a gradient, but every step computes and updates all "
-                 f"of them: {share:.0%} of the step, at most {at_most:.2g}x faster without")
-        return Finding(self.code, self.slug, title, next((_site(t) for t in tables if _site(t)), ""), "undecided",
-                       _fix(seen), tuple(self._evidence(seen, tables)), effort=self.effort,
+                 f"of them: {share:.0%} of the step, {told}")
+        if verdict in ("helps", "hurts", "no difference"):
+            return self.finding(seen, ARM, title if verdict == "helps" else describe(seen, ARM), where, _fix(seen), evidence)
+        tried = [describe(seen, ARM)] if effect is not None else []
+        return Finding(self.code, self.slug, title, where, "undecided", _fix(seen), (*tried, *evidence), effort=self.effort,
                        seconds_saved_a_step=min(saved, (1 - LEAST_LEFT) * seen.step_seconds))
 
     def _evidence(self, seen: Evidence, tables: list[Measurement]) -> list[str]:
