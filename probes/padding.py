@@ -10,7 +10,7 @@ from typing import Any
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.probe import Probe
 from perfdoc.core.treatment import Loop
-from perfdoc.inject.feed.padding import padded_in
+from perfdoc.inject.feed.padding import could_be_padded, padded_in
 from perfdoc.inject.observe import user_source
 
 from .trimmed_padding import padding_id
@@ -43,7 +43,7 @@ class Padding(Probe):
                 left.append(1 - used / max(1, sum(one.rows * one.longest for one in padded)))
                 longest.append(float(most.longest))
                 conditions = {"by": most.name, "length": most.length}
-            if perf_counter() - start > SECONDS:
+            if perf_counter() - start > SECONDS or not could_be_padded(batch):
                 break
         if not shares:
             why = "nothing in a batch says that a part of it is padding" if loop.loaders else "no DataLoader in the step"

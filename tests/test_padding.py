@@ -183,7 +183,7 @@ def test_where_it_is_offered(dataset, status, words):
 
 
 def test_pictures_are_not_looked_at_for_long():
-    """Two samples that hold no row of tokens are enough."""
+    """Two samples, and one batch, that hold no row of tokens are enough."""
     made = []
 
     class Noting(list):
@@ -191,8 +191,11 @@ def test_pictures_are_not_looked_at_for_long():
             made.append(index)
             return super().__getitem__(index)
 
-    TrimmedPadding().offer(Loop(Noting(torch.randn(64, 3, 8, 8))))
+    loop = Loop(Noting(torch.randn(64, 3, 8, 8)))
+    TrimmedPadding().offer(loop)
     assert len(made) == 2
+    Padding().measure(loop, {})
+    assert len(made) == 2 + 4
 
 
 def test_batches_handed_over_whole_are_cut_too():
