@@ -120,6 +120,8 @@ class StorageTracker(TorchDispatchMode):  # type: ignore[misc]
                 self._forward.discard(self._number(tensor))
 
     def _number(self, tensor: torch.Tensor) -> int:
+        if tensor.layout is not torch.strided:  # sparse gradients have no storage of their own
+            return -1
         return self._numbers.get(tensor.untyped_storage()._cdata, -1)
 
     def note_gradients(self, loop: Loop) -> None:

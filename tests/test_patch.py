@@ -12,7 +12,9 @@ from pathlib import Path
 
 import builders
 import pytest
+import torch
 from conftest import perfdoc
+from torch.utils.data import DataLoader, TensorDataset
 
 from perfdoc.capture import document as captures
 from perfdoc.capture.document import Capture
@@ -173,12 +175,35 @@ def added(capture: Capture, **config: str) -> list[str]:
     ({"cpu_threads": "1"}, ["", "torch.set_num_threads(1)"]),
     ({"matmul_precision": "medium"}, ["", 'torch.set_float32_matmul_precision("medium")']),
     ({"cudnn_benchmark": "on"}, ["", "torch.backends.cudnn.benchmark = True"]),
+    ({"whole_batches": "on"}, [
+        "batches = torch.utils.data.BatchSampler(torch.utils.data.RandomSampler(data), 8, drop_last=False)",
+        "loader = DataLoader(data, batch_size=None, sampler=batches)  # loader"]),
+    ({"whole_batches": "on", "dataloader_workers": "1"}, [
+        "batches = torch.utils.data.BatchSampler(torch.utils.data.RandomSampler(data), 8, drop_last=False)",
+        "loader = DataLoader(data, batch_size=None, sampler=batches, num_workers=1, persistent_workers=True)  # loader"]),
     ({"inplace_activation": "on"}, ["for layer in model.modules():", 'if hasattr(layer, "inplace"):', "layer.inplace = True"]),
 ], ids=lambda value: str(value) if isinstance(value, dict) else "")
 def test_single_edits(config, lines, tmp_path, monkeypatch):
     """Each change is written as a person would write it, and nothing else is touched."""
     monkeypatch.chdir(tmp_path)
     assert added(captured(tmp_path, LOOP), **config) == lines
+
+
+def test_whole_batches_are_the_batches_of_before(tmp_path, monkeypatch):
+    """A data set without a name is given one that is free; size, order and the last batch are those of the loader before."""
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    text = LOOP.replace("DataLoader(data, 8, True)", "DataLoader(TensorDataset(dataset, dataset), 8, drop_last=True)")
+    lines = added(captured(tmp_path, text), whole_batches="on")
+    assert lines[0] == "samples = TensorDataset(dataset, dataset)"
+    names = {"torch": torch, "DataLoader": DataLoader, "TensorDataset": TensorDataset, "dataset": torch.arange(20)}
+    before = re.search(r"loader = (DataLoader.*\))  #", text).group(1)
+    own = list(eval(before, names))
+    exec("\n".join(lines), names)
+    whole = list(names["loader"])
+    assert len(own) == len(whole) == 2
+    assert all(torch.equal(a, b) for one, other in zip(own, whole, strict=True) for a, b in zip(one, other, strict=True))
 
 
 def test_optimizers_that_are_made_in_one_line(tmp_path, monkeypatch):
@@ -366,6 +391,12 @@ def test_no_workers_leave_no_argument_that_needs_some(tmp_path, monkeypatch):
     ("model.parameters(), 0.1", "[p for m in (model,) for p in m.parameters()], 0.1", "channels_last", "on", "an expression"),
     ("DataLoader(data, 8, True)", "DataLoader(data, 8), DataLoader(data, 9)", "dataloader_workers", "2", "no call of"),
     ("True)  # loader", "True)  # loader", "prefetching", "deeper", "no workers"),
+    ("8, True)", "8, shuffle)", "whole_batches", "on", "decided when the script runs"),
+    ("8, True)", "8, True, collate_fn=stack)", "whole_batches", "on", "collate function"),
+    ("DataLoader(data, 8, True)", "DataLoader(data)", "whole_batches", "on", "one sample"),
+    ("loss = model(x).sum()", "loss = model(x).sum() / loader.batch_size", "whole_batches", "on", "elsewhere"),
+    ("DataLoader(data, 8, True)", "[DataLoader(data, 8) for _ in range(2)]", "whole_batches", "on", "expression of its own"),
+    ("True)  # loader", "True)  # loader", "trimmed_padding", "longest", "in several places"),
 ])
 def test_what_cannot_be_edited_safely_is_a_snippet(old, new, slug, level, why, tmp_path, monkeypatch):
     """Where the text does not show the place, nothing is changed, and it is said why, with the code to write."""

@@ -107,6 +107,12 @@ class LoaderHandle(Protocol):
     def feed_settings(self, name: str, settings: Mapping[str, Any] | None) -> None:
         """From the next fetch on, serve batches from a twin with these attributes of a DataLoader; None: without them."""
 
+    def feed_replayed(self, name: str, change: Callable[[Any], Any] | None) -> None:
+        """From the next fetch on, pass every batch that was drawn before the change through ``change``; None: without it.
+
+        For what :meth:`feed_settings` changes about batches: where numbers are compared, the same batches are served again.
+        """
+
     def feed_from(self, name: str, make: Callable[[], Any] | None) -> None:
         """From the next fetch on, serve batches of the source that ``make`` makes at first use; None: of the loader.
 

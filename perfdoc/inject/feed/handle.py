@@ -36,6 +36,7 @@ class Handle:
         self._workers: int | None = None
         self._batch_multiplier = 1
         self._replayed: list[Any] | None = None
+        self._changes: dict[str, Callable[[Any], Any]] = {}
         self._place = -1
         self.batches_a_step = 1
         self.epoch = Epoch()
@@ -113,7 +114,10 @@ class Handle:
         if self._replayed:
             batch = self._replayed[self._place % len(self._replayed)]
             self._place += 1
-            return shallow(batch)
+            batch = shallow(batch)
+            for name in sorted(self._changes):
+                batch = self._changes[name](batch)
+            return batch
         if self._cached and self._has_batch:
             return shallow(self._batch)
         batch = self._source().next()
@@ -195,6 +199,13 @@ class Handle:
             self._settings.pop(name, None)
         else:
             self._settings[name] = settings
+
+    def feed_replayed(self, name: str, change: Callable[[Any], Any] | None) -> None:
+        """From the next fetch on, pass every batch that was drawn before the change through ``change``; None: without it."""
+        if change is None:
+            self._changes.pop(name, None)
+        else:
+            self._changes[name] = change
 
     def feed_from(self, name: str, make: Callable[[], Any] | None) -> None:
         """From the next fetch on, serve batches of the source that ``make`` makes at first use; None: of the loader.

@@ -22,7 +22,7 @@ class Swap(Protocol):
         """Undo it, exactly."""
 
 
-class _Transparent:
+class Transparent:
     """Attributes are those of the data set inside: those that a script reads, and those that a worker_init_fn sets."""
 
     _perfdoc_inner: Any
@@ -39,7 +39,7 @@ class _Transparent:
             setattr(self._perfdoc_inner, name, value)
 
 
-class SwappedDataset(_Transparent, Dataset):  # type: ignore[misc]
+class SwappedDataset(Transparent, Dataset):  # type: ignore[misc]
     """A map-style data set under a :class:`Swap`. Attributes are those of the data set inside."""
 
     def __init__(self, inner: Any, swap: Swap) -> None:
@@ -75,7 +75,7 @@ class SwappedDataset(_Transparent, Dataset):  # type: ignore[misc]
             self._perfdoc_swap.leave()
 
 
-class SwappedIterable(_Transparent, IterableDataset):  # type: ignore[misc]
+class SwappedIterable(Transparent, IterableDataset):  # type: ignore[misc]
     """A data set that is a stream, under a :class:`Swap`."""
 
     def __init__(self, inner: Any, swap: Swap) -> None:

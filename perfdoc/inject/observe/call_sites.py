@@ -64,7 +64,7 @@ class CallSites:
         return records.CallSites(
             main=main,
             packages=sorted(self.packages),
-            files=_files(),
+            files=user_files(),
             digests={file: _digest(file) for file in {f[0] for call in self.trail for f in call.frames} | {main or ""}
                      if os.path.isfile(file)},
             zero_grad=sorted(self.zeroed),
@@ -110,7 +110,7 @@ def _digest(file: str) -> str:
         return hashlib.sha256(f.read()).hexdigest()
 
 
-def _files() -> list[str]:
+def user_files() -> list[str]:
     """Source files of the user's modules that are imported."""
     found = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
     return sorted(os.path.abspath(file) for file in found if file.endswith(".py") and is_users(file))[:MOST_FILES]
