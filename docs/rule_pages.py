@@ -18,7 +18,7 @@ from perfdoc.diagnosis.rule import Rule, discover_rules
 FOLDER = "rules"
 FAMILIES = {
     "PD1": "Loading data", "PD2": "Waiting for the device", "PD3": "The model and the optimizer", "PD4": "Memory",
-    "PD7": "The machine",
+    "PD7": "The machine", "PD8": "The whole run",
 }
 """Title of each family, by the first letters of its rules' codes."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perfdoc.capture.event import Event
-from perfdoc.capture.records import BenchedLoader, Counts, Estimate, Failure, Judged, Loop, Offer, Parity, Process
+from perfdoc.capture.records import BenchedLoader, Counts, Estimate, Failure, Judged, Loop, Moment, Offer, Parity, Process
 from perfdoc.core import measurement
 from perfdoc.core.blocks import Block
 from perfdoc.core.measurement import How, Measurement, Unavailable, Unit
@@ -139,6 +139,14 @@ class BlockEnded(Event):
 
     kind = "block"
     record: Block
+
+
+@dataclass(kw_only=True)
+class MomentPassed(Event):
+    """A block of the user's own settings has ended: how large things had grown by then."""
+
+    kind = "moment"
+    record: Moment
 
 
 @dataclass(kw_only=True)

@@ -89,6 +89,17 @@ class Handle:
         return int(self.loader.num_workers if self._workers is None else self._workers)
 
     @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers that serve now."""
+        workers = getattr(getattr(self._serving, "iterator", None), "_workers", ())
+        return [worker.pid for worker in workers if worker.pid]
+
+    @property
+    def served(self) -> int:
+        """Batches that the source which serves now has given so far."""
+        return int(getattr(self._serving, "served", 0))
+
+    @property
     def source_key(self) -> tuple[Any, ...]:
         """What the next batches come from: alike where nothing about it was changed in between."""
         other = None if self._other is None else self._other[0]

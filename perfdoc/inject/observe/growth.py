@@ -1,0 +1,144 @@
+"""What grows while the loop runs, seen at the ends of blocks of the user's own settings: seconds by phase, memory, denormals.
+
+Imports no torch: a loop of plain Python can be watched as well.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import statistics
+from collections.abc import Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from perfdoc.capture import events
+from perfdoc.capture.records import Moment
+from perfdoc.core.blocks import Block
+from perfdoc.core.metrics import PHASES
+from perfdoc.inject.observe.loop_context import LoopContext
+from perfdoc.inject.system import process_use
+
+if TYPE_CHECKING:
+    from perfdoc.inject.observe.step_finder import Step
+
+SIZES_SECONDS = 1.0
+"""Minimum time between two readings of sizes, in seconds, because one of a large process takes some milliseconds."""
+GROWN_BYTES = 2**28
+GROWN_SHARE = 0.02
+RISES = 4
+"""The epoch is left where, beyond its natural length, the process has grown by 256 MiB and by 2% of the memory that was free,
+and has grown in each of the last four readings: what a script collects over an epoch is dropped at its end."""
+SLOWER = 2.0
+SLOWER_SHARE = 0.2
+LAST = 3
+"""The same where what stands between the calls of a step takes twice the time that it took within the natural length, and a
+fifth of the step more, in the median of three blocks."""
+BETWEEN = tuple(PHASES.index(phase) for phase in ("loss", "other"))
+"""Phases in which scripts collect what they drop at the end of an epoch."""
+
+
+class GrowthWatch:
+    """The growth of one loop. Called at the boundaries of steps, on the training thread."""
+
+    def __init__(self, context: LoopContext) -> None:
+        self._context = context
+        self._loop = context.loop
+        self._began = perf_counter()
+        self._read_at = -SIZES_SECONDS
+        self._count = 0
+        self._phases = [0.0] * len(PHASES)
+        self._work = 0
+        self._sizes: list[int] = []
+        """Memory at each reading beyond the natural length of the epoch."""
+        self._free = 0
+        self._within: list[float] = []
+        self._beyond: list[float] = []
+        """Seconds between the calls of a step, by block, within the natural length of the epoch and beyond it."""
+
+    def begin(self, own_settings: bool) -> None:
+        """A block begins. ``own_settings``: of the control."""
+        self._loop.weighing = own_settings
+        self._loop.weight = 0
+        self._count, self._work = 0, 0
+        self._phases = [0.0] * len(PHASES)
+
+    def on_step(self, step: Step, counted: bool) -> None:
+        """A step of a block of the control has ended."""
+        weight, self._loop.weight = self._loop.weight, 0
+        if counted:
+            self._count += 1
+            self._work += weight
+            self._phases = [before + more for before, more in zip(self._phases, step.phases, strict=True)]
+
+    def ended(self, block: Block) -> str:
+        """A block of the control has ended: write down what there is to know. Why the epoch should end, or an empty string."""
+        self._loop.weighing = False
+        if not self._count:
+            return ""
+        moment = self._moment(block)
+        self._context.recorder.write(events.MomentPassed(record=moment))
+        return self._reason(moment)
+
+    # -- what is read
+
+    def _moment(self, block: Block) -> Moment:
+        now = perf_counter() - self._began
+        phases = block.device_phases or [seconds / self._count for seconds in self._phases]
+        sizes: dict[str, Any] = {}
+        if now - self._read_at >= SIZES_SECONDS:
+            sizes = self._read_sizes()
+            self._read_at = perf_counter() - self._began
+        return Moment(
+            lap=block.lap,
+            steps=self._loop.optimizer_calls // max(1, self._loop.calls_a_step),
+            seconds=round(now, 3),
+            count=self._count,
+            phases=[round(seconds, 8) for seconds in phases],
+            work=self._work / self._count if self._work else None,
+            **sizes,
+        )
+
+    def _read_sizes(self) -> dict[str, Any]:
+        pids = [pid for handle in self._loop.loaders for pid in handle.pids]
+        found = [(pid, size) for pid in pids if (size := process_use.unshared_memory(pid)) is not None]
+        return {
+            "memory": process_use.anonymous_memory(),
+            "free": process_use.free_memory(),
+            "device_memory": self._context.device.allocated(),
+            "workers": found or None,
+            "batches": sum(handle.served for handle in self._loop.loaders) if found else None,
+            "denormals": self._denormals(),
+        }
+
+    def _denormals(self) -> float | None:
+        if not self._loop.optimizers or self._context.device.asynchronous:
+            return None
+        counting: Any = importlib.import_module("perfdoc.inject.observe.denormals")  # torch: the rest does without
+        share: float | None = counting.share(self._loop.optimizers)
+        return share
+
+    # -- whether the epoch should end
+
+    def _reason(self, moment: Moment) -> str:
+        if not self._loop.overran or self._loop.natural:
+            self._free = moment.free or self._free
+            self._within.append(self._between(moment))
+            return ""
+        self._beyond.append(self._between(moment))
+        if moment.memory is not None:
+            self._sizes.append(moment.memory)
+        last = self._sizes[-RISES - 1:]
+        rises = len(last) > RISES and all(after > before for before, after in itertools.pairwise(last))
+        if rises and last[-1] - self._sizes[0] > max(GROWN_BYTES, GROWN_SHARE * self._free):
+            return "the process grows while its epoch does not end"
+        if len(self._within) >= LAST and len(self._beyond) >= LAST:
+            before, now = statistics.median(self._within), statistics.median(self._beyond[-LAST:])
+            if now > SLOWER * before and now - before > SLOWER_SHARE * sum(moment.phases):
+                return "its steps get slower while its epoch does not end"
+        return ""
+
+    @staticmethod
+    def _between(moment: Moment) -> float:
+        phases: Sequence[float] = moment.phases
+        return sum(phases[place] for place in BETWEEN)

@@ -1,0 +1,215 @@
+"""Who holds an object: the variable or the attribute of the user's, and the line that puts it there.
+
+Objects are looked up from the garbage collector, variables in the frames of the calling thread. The line is read from the
+source: the assignment to that name, or the call that adds to it, in the code that the name belongs to.
+"""
+
+from __future__ import annotations
+
+import ast
+import gc
+import inspect
+import os
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from perfdoc.core.user_code import is_users
+
+CONTAINERS = (list, tuple, dict, set, deque)
+DEEPEST = 2
+"""Maximum number of containers between an object and the name that it is held by."""
+MOST_REFERRERS = 2000
+"""Maximum number of objects that are looked at on the way; a tensor of the loop has a handful."""
+ADDING = frozenset({"append", "appendleft", "extend", "insert", "add", "update", "setdefault"})
+ITSELF, ADDED, ANYTHING, CONSTANT = range(4)
+"""How a line fills a name, the most telling first: from its own value, by adding to it, from anything, with a constant."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A name of the user's that something is held by."""
+
+    name: str
+    """``AverageMeter.sum``, or the variable's name."""
+    site: str
+    """``file:line`` that fills it; empty where the source does not show it."""
+    how: int = CONSTANT
+    """One of ``ITSELF``, ``ADDED``..."""
+    owner: type | None = None
+    """The class whose function fills it; None for variables."""
+    function: str = ""
+    """That function's name."""
+
+
+def holders_of(values: Sequence[Any]) -> Iterator[tuple[Any, Holder]]:
+    """Holders of these objects, each with the object (one of ``values``) that it holds, maybe through containers."""
+    origin = {id(value): value for value in values}
+    layer = list(values)
+    for depth in range(DEEPEST + 1):
+        yield from ((origin[key], holder) for key, holder in _locals(origin, {id(value) for value in layer}))
+        referrers = gc.get_referrers(*layer)[:MOST_REFERRERS] if layer else []
+        held = {id(value) for value in layer}
+        own = {id(layer), id(values), id(referrers)}
+        following: list[Any] = []
+        for referrer in referrers:
+            if id(referrer) in own:
+                continue
+            names = list(_names_in(referrer, held))
+            for value, holder in names:
+                yield origin[id(value)], holder
+            if not names and depth < DEEPEST and type(referrer) in CONTAINERS and id(referrer) not in origin:
+                inner = next((value for value in _entries(referrer) if id(value) in held), None)
+                if inner is not None:
+                    origin[id(referrer)] = origin[id(inner)]
+                    following.append(referrer)
+        layer = following
+
+
+def _entries(container: Any) -> Iterable[Any]:
+    return container.values() if type(container) is dict else container
+
+
+def _names_in(referrer: Any, held: set[int]) -> Iterator[tuple[Any, Holder]]:
+    """Where ``referrer`` is the user's own object, or the variables of a module or an object: the names of what it holds."""
+    kind = type(referrer)
+    if _users_class(kind):
+        yield from _attributes(kind, getattr(referrer, "__dict__", None), held)
+    elif kind is dict:
+        module = sys.modules.get(str(referrer.get("__name__"))) if "__name__" in referrer else None
+        if module is not None and getattr(module, "__dict__", None) is referrer:
+            file = getattr(module, "__file__", None) or ""
+            if _users_code(module.__name__, file):
+                for name, value in list(module.__dict__.items()):
+                    if id(value) in held:
+                        yield value, _filled(name, name, file, None)
+        else:
+            for owner in gc.get_referrers(referrer):
+                if _users_class(type(owner)) and getattr(owner, "__dict__", None) is referrer:
+                    yield from _attributes(type(owner), referrer, held)
+
+
+def _attributes(kind: type, entries: Any, held: set[int]) -> Iterator[tuple[Any, Holder]]:
+    for name, value in list(entries.items()) if isinstance(entries, dict) else ():
+        if id(value) in held and isinstance(name, str):
+            yield value, attribute(kind, name)
+
+
+def _locals(origin: dict[int, Any], held: set[int]) -> Iterator[tuple[int, Holder]]:
+    """Variables of the user's functions below this call that hold one of these."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if _users_code(frame.f_globals.get("__name__"), code.co_filename) and code.co_flags & inspect.CO_OPTIMIZED:
+            variables = frame.f_locals
+            found = [(name, id(value)) for name, value in variables.items() if id(value) in held]
+            # Before Python 3.13 this is a copy that the frame keeps: it would keep the user's batch alive. Unless somebody
+            # else holds it: that is what locals() gave them.
+            if type(variables) is dict and sys.getrefcount(variables) <= 3:
+                variables.clear()
+            del variables
+            for name, key in found:
+                yield key, _filled(name, name, code.co_filename, None, (code.co_name, code.co_firstlineno))
+        frame = frame.f_back
+
+
+def _users_code(module: Any, file: str) -> bool:
+    return bool(file) and is_users(file) and str(module).split(".")[0] not in ("perfdoc", "perfdoc_probes")
+
+
+def _users_class(kind: type) -> bool:
+    return _users_code(getattr(kind, "__module__", ""), _file_of(kind))
+
+
+def _file_of(kind: type) -> str:
+    module = sys.modules.get(str(getattr(kind, "__module__", "")))
+    return getattr(module, "__file__", None) or ""
+
+
+# -- the line, from the source
+
+
+def attribute(kind: type, name: str) -> Holder:
+    """The attribute of objects of a class of the user's, with the line that fills it."""
+    shown = f"{kind.__name__}.{name}"
+    found = [_filled(name, shown, _file_of(base), base) for base in kind.__mro__ if _users_class(base)]
+    return min(found, key=lambda holder: (not holder.site, holder.how), default=Holder(shown, ""))
+
+
+def read_at(kind: type, name: str, function: str) -> str:
+    """``file:line`` at which a method of a class of the user's reads an attribute; empty where the source shows none."""
+    for base in kind.__mro__:
+        for scope, inside in _scopes(_file_of(base), base, None) if _users_class(base) else ():
+            lines = [node.lineno for node in ast.walk(scope)
+                     if isinstance(node, ast.Attribute) and node.attr == name and isinstance(node.ctx, ast.Load)]
+            if inside == function and lines:
+                return _site(_file_of(base), min(lines))
+    return ""
+
+
+def _filled(name: str, shown: str, file: str, owner: type | None, function: tuple[str, int] | None = None) -> Holder:
+    """A holder with the line that fills it. ``function``: name and first line of the one that a variable belongs to."""
+    best: tuple[int, int, str] | None = None
+    for scope, inside in _scopes(file, owner, function):
+        for node in ast.walk(scope):
+            how, line = _fills(node, name, owner is not None), getattr(node, "lineno", 0)
+            if how is not None and (best is None or (how, line) < best[:2]):
+                best = how, line, inside
+    if best is None:
+        return Holder(shown, "", owner=owner)
+    return Holder(shown, _site(file, best[1]), best[0], owner, best[2])
+
+
+def _scopes(file: str, owner: type | None, function: tuple[str, int] | None) -> Iterator[tuple[ast.AST, str]]:
+    """Parts of a file in which a name is looked for, each with the name of its function."""
+    try:
+        with open(file, encoding="utf-8") as source:
+            tree = ast.parse(source.read())
+    except (OSError, ValueError, SyntaxError):
+        return
+    if owner is not None:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and node.name == owner.__name__:
+                yield from ((inner, inner.name) for inner in node.body if isinstance(inner, ast.FunctionDef))
+    elif function is not None:
+        for node in ast.walk(tree):
+            # A decorated function's code begins at its decorator.
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == function[0] and (
+                    function[1] in (node.lineno, *(d.lineno for d in node.decorator_list))):
+                yield node, node.name
+    else:
+        yield tree, ""
+
+
+def _fills(node: ast.AST, name: str, attribute: bool) -> int | None:
+    """How a node fills the name, as one of ``ITSELF``...; None where it does not."""
+    if isinstance(node, ast.AugAssign):
+        return ITSELF if _is(node.target, name, attribute) else None
+    if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        flat = [inner for target in targets for inner in (target.elts if isinstance(target, ast.Tuple) else [target])]
+        if any(isinstance(target, ast.Subscript) and _is(target.value, name, attribute) for target in flat):
+            return ADDED
+        if not any(_is(target, name, attribute) for target in flat):
+            return None
+        if any(_is(inner, name, attribute) for inner in ast.walk(node.value)):
+            return ITSELF
+        empty = isinstance(node.value, ast.Constant) or not list(ast.iter_child_nodes(node.value))[:-1]
+        return CONSTANT if empty else ANYTHING
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ADDING:
+        return ADDED if _is(node.func.value, name, attribute) else None
+    return None
+
+
+def _is(node: ast.AST, name: str, attribute: bool) -> bool:
+    if attribute:
+        return isinstance(node, ast.Attribute) and node.attr == name and isinstance(node.value, ast.Name)
+    return isinstance(node, ast.Name) and node.id == name
+
+
+def _site(file: str, line: int) -> str:
+    path = os.path.relpath(file)
+    return f"{os.path.abspath(file) if path.startswith('..') else path}:{line}"

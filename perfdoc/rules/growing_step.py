@@ -1,0 +1,94 @@
+"""PD807: steps get slower at equal work."""
+
+from __future__ import annotations
+
+from perfdoc.core.finding import Finding
+from perfdoc.diagnosis import growth, places
+from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.rule import Rule
+from perfdoc.rules.denormals import Denormals
+
+WHAT = {
+    "data": "waiting for data", "transfer": "moving the batch", "forward": "the forward pass", "loss": "the loss",
+    "backward": "the backward pass", "optimizer": "the optimizer",
+    "other": "what your script does between the calls of a step (metrics, logging, lists)",
+}
+CALLS = {"forward": "forward", "loss": "backward", "backward": "backward", "optimizer": "step"}
+"""The call of a step at whose line a phase is paid."""
+FIXES = {
+    "data": "look for what the data set does more of with every sample (a search in a list that grows, a cache)",
+    "optimizer": "look for values that the optimizer updates and that nobody needs",
+    "other": "compute over the whole epoch once, at its end, and keep sums instead of lists",
+}
+
+
+class GrowingStep(Rule):
+    """Steps take longer and longer although each has the same work to do.
+
+    What it measures
+    ----------------
+    The phases of the steps under your own settings, in early and in late blocks of the scan whose steps have equal work: the
+    same calls, and as many numbers given to the model. A phase that grew while the others did not is named, with the step
+    from which on. When all phases grew alike it is the machine that got slower, and this rule is silent.
+
+    Why it costs time
+    -----------------
+    What is done over everything that has come so far (a metric over the whole epoch, a mean over a list) takes longer in each
+    step. Over an epoch, its cost grows with the square of the epoch's length. A scan that lasts a minute sees its beginning.
+
+    Example
+    -------
+    ::
+
+        history = []
+        for x, y in loader:
+            loss = criterion(model(x), y)
+            loss.backward()
+            optimizer.step()
+            history.append(loss.item())
+            average = sum(history) / len(history)
+
+    Use instead
+    -----------
+    ::
+
+        total = count = 0
+        for x, y in loader:
+            loss = criterion(model(x), y)
+            loss.backward()
+            optimizer.step()
+            total, count = total + loss.item(), count + 1
+
+    When this is wrong
+    ------------------
+    If the work itself grows on purpose, such as longer rollouts. A scan holds the loop inside its epoch, so what is dropped
+    at an epoch's end may grow further in it than in your own run; it is left to end where this is noticed.
+    """
+
+    code = "PD807"
+    slug = "growing-step"
+    needs = ("step.time", "lists.growing")
+    effort = "a few lines"
+
+    def check(self, seen: Evidence) -> Finding | None:
+        """A finding where one phase grew at equal work, and nothing else has told why already."""
+        grown = growth.step_growth(seen.capture)
+        if grown is None or (grown.phase == "optimizer" and Denormals().check(seen) is not None):
+            return None
+        lists = [] if grown.phase not in ("loss", "other") else sorted(
+            (m for m in seen.measurements("lists.growing") if m.conditions.get("name")), key=lambda m: -m.median)
+        title = (f"a step rose from {growth.ms(grown.step_early)} to {growth.ms(grown.step_late)} at equal work, from about "
+                 f"step {grown.since} on: {WHAT[grown.phase]} rose from {growth.ms(grown.early)} ({grown.early_share:.0%}) "
+                 f"to {growth.ms(grown.late)} ({grown.late_share:.0%})")
+        evidence = [f"grew by {growth.ms(grown.late - grown.early)} a step [{growth.ms(grown.low)}, {growth.ms(grown.high)}]; "
+                    "early and late steps had the same calls, and as many numbers given to the model"]
+        where = places.call(seen.capture, CALLS[grown.phase]) if grown.phase in CALLS else ""
+        if grown.phase == "data":
+            where = seen.loader_site
+        if lists:
+            where = str(lists[0].conditions.get("site", "")) or where
+            evidence += [f"{m.conditions['name']} grows by {m.median:g} a step ({m.conditions.get('site')})" for m in lists]
+            title += f"; {lists[0].conditions['name']} grows with it"
+        fix = FIXES.get(grown.phase, "look for what this part does more of with every step")
+        return Finding(self.code, self.slug, title, where, "undecided",
+                       fix, tuple(evidence), effort=self.effort, seconds_saved_a_step=max(0.0, grown.low))
