@@ -95,6 +95,19 @@ class Handle:
         return [worker.pid for worker in workers if worker.pid]
 
     @property
+    def idle_pids(self) -> list[int]:
+        """Process ids of the workers that wait until their source serves again."""
+        idle = [source for source in self._sources.values() if source is not self._serving]
+        workers = [worker for source in idle for worker in getattr(getattr(source, "iterator", None), "_workers", ())]
+        return [worker.pid for worker in workers if worker.pid]
+
+    def close_idle(self) -> None:
+        """End these workers; they are started again when their source serves."""
+        for source in self._sources.values():
+            if source is not self._serving:
+                source.close()
+
+    @property
     def served(self) -> int:
         """Batches that the source which serves now has given so far."""
         return int(getattr(self._serving, "served", 0))

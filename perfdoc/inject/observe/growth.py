@@ -34,6 +34,9 @@ SLOWER_SHARE = 0.2
 LAST = 3
 """The same where what stands between the calls of a step takes twice the time that it took within the natural length, and a
 fifth of the step more, in the median of three blocks."""
+LOW_SHARE = 0.5
+IDLE_SHARE = 0.1
+"""Workers of other arms are ended where half of the memory that was free at first is gone, and they have a tenth of it."""
 BETWEEN = tuple(PHASES.index(phase) for phase in ("loss", "other"))
 """Phases in which scripts collect what they drop at the end of an epoch."""
 
@@ -51,7 +54,7 @@ class GrowthWatch:
         self._work = 0
         self._sizes: list[int] = []
         """Memory at each reading beyond the natural length of the epoch."""
-        self._free = 0
+        self._free = self._free_at_first = 0
         self._within: list[float] = []
         self._beyond: list[float] = []
         """Seconds between the calls of a step, by block, within the natural length of the epoch and beyond it."""
@@ -78,6 +81,8 @@ class GrowthWatch:
             return ""
         moment = self._moment(block)
         self._context.recorder.write(events.MomentPassed(record=moment))
+        if moment.free is not None:
+            self._spare(moment.free)
         return self._reason(moment)
 
     # -- what is read
@@ -118,6 +123,16 @@ class GrowthWatch:
         share: float | None = counting.share(self._loop.optimizers)
         return share
 
+    def _spare(self, free: int) -> None:
+        """End workers that wait for their arm's next block where memory runs short and they have much of it."""
+        self._free_at_first = self._free_at_first or free
+        if free > LOW_SHARE * self._free_at_first:
+            return
+        idle = [pid for handle in self._loop.loaders for pid in handle.idle_pids]
+        if sum(process_use.unshared_memory(pid) or 0 for pid in idle) > IDLE_SHARE * self._free_at_first:
+            for handle in self._loop.loaders:
+                handle.close_idle()
+
     # -- whether the epoch should end
 
     def _reason(self, moment: Moment) -> str:
@@ -127,7 +142,7 @@ class GrowthWatch:
             return ""
         self._beyond.append(self._between(moment))
         if moment.memory is not None:
-            self._sizes.append(moment.memory)
+            self._sizes.append(moment.memory + (moment.device_memory or 0))
         last = self._sizes[-RISES - 1:]
         rises = len(last) > RISES and all(after > before for before, after in itertools.pairwise(last))
         if rises and last[-1] - self._sizes[0] > max(GROWN_BYTES, GROWN_SHARE * self._free):
