@@ -63,7 +63,7 @@ class GrowingLists(Probe):
             return [Unavailable(metric, why) for metric in self.provides]
         found_now: list[Measurement | Unavailable] = []
         for name, (value, holder) in named.items():
-            more, conditions = gained[id(value)], {"name": name, "site": holder.site}
+            more, conditions = gained[id(value)], {"name": name, "site": holder.site, "read": holder.read}
             found_now.append(Measurement("lists.growing", "count", (float(more),), conditions))
             found_now.append(Measurement("lists.grown", "B", (float(_newest(value, more)),), conditions))
         return found_now

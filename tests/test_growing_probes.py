@@ -170,6 +170,28 @@ def test_lists_that_grow_are_named_with_their_entries_and_bytes() -> None:
     assert len(still) == 50
 
 
+def mean_of_all(steps: int, probe: GrowingLists) -> list[Any]:
+    """Appends in its loop, and reads the list there and afterwards."""
+    history: list[float] = []
+    found: list[Any] = []
+    for step in range(steps):
+        if step == steps - 1:
+            probe.prepare(LOOP)
+        history.append(float(step))
+        mean = sum(history) / (step + 1)
+        if step == steps - 1:
+            found = probe.measure(LOOP, {})
+    assert max(history) > mean
+    return found
+
+
+def test_the_line_that_reads_a_list_in_its_loop_is_told() -> None:
+    """It is where the time goes: not the line that appends, nor what reads the list once the loop has ended."""
+    (grown,) = measured(mean_of_all(20, GrowingLists()), "lists.growing")
+    assert grown.conditions["name"] == "history"
+    assert str(grown.conditions["read"]).endswith(line_of(mean_of_all, "mean = sum(history)"))
+
+
 # -- looking leaves no traces
 
 

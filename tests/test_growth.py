@@ -38,7 +38,7 @@ def moments(times: dict[str, Times] | None = None, count: int = 60, noise: float
             for phase in PHASES
         ]
         more: dict[str, Any] = {name: int(value(step)) for name, value in sizes.items()}
-        made.append(Moment(0, step, float(i), 10, phases, work(step) if work else 640.0, **more))
+        made.append(Moment(0, i, step, float(i), 10, phases, work(step) if work else 640.0, **more))
     return made
 
 
@@ -85,9 +85,10 @@ def test_a_phase_that_grows_from_a_step_on_is_named_with_it() -> None:
 
 def test_growth_with_every_step_is_seen() -> None:
     """What is done over everything so far takes longer step by step; the list that grows with it is named, with its line."""
-    grows = Measurement("lists.growing", "count", (1.0, 1.0), {"name": "history", "site": "train.py:31"})
-    finding = found_in(capture(moments({"other": lambda step: 1 + step / 100}), grows))["PD807"]
-    assert finding.where == "train.py:31"
+    lists = [Measurement("lists.grown", "B", (100.0,), {"name": "unread", "site": "train.py:30", "read": ""}),
+             Measurement("lists.grown", "B", (28.0, 28.0), {"name": "history", "site": "train.py:31", "read": "train.py:33"})]
+    finding = found_in(capture(moments({"other": lambda step: 1 + step / 100}), *lists))["PD807"]
+    assert finding.where == "train.py:33"
     assert "history" in finding.title
     assert finding.seconds_saved_a_step > 0
 
@@ -110,6 +111,14 @@ def test_what_is_no_growth_at_equal_work_is_not_told(found: list[Moment]) -> Non
     assert "PD807" not in found_in(capture(found))
 
 
+def test_what_comes_after_larger_batches_is_left_out() -> None:
+    """Blocks with batches four times as large leave the process in another state: what is slower afterwards is not told."""
+    found = capture(moments({"optimizer": lambda step: 4.0 if step > 1200 else 1.0}))
+    assert growth.step_growth(found) is not None
+    found.blocks = [builders.block(30, "batch_size=4", 0.1, 4, work=4.0)]
+    assert growth.step_growth(found) is None
+
+
 def test_steps_with_other_work_before_do_not_hide_growth() -> None:
     """A first pass in batches eight times as large, whose steps were as slow, is left out of the comparison."""
     first = {"optimizer": lambda step: 4.0 if step > 500 or step < 100 else 1.0}
@@ -123,8 +132,10 @@ def test_steps_with_other_work_before_do_not_hide_growth() -> None:
 
 def test_denormals_are_told_with_the_line_of_the_optimizer_and_what_flushing_them_gives() -> None:
     """An update that takes 4 times as long, in steps of which it is about half: at most 1.6x; PD807 does not say it again."""
-    said = found_in(capture(moments({"optimizer": lambda step: 4.0 if step > 300 else 1.0}), *denormal(4.0)))
+    slower = moments({"optimizer": lambda step: 4.0 if step > 300 else 1.0})
+    said = found_in(capture([replace(m, denormals=0.49 * (m.steps > 300)) for m in slower], *denormal(4.0)))
     finding = said["PD321"]
+    assert "from about step 320 on; 0% of all state at step 40, 49% at step 2400" in finding.evidence
     assert finding.where == "train.py:53"
     assert "train.py:44" in " ".join(finding.evidence)
     assert "98% of exp_avg" in finding.title

@@ -224,6 +224,7 @@ class Moment:
     """
 
     lap: Count
+    i: Annotated[int, About("Position of the block in its lap.", minimum=0)]
     steps: Annotated[int, About("Steps that the loop had made by then, under all settings.", minimum=0)]
     seconds: Annotated[float, About("Time since the experiment began.", minimum=0)]
     count: Annotated[int, About("Steps of the block that were counted.", minimum=0)]

@@ -76,12 +76,18 @@ class Rate(NamedTuple):
 
 
 def moments(capture: Capture) -> list[Moment]:
-    """The moments of the launch that has most of them, in their order."""
+    """The moments of the launch that has most of them, in their order.
+
+    Those after a block with larger batches are left out: the process is not as the user's script made it from there on.
+    """
     laps: dict[int, list[Moment]] = {}
     for moment in capture.moments:
         laps.setdefault(moment.lap, []).append(moment)
     most = max(laps, key=lambda lap: len(laps[lap]), default=None)
-    return sorted(laps[most] if most is not None else [], key=lambda moment: moment.steps)
+    if most is None:
+        return []
+    end = min((block.i for block in capture.blocks if block.lap == most and block.work != 1.0), default=math.inf)
+    return sorted((moment for moment in laps[most] if moment.i < end), key=lambda moment: moment.steps)
 
 
 def step_growth(capture: Capture) -> Growth | None:

@@ -67,7 +67,7 @@ class GrowingStep(Rule):
 
     code = "PD807"
     slug = "growing-step"
-    needs = ("step.time", "lists.growing")
+    needs = ("step.time", "lists.grown")
     effort = "a few lines"
 
     def check(self, seen: Evidence) -> Finding | None:
@@ -75,8 +75,8 @@ class GrowingStep(Rule):
         grown = growth.step_growth(seen.capture)
         if grown is None or (grown.phase == "optimizer" and Denormals().check(seen) is not None):
             return None
-        lists = [] if grown.phase not in ("loss", "other") else sorted(
-            (m for m in seen.measurements("lists.growing") if m.conditions.get("name")), key=lambda m: -m.median)
+        lists = seen.measurements("lists.grown") if grown.phase in ("loss", "other") else []
+        lists.sort(key=lambda m: (not m.conditions.get("read"), -m.median))
         title = (f"a step rose from {growth.ms(grown.step_early)} to {growth.ms(grown.step_late)} at equal work, from about "
                  f"step {grown.since} on: {WHAT[grown.phase]} rose from {growth.ms(grown.early)} ({grown.early_share:.0%}) "
                  f"to {growth.ms(grown.late)} ({grown.late_share:.0%})")
@@ -86,9 +86,11 @@ class GrowingStep(Rule):
         if grown.phase == "data":
             where = seen.loader_site
         if lists:
-            where = str(lists[0].conditions.get("site", "")) or where
-            evidence += [f"{m.conditions['name']} grows by {m.median:g} a step ({m.conditions.get('site')})" for m in lists]
-            title += f"; {lists[0].conditions['name']} grows with it"
+            worst = lists[0].conditions
+            where = str(worst.get("read") or worst.get("site") or "")
+            title += f"; {worst['name']} grows with it"
+            evidence += [f"{m.conditions['name']} grows in every step (filled at {m.conditions['site']}"
+                         + (f", read at {m.conditions['read']})" if m.conditions.get("read") else ")") for m in lists]
         fix = FIXES.get(grown.phase, "look for what this part does more of with every step")
         return Finding(self.code, self.slug, title, where, "undecided",
                        fix, tuple(evidence), effort=self.effort, seconds_saved_a_step=max(0.0, grown.low))

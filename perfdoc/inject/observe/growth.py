@@ -60,7 +60,7 @@ class GrowthWatch:
         """Seconds between the calls of a step, by block, within the natural length of the epoch and beyond it."""
 
     def begin(self, own_settings: bool) -> None:
-        """A block begins. ``own_settings``: of the control."""
+        """A block begins. ``own_settings``: of the control, or of A/A."""
         self._loop.weighing = own_settings
         self._loop.weight = 0
         self._count, self._work = 0, 0
@@ -77,8 +77,8 @@ class GrowthWatch:
     def ended(self, block: Block) -> str:
         """A block of the control has ended: write down what there is to know. Why the epoch should end, or an empty string."""
         self._loop.weighing = False
-        if not self._count:
-            return ""
+        if not self._count or (self._context.device.asynchronous and block.device_phases is None):
+            return ""  # of A/A blocks on a device only the whole is known
         moment = self._moment(block)
         self._context.recorder.write(events.MomentPassed(record=moment))
         if moment.free is not None:
@@ -96,6 +96,7 @@ class GrowthWatch:
             self._read_at = perf_counter() - self._began
         return Moment(
             lap=block.lap,
+            i=block.i,
             steps=self._loop.optimizer_calls // max(1, self._loop.calls_a_step),
             seconds=round(now, 3),
             count=self._count,

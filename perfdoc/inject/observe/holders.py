@@ -43,6 +43,8 @@ class Holder:
     """The class whose function fills it; None for variables."""
     function: str = ""
     """That function's name."""
+    read: str = ""
+    """``file:line`` that reads it beside that, in the same loop where there is one; empty where the source shows none."""
 
 
 def holders_of(values: Sequence[Any]) -> Iterator[tuple[Any, Holder]]:
@@ -152,15 +154,32 @@ def read_at(kind: type, name: str, function: str) -> str:
 
 def _filled(name: str, shown: str, file: str, owner: type | None, function: tuple[str, int] | None = None) -> Holder:
     """A holder with the line that fills it. ``function``: name and first line of the one that a variable belongs to."""
-    best: tuple[int, int, str] | None = None
+    best: tuple[int, int, str, ast.AST] | None = None
     for scope, inside in _scopes(file, owner, function):
         for node in ast.walk(scope):
             how, line = _fills(node, name, owner is not None), getattr(node, "lineno", 0)
             if how is not None and (best is None or (how, line) < best[:2]):
-                best = how, line, inside
+                best = how, line, inside, scope
     if best is None:
         return Holder(shown, "", owner=owner)
-    return Holder(shown, _site(file, best[1]), best[0], owner, best[2])
+    how, line, inside, scope = best
+    read = _read_in(scope, name, owner is not None, line)
+    return Holder(shown, _site(file, line), how, owner, inside, _site(file, read) if read else "")
+
+
+def _read_in(scope: ast.AST, name: str, attribute: bool, filled: int) -> int:
+    """The first line that reads a name, in the innermost loop that fills it at line ``filled`` if any does; 0: none."""
+    adding = {id(node.func.value) for node in ast.walk(scope) if isinstance(node, ast.Call)
+              and isinstance(node.func, ast.Attribute) and node.func.attr in ADDING}
+    loops = [node for node in ast.walk(scope) if isinstance(node, ast.For | ast.While | ast.AsyncFor)
+             and node.lineno <= filled <= (node.end_lineno or 0)]
+    for part in [*sorted(loops, key=lambda loop: -loop.lineno)[:1], scope]:
+        lines = [node.lineno for node in ast.walk(part) if isinstance(node, ast.Name | ast.Attribute)
+                 and isinstance(node.ctx, ast.Load) and id(node) not in adding and _is(node, name, attribute)
+                 and node.lineno != filled]
+        if lines:
+            return min(lines)
+    return 0
 
 
 def _scopes(file: str, owner: type | None, function: tuple[str, int] | None) -> Iterator[tuple[ast.AST, str]]:
