@@ -127,6 +127,21 @@ def test_steps_with_other_work_before_do_not_hide_growth() -> None:
     assert found.early == pytest.approx(2e-3, rel=0.1)
 
 
+def test_growth_within_each_epoch_is_seen_where_epochs_turn() -> None:
+    """A metric over the epoch so far begins anew with each epoch of 600 steps: it grows with the batch, not over the scan."""
+    found = [replace(m, position=m.steps % 600) for m in moments({"other": lambda step: 1 + step % 600 / 40})]
+    grown = growth.step_growth(capture(found))
+    assert grown is not None
+    assert grown.in_epoch
+    assert grown.phase == "other"
+    assert 200 <= grown.since <= 500
+    finding = found_in(capture(found, batches=600))["PD807"]
+    assert "of the epoch" in finding.title
+    assert finding.seconds_saved_a_step == pytest.approx(0.5 * 15 * 5e-4, rel=0.3)
+    still = [replace(m, position=m.steps % 600) for m in moments()]
+    assert growth.step_growth(capture(still)) is None
+
+
 # -- denormals
 
 
@@ -169,6 +184,14 @@ def test_memory_that_grows_is_told_with_its_rate_and_the_end() -> None:
     assert "an epoch of 1000 steps adds 2.9 GiB" in finding.evidence
     assert any("10,240 more steps" in line for line in finding.evidence)
     assert finding.verdict == "undecided"
+
+
+def test_memory_that_is_dropped_at_the_turn_of_an_epoch_is_told_by_the_epoch() -> None:
+    """3 MiB a step that are given back every 600 steps are growth of 3 MiB a step."""
+    found = [replace(m, position=m.steps % 600) for m in moments(memory=lambda step: (500 + 3 * (step % 600)) * MIB)]
+    rate = growth.memory_rate(capture(found))
+    assert rate is not None
+    assert rate.center == pytest.approx(3 * MIB)
 
 
 def test_a_list_is_blamed_only_where_its_entries_weigh_as_much() -> None:

@@ -150,7 +150,8 @@ def test_workers_that_wait_are_ended_where_memory_runs_short(tmp_path: Path, mon
     def ended(unshared: int, free: int) -> list[str]:
         closed.clear()
         loop = Watched(tmp_path, monkeypatch)
-        handle: Any = SimpleNamespace(pids=[], served=0, idle_pids=[1, 2], close_idle=lambda: closed.append("closed"))
+        handle: Any = SimpleNamespace(
+            pids=[], served=0, epoch=SimpleNamespace(position=7), idle_pids=[1, 2], close_idle=lambda: closed.append("closed"))
         loop.plain.state.loaders.append(handle)
         monkeypatch.setattr(process_use, "unshared_memory", lambda pid: unshared)
         loop.block(free=16 * 2**30)

@@ -230,6 +230,7 @@ class Moment:
     count: Annotated[int, About("Steps of the block that were counted.", minimum=0)]
     phases: Annotated[list[float], About(
         "Seconds a step by phase: data, transfer, forward, loss, backward, optimizer, other.", shortest=7, longest=7)]
+    position: Annotated[Count | None, About("Batches of the epoch that the loop had been given; null without a loader.")] = None
     work: Annotated[float | None, About("Entries of the tensors that the models were called with, a step.")] = None
     memory: Annotated[int | None, About("Bytes of memory of the training process alone (anonymous).")] = None
     free: Annotated[int | None, About("Bytes that the process could still have: of the machine, or of its cgroup.")] = None

@@ -51,8 +51,10 @@ class Growth(NamedTuple):
     step_late: float
     since: int
     """Steps that had run when the phase had grown by half."""
-    steps: int
-    """Steps that had run at the end."""
+    apart: int
+    """Steps between the middles of the early blocks and of the late ones."""
+    in_epoch: bool = False
+    """Whether it grows within each epoch, and begins anew with the next: ``since`` is the batch of the epoch then."""
 
     @property
     def early_share(self) -> float:
@@ -91,8 +93,26 @@ def moments(capture: Capture) -> list[Moment]:
 
 
 def step_growth(capture: Capture) -> Growth | None:
-    """The phase that got slower at equal work while the others did not as much; None where there is none."""
+    """The phase that got slower at equal work while the others did not as much; None where there is none.
+
+    Looked for over the scan, and where epochs turned in it, over the epoch.
+    """
     alike = _equal_work(moments(capture))
+    found = _growth(alike, [moment.steps for moment in alike])
+    if found is not None or all(after >= before for before, after in itertools.pairwise(_positions(alike))):
+        return found
+    in_epoch = sorted(alike, key=lambda moment: moment.position or 0)
+    found = _growth(in_epoch, _positions(in_epoch))
+    return found._replace(in_epoch=True) if found is not None else None
+
+
+def _positions(found: Sequence[Moment]) -> list[int]:
+    """Places in the epoch; zeros where they are not known."""
+    return [moment.position or 0 for moment in found]
+
+
+def _growth(alike: Sequence[Moment], places: Sequence[int]) -> Growth | None:
+    """The phase that grew in this order of the blocks, which stand at these places."""
     if len(alike) < FEWEST:
         return None
     early, late = alike[: max(FEWEST_EARLY, int(EARLY * len(alike)))], alike[-int(LATE * len(alike)):]
@@ -113,15 +133,31 @@ def step_growth(capture: Capture) -> Growth | None:
             continue
         place, wrong = _parted([m.phases[number] > (before + after) / 2 for m in alike])
         if wrong <= OUT_OF_ORDER * len(alike):
-            found.append(Growth(
-                phase, before, after, low, high, step_early, step_late, alike[place].steps, alike[-1].steps))
+            apart = statistics.median(places[-len(late):]) - statistics.median(places[:len(early)])
+            found.append(Growth(phase, before, after, low, high, step_early, step_late, places[place], max(1, round(apart))))
     return max(found, key=lambda growth: growth.late - growth.early, default=None)
 
 
 def memory_rate(capture: Capture, device: bool = False) -> Rate | None:
-    """Growth of the training process's own memory (``device``: of the device's), in bytes a step; None where it is unsteady."""
-    return rate([(m.steps, float(size)) for m in moments(capture) if m.seconds >= SETTLING
-                 and (size := m.device_memory if device else m.memory) is not None])
+    """Growth of the training process's own memory (``device``: of the device's), in bytes a step; None where it is unsteady.
+
+    What is dropped at the turn of an epoch is no loss of growth: each epoch is looked at by itself.
+    """
+    epochs: list[list[tuple[int, float]]] = [[]]
+    before = -1
+    for moment in moments(capture):
+        size = moment.device_memory if device else moment.memory
+        if size is None or moment.seconds < SETTLING:
+            continue
+        if moment.position is not None and moment.position < before:
+            epochs.append([])
+        before = moment.position if moment.position is not None else before
+        epochs[-1].append((moment.steps, float(size)))
+    longest = max(epochs, key=len)
+    if len(longest) > FEWEST_WINDOWS:
+        return rate(longest)
+    pairs = [pair for epoch in epochs for pair in itertools.pairwise(epoch) if pair[1][0] > pair[0][0]]
+    return _of_slopes(pairs, sum(y - x for (_, x), (_, y) in pairs))
 
 
 def worker_rate(capture: Capture) -> Rate | None:
@@ -146,12 +182,17 @@ def rate(points: Sequence[tuple[int, float]]) -> Rate | None:
     if windows < FEWEST_WINDOWS:
         return None
     ends = [points[round(place * (len(points) - 1) / windows)] for place in range(windows + 1)]
-    slopes = sorted((y - x) / (b - a) for (a, x), (b, y) in itertools.pairwise(ends))
-    rank = _rank(windows)
-    low, high = slopes[rank], slopes[-1 - rank]
-    if low <= 0:
+    return _of_slopes(list(itertools.pairwise(ends)), points[-1][1] - points[0][1])
+
+
+def _of_slopes(pairs: Sequence[tuple[tuple[int, float], tuple[int, float]]], grown: float) -> Rate | None:
+    """The median slope between such pairs of points; None where they are too few, or it may be none."""
+    if len(pairs) < FEWEST_WINDOWS:
         return None
-    return Rate(statistics.median(slopes), low, high, points[-1][1] - points[0][1])
+    slopes = sorted((y - x) / (b - a) for (a, x), (b, y) in pairs)
+    rank = _rank(len(slopes))
+    low, high = slopes[rank], slopes[-1 - rank]
+    return Rate(statistics.median(slopes), low, high, grown) if low > 0 else None
 
 
 def ms(value: float) -> str:

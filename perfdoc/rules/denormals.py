@@ -90,8 +90,8 @@ class Denormals(Rule):
         return Finding(
             self.code, self.slug, title, places.optimizer_made(seen.capture) or paid, "helps", FIX, (
                 *(f"{share:.0%} of {state} are denormal" for state, share in shares.items() if share >= 0.001),
-                *([f"from about step {since} on; {counted[0][1]:.0%} of all state at step {counted[0][0]}, {counted[-1][1]:.0%} at "
-                   f"step {counted[-1][0]}"] if since is not None else []),
+                *([f"from about step {since} on; {counted[0][1]:.0%} of all state at step {counted[0][0]}, "
+                   f"{counted[-1][1]:.0%} at step {counted[-1][0]}"] if since is not None else []),
                 *([f"paid in {paid}: {optimizer / step:.0%} of the step"] if paid else []),
                 f"an update of a sample takes {growth.ms(slow.median)}, with denormals set to zero {growth.ms(fast.median)} "
                 f"({ratio:.2f}x [{low:.2f}, {high:.2f}], {found.pairs} pairs in isolation)",

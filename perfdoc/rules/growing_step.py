@@ -77,11 +77,19 @@ class GrowingStep(Rule):
             return None
         lists = seen.measurements("lists.grown") if grown.phase in ("loss", "other") else []
         lists.sort(key=lambda m: (not m.conditions.get("read"), -m.median))
+        since = f"batch {grown.since} of the epoch" if grown.in_epoch else f"step {grown.since}"
         title = (f"a step rose from {growth.ms(grown.step_early)} to {growth.ms(grown.step_late)} at equal work, from about "
-                 f"step {grown.since} on: {WHAT[grown.phase]} rose from {growth.ms(grown.early)} ({grown.early_share:.0%}) "
+                 f"{since} on: {WHAT[grown.phase]} rose from {growth.ms(grown.early)} ({grown.early_share:.0%}) "
                  f"to {growth.ms(grown.late)} ({grown.late_share:.0%})")
         evidence = [f"grew by {growth.ms(grown.late - grown.early)} a step [{growth.ms(grown.low)}, {growth.ms(grown.high)}]; "
                     "early and late steps had the same calls, and as many numbers given to the model"]
+        saved = max(0.0, grown.low)
+        epoch = self._epoch(seen)
+        if grown.phase in ("loss", "other") and epoch:
+            # What is collected over an epoch is dropped at its end: on average over an epoch it is half of what it is then.
+            saved *= epoch / grown.apart / 2
+            more = (grown.late - grown.early) * epoch / grown.apart / 2
+            evidence.append(f"over an epoch of {epoch} steps that is {growth.ms(more)} a step on average")
         where = places.call(seen.capture, CALLS[grown.phase]) if grown.phase in CALLS else ""
         if grown.phase == "data":
             where = seen.loader_site
@@ -93,4 +101,12 @@ class GrowingStep(Rule):
                          + (f", read at {m.conditions['read']})" if m.conditions.get("read") else ")") for m in lists]
         fix = FIXES.get(grown.phase, "look for what this part does more of with every step")
         return Finding(self.code, self.slug, title, where, "undecided",
-                       fix, tuple(evidence), effort=self.effort, seconds_saved_a_step=max(0.0, grown.low))
+                       fix, tuple(evidence), effort=self.effort, seconds_saved_a_step=saved)
+
+    @staticmethod
+    def _epoch(seen: Evidence) -> int:
+        """Steps of an epoch; 0 where that is not known."""
+        batches, loop = seen.measurement("loader.batches_an_epoch"), seen.capture.loop
+        if batches is None or loop is None or not loop.loaders:
+            return 0
+        return round(batches.median / max(1, loop.loaders[0].batches_a_step))

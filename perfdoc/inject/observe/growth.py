@@ -101,6 +101,7 @@ class GrowthWatch:
             seconds=round(now, 3),
             count=self._count,
             phases=[round(seconds, 8) for seconds in phases],
+            position=next((handle.epoch.position for handle in self._loop.loaders), None),
             work=self._work / self._count if self._work else None,
             **sizes,
         )
