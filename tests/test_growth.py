@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -109,6 +110,22 @@ def test_what_is_no_growth_at_equal_work_is_not_told(found: list[Moment]) -> Non
     """A machine that slows all phases, noise, a short stall, larger batches, steps that get faster: silence."""
     assert growth.step_growth(capture(found)) is None
     assert "PD807" not in found_in(capture(found))
+
+
+def test_a_machine_that_wanders_is_rarely_taken_for_growth() -> None:
+    """All phases drift together, each a little by itself, with noise and stalls: of 200 scans two at most are told."""
+    rng = random.Random(1)
+    told = 0
+    for _ in range(200):
+        all_of_it, own, found = 0.0, [0.0] * len(PHASES), []
+        for moment in moments(count=20):
+            all_of_it += rng.gauss(0, 0.05)
+            own = [0.9 * before + rng.gauss(0, 0.03) for before in own]
+            phases = [seconds * math.exp(all_of_it + drift + rng.gauss(0, 0.1)) * (1 + 2 * rng.random() * (rng.random() < 0.1))
+                      for seconds, drift in zip(moment.phases, own, strict=True)]
+            found.append(replace(moment, phases=phases, position=moment.steps % 600))
+        told += growth.step_growth(capture(found)) is not None
+    assert told <= 2
 
 
 def test_what_comes_after_larger_batches_is_left_out() -> None:

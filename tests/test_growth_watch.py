@@ -16,7 +16,7 @@ from perfdoc.core.blocks import CONTROL_ARM
 from perfdoc.core.metrics import PHASES
 from perfdoc.inject.experiment.requests import BlockRequest
 from perfdoc.inject.observe import growth
-from perfdoc.inject.observe.growth import GROWN_BYTES, LAST, RISES, GrowthWatch
+from perfdoc.inject.observe.growth import FIRST, GROWN_BYTES, LAST, RISES, GrowthWatch
 from perfdoc.inject.observe.loop_state import LoopState
 from perfdoc.inject.observe.step_finder import Step
 from perfdoc.inject.system import process_use
@@ -108,30 +108,31 @@ class Watched:
 
 def test_an_epoch_in_which_memory_grows_ends_beyond_its_natural_length(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within its length it may grow as it does without perfdoc; beyond it is let go once it grew by enough, and steadily."""
+    """Within its length it may grow as it does without perfdoc; as soon as it is longer it is let go, if it grew steadily."""
     loop = Watched(tmp_path, monkeypatch)
-    more = GROWN_BYTES // 2
+    more = GROWN_BYTES // 4
     assert not any(loop.block(memory=2**30 + number * more) for number in range(20))
     loop.plain.state.overran = True
-    said = [loop.block(memory=2**32 + number * more) for number in range(RISES + 1)]
-    assert not any(said[:-1])
-    assert "grows" in said[-1]
+    assert "grows" in loop.block(memory=2**30 + 20 * more)
     level = Watched(tmp_path, monkeypatch)
     level.plain.state.overran = True
     assert not any(level.block(memory=2**30 + number % 2 * 2**29) for number in range(20))
+    assert not any(level.block(memory=2**31 + number) for number in range(RISES))
 
 
 def test_an_epoch_in_which_steps_get_slower_ends_beyond_its_natural_length(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What stands between the calls takes three times as long: a metric over all of an epoch that does not end."""
+    """What stands between the calls takes twice as long: a metric over all of an epoch that does not end."""
     loop = Watched(tmp_path, monkeypatch)
-    assert not any(loop.block(other=STEP) for _ in range(LAST))
+    assert not any(loop.block(other=STEP) for _ in range(FIRST))
+    assert not any(loop.block(other=2 * STEP) for _ in range(LAST))
     loop.plain.state.overran = True
-    said = [loop.block(other=3 * STEP) for _ in range(LAST)]
-    assert not any(said[:-1])
-    assert "slower" in said[-1]
+    assert "slower" in loop.block(other=2 * STEP)
     loop.plain.state.natural = True
     assert not loop.block(other=9 * STEP)
+    steady = Watched(tmp_path, monkeypatch)
+    steady.plain.state.overran = True
+    assert not any(steady.block(other=STEP * (1 + number % 5 // 4)) for number in range(20))
 
 
 def test_the_runner_passes_it_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,9 @@ from perfdoc.capture.records import Moment
 from perfdoc.core import stats
 from perfdoc.core.metrics import PHASES
 
-FEWEST = 12
+FEWEST = 9
 """Minimum number of blocks of equal work for a comparison of late ones with early ones."""
-EARLY, FEWEST_EARLY, LATE = 0.1, 4, 1 / 3
+EARLY, FEWEST_EARLY, LATE = 0.1, 3, 1 / 3
 """Shares of the blocks that are early and late: what sets in after a few hundred steps leaves few blocks before it."""
 EQUAL_WORK = 0.1
 """Maximum difference between what the models are given a step, as a share, for blocks to do equal work."""
@@ -101,7 +101,8 @@ def step_growth(capture: Capture) -> Growth | None:
     found = _growth(alike, [moment.steps for moment in alike])
     if found is not None or all(after >= before for before, after in itertools.pairwise(_positions(alike))):
         return found
-    in_epoch = sorted(alike, key=lambda moment: moment.position or 0)
+    # A block with the turn of an epoch in it belongs to the end of one and the beginning of the next.
+    in_epoch = sorted((m for m in alike if (m.position or 0) >= m.count), key=lambda moment: moment.position or 0)
     found = _growth(in_epoch, _positions(in_epoch))
     return found._replace(in_epoch=True) if found is not None else None
 
@@ -126,8 +127,7 @@ def _growth(alike: Sequence[Moment], places: Sequence[int]) -> Growth | None:
         if before <= 0 or (phase == "data" and before < WAITED * step_early):
             continue
         rest = max(1.0, _rest(late, number) / max(1e-9, _rest(early, number)))
-        half = _half_width(at_first, at_last)
-        low, high = after - before - half, after - before + half
+        low, high = max(_by_groups(at_first, at_last), _by_pairs([m.phases[number] for m in alike], after - before))
         concentrated = after / before >= BEYOND_REST * rest and (before + low) / before >= BEYOND_REST_LOW * rest
         if not concentrated or after - before < OF_GROWTH * (step_late - step_early):
             continue
@@ -217,10 +217,26 @@ def _equal_work(found: Sequence[Moment]) -> list[Moment]:
     return [m for m in found if m.work is not None and abs(m.work - usual) <= EQUAL_WORK * usual]
 
 
-def _half_width(early: Sequence[float], late: Sequence[float]) -> float:
-    """Half of the 95% interval of the difference of two medians, with the degrees of freedom of the smaller group."""
+def _by_groups(early: Sequence[float], late: Sequence[float]) -> tuple[float, float]:
+    """95% interval of the difference of two medians, with the degrees of freedom of the smaller group: for growth at once."""
+    difference = statistics.median(late) - statistics.median(early)
     error = math.hypot(stats.median_error(early), stats.median_error(late))
-    return stats.t_critical(0.05, min(len(early), len(late)) - 1) * error
+    half = stats.t_critical(0.05, min(len(early), len(late)) - 1) * error
+    return difference - half, difference + half
+
+
+def _by_pairs(values: Sequence[float], difference: float) -> tuple[float, float]:
+    """The same for growth little by little, which scatters both groups: every block beside the one half of them later.
+
+    The interval of these differences' median is scaled to ``difference``. No interval where they are few.
+    """
+    half = len(values) // 2
+    apart = sorted(after - before for before, after in zip(values, values[-half:], strict=False))
+    middle = statistics.median(apart) if apart else 0.0
+    if half < FEWEST_WINDOWS or middle <= 0:
+        return -math.inf, math.inf
+    rank = _rank(half)
+    return difference * apart[rank] / middle, difference * apart[-1 - rank] / middle
 
 
 def _parted(above: Sequence[bool]) -> tuple[int, int]:

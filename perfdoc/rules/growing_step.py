@@ -11,7 +11,7 @@ from perfdoc.rules.denormals import Denormals
 WHAT = {
     "data": "waiting for data", "transfer": "moving the batch", "forward": "the forward pass", "loss": "the loss",
     "backward": "the backward pass", "optimizer": "the optimizer",
-    "other": "what your script does between the calls of a step (metrics, logging, lists)",
+    "other": "what the script does between the calls",
 }
 CALLS = {"forward": "forward", "loss": "backward", "backward": "backward", "optimizer": "step"}
 """The call of a step at whose line a phase is paid."""
@@ -78,10 +78,10 @@ class GrowingStep(Rule):
         lists = seen.measurements("lists.grown") if grown.phase in ("loss", "other") else []
         lists.sort(key=lambda m: (not m.conditions.get("read"), -m.median))
         since = f"batch {grown.since} of the epoch" if grown.in_epoch else f"step {grown.since}"
-        title = (f"a step rose from {growth.ms(grown.step_early)} to {growth.ms(grown.step_late)} at equal work, from about "
-                 f"{since} on: {WHAT[grown.phase]} rose from {growth.ms(grown.early)} ({grown.early_share:.0%}) "
-                 f"to {growth.ms(grown.late)} ({grown.late_share:.0%})")
-        evidence = [f"grew by {growth.ms(grown.late - grown.early)} a step [{growth.ms(grown.low)}, {growth.ms(grown.high)}]; "
+        title = (f"steps get slower at equal work ({growth.ms(grown.step_early)}, then {growth.ms(grown.step_late)} from about "
+                 f"{since} on): {WHAT[grown.phase]} rose from {growth.ms(grown.early)} to {growth.ms(grown.late)}")
+        evidence = [f" {grown.early_share:.0%} to {grown.late_share:.0%} of the step: {growth.ms(grown.late - grown.early)} "
+                    f"more [{growth.ms(grown.low)}, {growth.ms(grown.high)}]; "
                     "early and late steps had the same calls, and as many numbers given to the model"]
         saved = max(0.0, grown.low)
         epoch = self._epoch(seen)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 import statistics
-from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +27,15 @@ SIZES_SECONDS = 1.0
 GROWN_BYTES = 2**28
 GROWN_SHARE = 0.02
 RISES = 4
-"""The epoch is left where, beyond its natural length, the process has grown by 256 MiB and by 2% of the memory that was free,
-and has grown in each of the last four readings: what a script collects over an epoch is dropped at its end."""
-SLOWER = 2.0
+STEADY = 0.1
+"""Once it is longer than it would be without perfdoc, the epoch is left where the process has grown by 256 MiB and by 2% of the
+memory that was free, and goes on: by each of the last four readings, by none less than a tenth of another. What a script
+collects over an epoch is dropped at its end."""
+SLOWER = 1.5
 SLOWER_SHARE = 0.2
-LAST = 3
-"""The same where what stands between the calls of a step takes twice the time that it took within the natural length, and a
-fifth of the step more, in the median of three blocks."""
+FIRST, LAST = 2, 3
+"""The same where what stands between the calls of a step takes half as long again as in the first two blocks, and a fifth of
+the step more, in the median of the last three."""
 LOW_SHARE = 0.5
 IDLE_SHARE = 0.1
 """Workers of other arms are ended where half of the memory that was free at first is gone, and they have a tenth of it."""
@@ -53,11 +55,10 @@ class GrowthWatch:
         self._phases = [0.0] * len(PHASES)
         self._work = 0
         self._sizes: list[int] = []
-        """Memory at each reading beyond the natural length of the epoch."""
-        self._free = self._free_at_first = 0
-        self._within: list[float] = []
-        self._beyond: list[float] = []
-        """Seconds between the calls of a step, by block, within the natural length of the epoch and beyond it."""
+        """Memory at each reading, in bytes."""
+        self._free_at_first = 0
+        self._seconds: list[float] = []
+        """Seconds a step between its calls, by block."""
 
     def begin(self, own_settings: bool) -> None:
         """A block begins. ``own_settings``: of the control, or of A/A."""
@@ -138,24 +139,17 @@ class GrowthWatch:
     # -- whether the epoch should end
 
     def _reason(self, moment: Moment) -> str:
-        if not self._loop.overran or self._loop.natural:
-            self._free = moment.free or self._free
-            self._within.append(self._between(moment))
-            return ""
-        self._beyond.append(self._between(moment))
+        self._seconds.append(math.fsum(moment.phases[place] for place in BETWEEN))
         if moment.memory is not None:
             self._sizes.append(moment.memory + (moment.device_memory or 0))
-        last = self._sizes[-RISES - 1:]
-        rises = len(last) > RISES and all(after > before for before, after in itertools.pairwise(last))
-        if rises and last[-1] - self._sizes[0] > max(GROWN_BYTES, GROWN_SHARE * self._free):
+        if not self._loop.overran or self._loop.natural:
+            return ""
+        rises = [after - before for before, after in itertools.pairwise(self._sizes[-RISES - 1:])]
+        steady = len(rises) == RISES and min(rises) > STEADY * max(rises)
+        if steady and self._sizes[-1] - self._sizes[0] > max(GROWN_BYTES, GROWN_SHARE * self._free_at_first):
             return "the process grows while its epoch does not end"
-        if len(self._within) >= LAST and len(self._beyond) >= LAST:
-            before, now = statistics.median(self._within), statistics.median(self._beyond[-LAST:])
-            if now > SLOWER * before and now - before > SLOWER_SHARE * sum(moment.phases):
+        if len(self._seconds) >= FIRST + LAST:
+            before, now = statistics.median(self._seconds[:FIRST]), statistics.median(self._seconds[-LAST:])
+            if now > SLOWER * before and now - before > SLOWER_SHARE * math.fsum(moment.phases):
                 return "its steps get slower while its epoch does not end"
         return ""
-
-    @staticmethod
-    def _between(moment: Moment) -> float:
-        phases: Sequence[float] = moment.phases
-        return sum(phases[place] for place in BETWEEN)
