@@ -21,7 +21,7 @@ MOST_GROWN = 32
 """Maximum number of containers that are asked for their holder."""
 MOST_ENTRIES = 64
 """Maximum number of entries of a container whose size is looked at."""
-ROUNDS = 3
+ROUNDS = 2
 """Times that a step is watched: looking through all living objects takes some tenths of a second in large processes."""
 
 

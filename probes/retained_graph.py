@@ -14,11 +14,11 @@ from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.probe import Probe
 from perfdoc.core.treatment import Loop
 from perfdoc.core.user_code import calling_site
-from perfdoc.inject.observe.holders import Holder, holders_of
+from perfdoc.inject.observe.holders import ADDED, ITSELF, Holder, holders_of
 
 LONGEST = 200_000
 """Nodes after which counting a graph stops."""
-ROUNDS = 3
+ROUNDS = 2
 """Times that a step is watched: looking through all living objects takes some tenths of a second in large processes."""
 MOST_ROOTS = 64
 """Maximum number of tensors whose holders are looked for."""
@@ -33,7 +33,7 @@ class RetainedGraph(Probe):
 
     ``total_loss += loss`` keeps the graph of every step alive: the count grows by a whole step's nodes with every step. A
     loss variable that is overwritten holds one step's graph and does not grow. Where it grows, the variable or the attribute
-    that holds it is named. If that is filled in a method, the next step that is watched shows where the method is called.
+    that holds it is named, and where that is filled in a method, the line that calls it.
     """
 
     slug = "retained_graph"
@@ -48,10 +48,13 @@ class RetainedGraph(Probe):
         self._fed: list[str] = []
 
     def prepare(self, loop: Loop) -> None:
-        """Count at the beginning of a step; see where a holder that is known already is fed."""
+        """Count at the beginning of a step; see where what may hold graphs from step to step is fed."""
         self._before = None
         if self._rounds < ROUNDS:
-            self._before = len(_reached(root.grad_fn for root in _roots()))
+            roots = _roots()
+            self._before = len(_reached(root.grad_fn for root in roots))
+            holder = self._holder or _holder(roots)
+            self._holder = holder if holder is not None and holder.how in (ITSELF, ADDED) else None
             self._watch_feeding()
 
     def measure(self, loop: Loop, plan: Mapping[str, str]) -> list[Measurement | Unavailable]:
@@ -70,7 +73,7 @@ class RetainedGraph(Probe):
             Measurement("graph.nodes", "count", (float(self._before), float(after)))]
         if after <= self._before:
             return [*found, Unavailable("graph.holder", "no graph is held from step to step")]
-        self._holder = self._holder or _holder(roots)
+        self._holder = _holder(roots) or self._holder
         if self._holder is None:
             return [*found, Unavailable("graph.holder", "no variable of the script was found to hold it")]
         fed = next((site for site in self._fed if site), "")
@@ -101,8 +104,10 @@ class RetainedGraph(Probe):
 
 def _roots() -> list[Any]:
     """Living tensors that a graph hangs on."""
+    everything = gc.get_objects()
     # type(o) and not isinstance: lazy proxies run code when asked for their class.
-    return [found for found in gc.get_objects() if issubclass(type(found), torch.Tensor) and found.grad_fn is not None]
+    kinds = {kind for kind in set(map(type, everything)) if issubclass(kind, torch.Tensor)}
+    return [found for found in everything if type(found) in kinds and found.grad_fn is not None]
 
 
 def _reached(nodes: Iterable[Any]) -> set[Any]:

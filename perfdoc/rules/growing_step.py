@@ -80,8 +80,8 @@ class GrowingStep(Rule):
         since = f"batch {grown.since} of the epoch" if grown.in_epoch else f"step {grown.since}"
         title = (f"steps get slower at equal work ({growth.ms(grown.step_early)}, then {growth.ms(grown.step_late)} from about "
                  f"{since} on): {WHAT[grown.phase]} rose from {growth.ms(grown.early)} to {growth.ms(grown.late)}")
-        evidence = [f" {grown.early_share:.0%} to {grown.late_share:.0%} of the step: {growth.ms(grown.late - grown.early)} "
-                    f"more [{growth.ms(grown.low)}, {growth.ms(grown.high)}]; "
+        evidence = [f"from {grown.early_share:.0%} to {grown.late_share:.0%} of the step: "
+                    f"{growth.ms(grown.late - grown.early)} more [{growth.ms(grown.low)}, {growth.ms(grown.high)}]; "
                     "early and late steps had the same calls, and as many numbers given to the model"]
         saved = max(0.0, grown.low)
         epoch = self._epoch(seen)
