@@ -93,7 +93,8 @@ def _count(value: Any, depth: int) -> tuple[set[int], int]:
     """Identities of the objects of an entry, and their bytes."""
     keys, size = {id(value)}, sys.getsizeof(value, 64)
     if depth and isinstance(value, list | tuple | dict):
-        for inner in itertools.islice(value.values() if isinstance(value, dict) else value, LOOKED_AT):
+        entries = itertools.chain(value, value.values()) if isinstance(value, dict) else value
+        for inner in itertools.islice(entries, LOOKED_AT):
             inner_keys, inner_size = _count(inner, depth - 1)
             keys |= inner_keys
             size += inner_size

@@ -37,10 +37,14 @@ class GrowingLists(Probe):
 
     def __init__(self) -> None:
         self._lengths: dict[int, int] | None = None
+        self._loop: Loop | None = None
         self._rounds = 0
+        """Times that a step of this loop was watched."""
 
     def prepare(self, loop: Loop) -> None:
         """Note the length of every container."""
+        if self._loop is not loop:
+            self._loop, self._rounds = loop, 0
         self._lengths = None
         if self._rounds < ROUNDS:
             self._lengths = {id(found): len(found) for found in _containers()}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import gc
-from collections.abc import Callable, Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -20,12 +21,9 @@ LONGEST = 200_000
 """Nodes after which counting a graph stops."""
 ROUNDS = 2
 """Times that a step is watched: looking through all living objects takes some tenths of a second in large processes."""
+MARK = "perfdoc"
 MOST_ROOTS = 64
 """Maximum number of tensors whose holders are looked for."""
-CHAIN = 0.9
-"""Minimum share of the largest graph that a tensor's own graph has for it to hold the whole of it."""
-SHORT_CHAIN = 8
-"""Maximum number of nodes that are left out of a graph near its end: of a mean that is made of a sum."""
 
 
 class RetainedGraph(Probe):
@@ -41,65 +39,90 @@ class RetainedGraph(Probe):
     each_round = True
 
     def __init__(self) -> None:
-        self._before: int | None = None
+        self._loop: Loop | None = None
         self._rounds = 0
-        self._holder: Holder | None = None
-        self._unwrap: Callable[[], None] | None = None
-        self._fed: list[str] = []
+        """Times that a step of this loop was watched."""
+        self._before: int | None = None
+        """Nodes at the beginning of the step."""
+        self._living: list[weakref.ref[Any]] = []
+        """Tensors that hung on them then."""
+        self._feeding: _Feeding | None = None
 
     def prepare(self, loop: Loop) -> None:
         """Count at the beginning of a step; see where what may hold graphs from step to step is fed."""
+        if self._loop is not loop:
+            self._loop, self._rounds = loop, 0
         self._before = None
         if self._rounds < ROUNDS:
             roots = _roots()
             self._before = len(_reached(root.grad_fn for root in roots))
-            holder = self._holder or _holder(roots)
-            self._holder = holder if holder is not None and holder.how in (ITSELF, ADDED) else None
-            self._watch_feeding()
+            for root in roots:
+                # A mark, for to keep the nodes would be to keep the graphs.
+                root.grad_fn.metadata[MARK] = self._rounds
+            self._living = [weakref.ref(root) for root in roots]
+            self._feeding = _Feeding(_holder(_largest(roots)))
 
     def measure(self, loop: Loop, plan: Mapping[str, str]) -> list[Measurement | Unavailable]:
         """Nodes held before and after one step, in this order, and who holds them."""
-        if self._unwrap is not None:
-            self._unwrap()
-            self._unwrap = None
+        feeding, self._feeding = self._feeding, None
+        if feeding is not None:
+            feeding.end()
         if self._rounds >= ROUNDS:
             return []
-        if self._before is None:
+        before, self._before = self._before, None
+        if before is None or feeding is None:
             return [Unavailable(metric, "the graphs could not be counted") for metric in self.provides]
         self._rounds += 1
         roots = _roots()
         after = len(_reached(root.grad_fn for root in roots))
-        found: list[Measurement | Unavailable] = [
-            Measurement("graph.nodes", "count", (float(self._before), float(after)))]
-        if after <= self._before:
+        found: list[Measurement | Unavailable] = [Measurement("graph.nodes", "count", (float(before), float(after)))]
+        living = {id(tensor) for reference in self._living if (tensor := reference()) is not None}
+        self._living = []
+        if after <= before:
             return [*found, Unavailable("graph.holder", "no graph is held from step to step")]
-        self._holder = _holder(roots) or self._holder
-        if self._holder is None:
+        # A sum of all steps is a new tensor whose graph has nodes of earlier steps; a list keeps the tensors themselves.
+        chained = [root for root in _some(roots) if _reaches(root.grad_fn, self._rounds - 1)]
+        holder = _holder(chained or _some([root for root in roots if id(root) in living]))
+        if holder is None:
             return [*found, Unavailable("graph.holder", "no variable of the script was found to hold it")]
-        fed = next((site for site in self._fed if site), "")
-        conditions = {"name": self._holder.name, "site": self._holder.site, "fed": fed}
-        return [*found, Measurement("graph.holder", "count", (float(after - self._before),), conditions)]
+        conditions = {"name": holder.name, "site": holder.site, "fed": feeding.site_of(holder)}
+        return [*found, Measurement("graph.holder", "count", (float(after - before),), conditions)]
 
-    def _watch_feeding(self) -> None:
-        """Note, for one step, the lines that call the method which fills the holder; it is put back exactly."""
-        holder, self._fed = self._holder, []
-        if holder is None or holder.owner is None or not holder.function:
+
+class _Feeding:
+    """For one step: the lines that call the method which fills a holder. The method is put back exactly by :meth:`end`."""
+
+    def __init__(self, holder: Holder | None) -> None:
+        self._holder = holder
+        self._sites: list[str] = []
+        self._undo: Callable[[], None] | None = None
+        if holder is None or holder.owner is None or holder.how not in (ITSELF, ADDED):
             return
         owner, name = holder.owner, holder.function
         original = vars(owner).get(name)
         if not isinstance(original, FunctionType):
             return
-        sites = self._fed
 
         @functools.wraps(original)
         def noted(*args: Any, **kwargs: Any) -> Any:
             given = [*args[1:], *kwargs.values()]
-            if any(isinstance(value, torch.Tensor) and value.requires_grad for value in given) or not given:
-                sites.append(calling_site())
+            if not given or any(isinstance(value, torch.Tensor) and value.requires_grad for value in given):
+                self._sites.append(calling_site())
             return original(*args, **kwargs)
 
         setattr(owner, name, noted)
-        self._unwrap = lambda: setattr(owner, name, original)
+        self._undo = lambda: setattr(owner, name, original)
+
+    def end(self) -> None:
+        """Put the method back."""
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
+
+    def site_of(self, holder: Holder) -> str:
+        """Where ``holder`` was fed with a graph; empty where it was another one that was looked at, or none."""
+        same = self._holder is not None and (self._holder.owner, self._holder.function) == (holder.owner, holder.function)
+        return next(filter(None, self._sites), "") if same else ""
 
 
 def _roots() -> list[Any]:
@@ -108,6 +131,11 @@ def _roots() -> list[Any]:
     # type(o) and not isinstance: lazy proxies run code when asked for their class.
     kinds = {kind for kind in set(map(type, everything)) if issubclass(kind, torch.Tensor)}
     return [found for found in everything if type(found) in kinds and found.grad_fn is not None]
+
+
+def _some(roots: Sequence[Any]) -> Sequence[Any]:
+    """The youngest and the oldest: the garbage collector tells them in that order."""
+    return roots if len(roots) <= MOST_ROOTS else [*roots[:MOST_ROOTS // 2], *roots[-MOST_ROOTS // 2:]]
 
 
 def _reached(nodes: Iterable[Any]) -> set[Any]:
@@ -123,11 +151,32 @@ def _reached(nodes: Iterable[Any]) -> set[Any]:
     return seen
 
 
-def _holder(roots: list[Any]) -> Holder | None:
-    """Who holds most of the graph: the name of a tensor that all of it hangs on, or of a container with many tensors."""
-    sizes = {id(root): len(_reached([root.grad_fn])) for root in roots[-MOST_ROOTS:]}
-    largest = max(sizes.values(), default=0)
-    last = [root for root in roots[-MOST_ROOTS:] if sizes[id(root)] >= min(CHAIN * largest, largest - SHORT_CHAIN)]
-    found = [holder for _, holder in holders_of(last)]
-    # Of `sum` and `avg = sum / count` the one that is made of itself keeps what was before.
+def _reaches(start: Any, mark: int) -> bool:
+    """Whether a node that was not there when nodes were marked depends on one that was."""
+    seen: set[Any] = set()
+    stack = [start]
+    while stack and len(seen) < LONGEST:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        if node.metadata.get(MARK) == mark:
+            return node is not start
+        seen.add(node)
+        stack += [parent for parent, _ in node.next_functions]
+    return False
+
+
+def _largest(roots: Sequence[Any]) -> list[Any]:
+    """Tensors with the largest graphs, and a few nodes more or less: of a sum and a mean that is made of it."""
+    sizes: list[int] = []
+    for root in _some(roots):
+        sizes.append(len(_reached([root.grad_fn])))
+        if sum(sizes) > LONGEST:
+            break
+    return [root for root, size in zip(_some(roots), sizes, strict=False) if size >= 0.9 * max(sizes)]
+
+
+def _holder(roots: Sequence[Any]) -> Holder | None:
+    """Who holds these tensors; of ``sum`` and ``avg = sum / count`` the one made of itself, which keeps what was before."""
+    found = [holder for _, holder in holders_of(roots)] if roots else []
     return min(found, key=lambda holder: (not holder.site, holder.how), default=None)

@@ -37,10 +37,12 @@ NEED_A_GPU = {"PD104", "PD202", "PD304"}
 OF_LOADERS = [SampleAnatomy(), IterableSharding()]
 COMMANDS = {"PD316", "PD407", "PD701", "PD703", "PD704", "PD705"}
 """Rules whose examples are command lines or about the machine; what they say is tested in test_rules.py."""
+GROWING = {"PD122", "PD321", "PD807", "PD808"}
+"""Rules on what takes hundreds of steps to grow; what they say is tested in test_growth.py."""
 PICTURES = {"PD107", "PD108", "PD110", "PD116"}
 """Rules on files; scans of a real data set in test_picture_treatments.py fire them."""
 LOADER_RULES = {"PD101", "PD102", "PD103", "PD105"}
-RULES = [rule for rule in discover_rules() if rule.code not in COMMANDS | PICTURES]
+RULES = [rule for rule in discover_rules() if rule.code not in COMMANDS | GROWING | PICTURES]
 TURNS = [
     Measurement("loader.turnover", "s", (seconds,) * 4, {"workers": 2, "kind": kind})
     for kind, seconds in (("respawned", 0.5), ("persistent", 0.01))
