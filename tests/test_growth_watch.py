@@ -34,7 +34,6 @@ def test_the_ends_of_control_blocks_are_noted_and_no_others(tmp_path: Path) -> N
     assert first["phases"] == second["phases"] == [pytest.approx(STEP), *[0.0] * (len(PHASES) - 1)]
     assert second["steps"] == loop.state.optimizer_calls
     assert first["steps"] < second["steps"]
-    assert loop.state.weighing is False
 
 
 def test_sizes_are_read_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,10 +63,10 @@ def test_what_models_are_given_is_weighed_by_the_step(tmp_path: Path) -> None:
 
 
 def test_tensors_alone_have_weight() -> None:
-    """Arguments that are no tensors do not count, those given by name do."""
+    """Arguments that are no tensors do not count; those given by name do, and those in a batch that is given as a whole."""
     loop = LoopState()
-    loop.weigh((torch.zeros(3, 4), 7), {"mask": torch.ones(5)})
-    assert loop.weight == 17
+    loop.weigh((torch.zeros(3, 4), 7, {"ids": torch.zeros(100), "n": 3}), {"mask": torch.ones(5), "more": [torch.ones(1000)]})
+    assert loop.weight == 1117
 
 
 def test_memory_of_a_process_is_told_without_what_it_shares() -> None:
@@ -82,6 +81,25 @@ def test_memory_of_a_process_is_told_without_what_it_shares() -> None:
     assert after - before > 60 * 2**20
     assert (process_use.unshared_memory(os.getpid()) or 0) - unshared > 60 * 2**20
     assert process_use.unshared_memory(2**22 + 1) is None
+
+
+def test_a_strange_optimizer_does_not_end_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its state cannot be looked at there is no share of denormals, and it is not asked a second time."""
+    monkeypatch.setattr(growth, "SIZES_SECONDS", 0.0)
+    asked: list[int] = []
+
+    class Strange:
+        @property
+        def state(self) -> Any:
+            asked.append(1)
+            raise RuntimeError("sharded elsewhere")
+
+    loop = PlainLoop(tmp_path)
+    loop.state.optimizers.append(Strange())
+    loop.run(Scripted(CONTROL, CONTROL))
+    assert len(loop.recorder.all("moment")) == 2
+    assert not any("denormals" in entry for entry in loop.recorder.all("moment"))
+    assert asked == [1]
 
 
 # -- when the epoch is let go
@@ -101,7 +119,7 @@ class Watched:
         self._patch.setattr(process_use, "anonymous_memory", lambda: memory)
         self._patch.setattr(process_use, "free_memory", lambda: free)
         phases = [STEP if phase == "forward" else other if phase == "other" else 0.0 for phase in PHASES]
-        self.watch.begin(own_settings=True)
+        self.watch.begin()
         self.watch.on_step(Step(sum(phases), tuple(phases), {}, 1, 1), counted=True)
         return self.watch.ended(block(0, CONTROL_ARM, STEP))
 

@@ -188,7 +188,7 @@ class Runner:
             except Exception as error:  # the data set's own code: the change is undone and named
                 self.switcher.fail(error)
         changed = served != [handle.source_key for handle in self._loop.loaders]
-        self._growth.begin(own_settings=not request.config)
+        self._growth.begin()
         self._timer.begin(request, perf_counter() - start, drained, changed)
 
     def start_block_again(self) -> None:
@@ -246,8 +246,7 @@ class Runner:
             self._on_block_step(self._request, step, regular, turned)
 
     def _on_block_step(self, request: BlockRequest, step: Step, regular: bool, turned: bool) -> None:
-        if not request.config:
-            self._growth.on_step(step, counted=regular and self.counting())
+        self._growth.on_step(step, regular and self._timer.counting)
         state = self._timer.on_step(step, regular, turned, control=not request.config)
         if state is BlockState.UNLIKE:
             self._never_regular(request)

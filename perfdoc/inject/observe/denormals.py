@@ -33,7 +33,8 @@ def states(optimizers: Iterable[Any]) -> Iterator[tuple[str, torch.Tensor]]:
 
 def countable(tensor: torch.Tensor) -> bool:
     """Whether the denormals of a tensor can be counted, and cost anything."""
-    return tensor.device.type == "cpu" and tensor.dtype in BITS and tensor.layout is torch.strided and tensor.numel() > 0
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and tensor.layout is torch.strided
+    return plain and tensor.device.type == "cpu" and tensor.dtype in BITS and tensor.numel() > 0
 
 
 def share_of(tensor: torch.Tensor) -> float:

@@ -51,34 +51,34 @@ class GrowthWatch:
         self._loop = context.loop
         self._began = perf_counter()
         self._read_at = -SIZES_SECONDS
-        self._count = 0
-        self._phases = [0.0] * len(PHASES)
+        self._phases: list[tuple[float, ...]] = []
+        """Seconds by phase of the steps of the block that count."""
         self._work = 0
         self._sizes: list[int] = []
         """Memory at each reading, in bytes."""
         self._free_at_first = 0
+        self._strange_state = False
+        """Whether the optimizers' state could not be looked at."""
         self._seconds: list[float] = []
         """Seconds a step between its calls, by block."""
 
-    def begin(self, own_settings: bool) -> None:
-        """A block begins. ``own_settings``: of the control, or of A/A."""
-        self._loop.weighing = own_settings
+    def begin(self) -> None:
+        """A block begins, of any arm: what weighing costs, it costs all of them."""
+        self._loop.weighing = True
         self._loop.weight = 0
-        self._count, self._work = 0, 0
-        self._phases = [0.0] * len(PHASES)
+        self._work = 0
+        self._phases = []
 
     def on_step(self, step: Step, counted: bool) -> None:
-        """A step of a block of the control has ended."""
-        weight, self._loop.weight = self._loop.weight, 0
+        """A step of a block has ended, of any arm, for the same reason."""
         if counted:
-            self._count += 1
-            self._work += weight
-            self._phases = [before + more for before, more in zip(self._phases, step.phases, strict=True)]
+            self._phases.append(step.phases)
+            self._work += self._loop.weight
+        self._loop.weight = 0
 
     def ended(self, block: Block) -> str:
         """A block of the control has ended: write down what there is to know. Why the epoch should end, or an empty string."""
-        self._loop.weighing = False
-        if not self._count or (self._context.device.asynchronous and block.device_phases is None):
+        if not self._phases or (self._context.device.asynchronous and block.device_phases is None):
             return ""  # of A/A blocks on a device only the whole is known
         moment = self._moment(block)
         self._context.recorder.write(events.MomentPassed(record=moment))
@@ -90,7 +90,8 @@ class GrowthWatch:
 
     def _moment(self, block: Block) -> Moment:
         now = perf_counter() - self._began
-        phases = block.device_phases or [seconds / self._count for seconds in self._phases]
+        count = len(self._phases)
+        phases = block.device_phases or [math.fsum(column) / count for column in zip(*self._phases, strict=True)]
         sizes: dict[str, Any] = {}
         if now - self._read_at >= SIZES_SECONDS:
             sizes = self._read_sizes()
@@ -100,10 +101,10 @@ class GrowthWatch:
             i=block.i,
             steps=self._loop.optimizer_calls // max(1, self._loop.calls_a_step),
             seconds=round(now, 3),
-            count=self._count,
+            count=count,
             phases=[round(seconds, 8) for seconds in phases],
             position=next((handle.epoch.position for handle in self._loop.loaders), None),
-            work=self._work / self._count if self._work else None,
+            work=self._work / count if self._work else None,
             **sizes,
         )
 
@@ -120,10 +121,14 @@ class GrowthWatch:
         }
 
     def _denormals(self) -> float | None:
-        if not self._loop.optimizers or self._context.device.asynchronous:
+        if not self._loop.optimizers or self._context.device.asynchronous or self._strange_state:
             return None
         counting: Any = importlib.import_module("perfdoc.inject.observe.denormals")  # torch: the rest does without
-        share: float | None = counting.share(self._loop.optimizers)
+        try:
+            share: float | None = counting.share(self._loop.optimizers)
+        except Exception:  # optimizers of any kind: the script goes on, and is not asked again
+            self._strange_state = True
+            return None
         return share
 
     def _spare(self, free: int) -> None:

@@ -28,6 +28,12 @@ class NumbersListener(Protocol):
         """An optimizer is about to step: gradients are complete."""
 
 
+def _entries(value: Any) -> int:
+    """Entries of the tensors in a list or a dictionary: a batch that is given as a whole."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(one.numel() for one in inner if isinstance(one, torch.Tensor))
+
+
 class LoopState:
     """The loop of one process. Treatments and probes see it as :class:`perfdoc.core.treatment.Loop`, which see.
 
@@ -77,8 +83,7 @@ class LoopState:
     def weigh(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """An outermost module is called with these arguments: add up how much it is given."""
         for value in (*args, *kwargs.values()):
-            if isinstance(value, torch.Tensor):
-                self.weight += value.numel()
+            self.weight += value.numel() if isinstance(value, torch.Tensor) else _entries(value)
 
     @property
     def loaders(self) -> list[Handle]:
