@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import weakref
-from collections import deque
+from collections import UserList, deque
 from types import SimpleNamespace
 from typing import Any
 
@@ -190,6 +190,18 @@ def test_the_line_that_reads_a_list_in_its_loop_is_told() -> None:
     (grown,) = measured(mean_of_all(20, GrowingLists()), "lists.growing")
     assert grown.conditions["name"] == "history"
     assert str(grown.conditions["read"]).endswith(line_of(mean_of_all, "mean = sum(history)"))
+
+
+def test_an_object_of_a_library_that_collects_is_named_by_its_variable() -> None:
+    """A metric of a library keeps a list of its own: the variable that it is in, and the line that adds to it."""
+    metric = UserList([torch.zeros(9)] * 9)
+    probe = GrowingLists()
+    probe.prepare(LOOP)
+    metric.append(torch.zeros(9))
+    (grown,) = measured(probe.measure(LOOP, {}), "lists.growing")
+    assert grown.conditions["name"] == "metric"
+    place = line_of(test_an_object_of_a_library_that_collects_is_named_by_its_variable, "metric.append(")
+    assert str(grown.conditions["site"]).endswith(place)
 
 
 # -- looking leaves no traces

@@ -14,14 +14,16 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import FrameType
+from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
 from perfdoc.core.user_code import is_users
 
 CONTAINERS = (list, tuple, dict, set, deque)
-DEEPEST = 2
-"""Maximum number of containers between an object and the name that it is held by."""
+OURS = frozenset({"perfdoc", "perfdoc_probes"})
+CODE = (ModuleType, FunctionType, FrameType, type)
+DEEPEST = 3
+"""Maximum number of containers and objects between an object and the name that it is held by."""
 MOST_REFERRERS = 2000
 """Maximum number of objects that are looked at on the way; a tensor of the loop has a handful."""
 ADDING = frozenset({"append", "appendleft", "extend", "insert", "add", "update", "setdefault"})
@@ -48,50 +50,71 @@ class Holder:
 
 
 def holders_of(values: Sequence[Any]) -> Iterator[tuple[Any, Holder]]:
-    """Holders of these objects, each with the object (one of ``values``) that it holds, maybe through containers."""
+    """Holders of these objects, each with the object (one of ``values``) that it holds.
+
+    Maybe through containers, and through objects of libraries: a metric that collects is named by the variable that it is in.
+    """
     origin = {id(value): value for value in values}
     layer = list(values)
-    for depth in range(DEEPEST + 1):
-        yield from ((origin[key], holder) for key, holder in _locals(origin, {id(value) for value in layer}))
-        referrers = gc.get_referrers(*layer)[:MOST_REFERRERS] if layer else []
+    for _ in range(DEEPEST + 1):
         held = {id(value) for value in layer}
+        yield from ((origin[key], holder) for key, holder in _locals(held))
+        referrers = gc.get_referrers(*layer)[:MOST_REFERRERS] if layer else []
+        owners = _owners([found for found in referrers if type(found) is dict])
         own = {id(layer), id(values), id(referrers)}
         following: list[Any] = []
         for referrer in referrers:
-            if id(referrer) in own:
+            holding = owners.get(id(referrer), referrer)
+            if id(referrer) in own or id(holding) in origin:
                 continue
-            names = list(_names_in(referrer, held))
+            names = list(_names_in(holding, held))
             for value, holder in names:
                 yield origin[id(value)], holder
-            if not names and depth < DEEPEST and type(referrer) in CONTAINERS and id(referrer) not in origin:
-                inner = next((value for value in _entries(referrer) if id(value) in held), None)
-                if inner is not None:
-                    origin[id(referrer)] = origin[id(inner)]
-                    following.append(referrer)
+            inner = next((value for value in _entries(holding) if id(value) in held), None) if not names else None
+            if inner is not None:
+                origin[id(holding)] = origin[id(inner)]
+                following.append(holding)
         layer = following
 
 
-def _entries(container: Any) -> Iterable[Any]:
-    return container.values() if type(container) is dict else container
+def _owners(variables: Sequence[Any]) -> dict[int, Any]:
+    """Objects whose variables these dictionaries are, by the dictionary's id."""
+    wanted = {id(found) for found in variables}
+    referrers = gc.get_referrers(*variables) if variables else []
+    return {id(found): owner for owner in referrers if id(found := _variables_of(owner)) in wanted}
 
 
-def _names_in(referrer: Any, held: set[int]) -> Iterator[tuple[Any, Holder]]:
-    """Where ``referrer`` is the user's own object, or the variables of a module or an object: the names of what it holds."""
-    kind = type(referrer)
+def _variables_of(owner: Any) -> dict[str, Any] | None:
+    """The variables of an ordinary object; None where it has none, or is code."""
+    # The type is asked, and not the object: lazy proxies run code when they are asked for anything.
+    if issubclass(type(owner), CODE) or _ours(type(owner)):
+        return None
+    try:
+        found = object.__getattribute__(owner, "__dict__")
+    except AttributeError:
+        return None
+    return found if type(found) is dict else None
+
+
+def _entries(holding: Any) -> Iterable[Any]:
+    """What a container, or an object of a library, holds."""
+    if type(holding) is dict:
+        return list(holding.values())
+    return list(holding) if type(holding) in CONTAINERS else list((_variables_of(holding) or {}).values())
+
+
+def _names_in(holding: Any, held: set[int]) -> Iterator[tuple[Any, Holder]]:
+    """Where ``holding`` is the user's own object, or the variables of their module: the names of what it holds."""
+    kind = type(holding)
     if _users_class(kind):
-        yield from _attributes(kind, getattr(referrer, "__dict__", None), held)
-    elif kind is dict:
-        module = sys.modules.get(str(referrer.get("__name__"))) if "__name__" in referrer else None
-        if module is not None and getattr(module, "__dict__", None) is referrer:
-            file = getattr(module, "__file__", None) or ""
-            if _users_code(module.__name__, file):
-                for name, value in list(module.__dict__.items()):
-                    if id(value) in held:
-                        yield value, _filled(name, name, file, None)
-        else:
-            for owner in gc.get_referrers(referrer):
-                if _users_class(type(owner)) and getattr(owner, "__dict__", None) is referrer:
-                    yield from _attributes(type(owner), referrer, held)
+        yield from _attributes(kind, _variables_of(holding), held)
+    elif kind is dict and "__name__" in holding:
+        module = sys.modules.get(str(holding["__name__"]))
+        file = getattr(module, "__file__", None) or ""
+        if module is not None and getattr(module, "__dict__", None) is holding and _users_code(module.__name__, file):
+            for name, value in list(module.__dict__.items()):
+                if id(value) in held:
+                    yield value, _filled(name, name, file, None)
 
 
 def _attributes(kind: type, entries: Any, held: set[int]) -> Iterator[tuple[Any, Holder]]:
@@ -100,7 +123,7 @@ def _attributes(kind: type, entries: Any, held: set[int]) -> Iterator[tuple[Any,
             yield value, attribute(kind, name)
 
 
-def _locals(origin: dict[int, Any], held: set[int]) -> Iterator[tuple[int, Holder]]:
+def _locals(held: set[int]) -> Iterator[tuple[int, Holder]]:
     """Variables of the user's functions below this call that hold one of these."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -119,7 +142,11 @@ def _locals(origin: dict[int, Any], held: set[int]) -> Iterator[tuple[int, Holde
 
 
 def _users_code(module: Any, file: str) -> bool:
-    return bool(file) and is_users(file) and str(module).split(".")[0] not in ("perfdoc", "perfdoc_probes")
+    return bool(file) and is_users(file) and str(module).split(".")[0] not in OURS
+
+
+def _ours(kind: type) -> bool:
+    return str(getattr(kind, "__module__", "")).split(".")[0] in OURS
 
 
 def _users_class(kind: type) -> bool:
