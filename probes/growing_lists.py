@@ -21,8 +21,6 @@ MOST_GROWN = 32
 """Maximum number of containers that are asked for their holder."""
 MOST_ENTRIES = 64
 """Maximum number of entries of a container whose size is looked at."""
-ROUNDS = 2
-"""Times that a step is watched: looking through all living objects takes some tenths of a second in large processes."""
 
 
 class GrowingLists(Probe):
@@ -33,28 +31,20 @@ class GrowingLists(Probe):
 
     slug = "growing_lists"
     provides = {"lists.growing": "count", "lists.grown": "B"}
-    each_round = True
 
     def __init__(self) -> None:
         self._lengths: dict[int, int] | None = None
-        self._loop: Loop | None = None
-        self._rounds = 0
-        """Times that a step of this loop was watched."""
 
     def prepare(self, loop: Loop) -> None:
         """Note the length of every container."""
-        if self._loop is not loop:
-            self._loop, self._rounds = loop, 0
         self._lengths = None
-        if self._rounds < ROUNDS:
-            self._lengths = {id(found): len(found) for found in _containers()}
+        self._lengths = {id(found): len(found) for found in _containers()}
 
     def measure(self, loop: Loop, plan: Mapping[str, str]) -> list[Measurement | Unavailable]:
         """Entries that each of them has gained, and their bytes."""
         lengths, self._lengths = self._lengths, None
         if lengths is None:
-            return []
-        self._rounds += 1
+            return [Unavailable(metric, "the lists could not be counted") for metric in self.provides]
         grown = [(len(found) - lengths[id(found)], found) for found in _containers()
                  if id(found) in lengths and len(found) > lengths[id(found)]]
         grown.sort(key=lambda entry: -len(entry[1]))

@@ -19,8 +19,6 @@ from perfdoc.inject.observe.holders import ADDED, ITSELF, Holder, holders_of
 
 LONGEST = 200_000
 """Nodes after which counting a graph stops."""
-ROUNDS = 2
-"""Times that a step is watched: looking through all living objects takes some tenths of a second in large processes."""
 MARK = "perfdoc"
 MOST_ROOTS = 64
 """Maximum number of tensors whose holders are looked for."""
@@ -36,12 +34,10 @@ class RetainedGraph(Probe):
 
     slug = "retained_graph"
     provides = {"graph.nodes": "count", "graph.holder": "count"}
-    each_round = True
 
     def __init__(self) -> None:
-        self._loop: Loop | None = None
-        self._rounds = 0
-        """Times that a step of this loop was watched."""
+        self._mark = object()
+        """Of nodes that were there at the beginning of the step; each step has its own."""
         self._before: int | None = None
         """Nodes at the beginning of the step."""
         self._living: list[weakref.ref[Any]] = []
@@ -50,38 +46,35 @@ class RetainedGraph(Probe):
 
     def prepare(self, loop: Loop) -> None:
         """Count at the beginning of a step; see where what may hold graphs from step to step is fed."""
-        if self._loop is not loop:
-            self._loop, self._rounds = loop, 0
         self._before = None
-        if self._rounds < ROUNDS:
-            roots = _roots()
-            self._before = len(_reached(root.grad_fn for root in roots))
-            for root in roots:
-                # A mark, for to keep the nodes would be to keep the graphs.
-                root.grad_fn.metadata[MARK] = self._rounds
-            self._living = [weakref.ref(root) for root in roots]
-            self._feeding = _Feeding(_holder(_largest(roots)))
+        self._mark = object()
+        roots = _roots()
+        for root in roots:
+            # A mark, for to keep the nodes would be to keep the graphs.
+            root.grad_fn.metadata[MARK] = self._mark
+        self._living = [weakref.ref(root) for root in roots]
+        self._feeding = _Feeding(_holder(_largest(roots)))
+        self._before = len(_reached(root.grad_fn for root in roots))
 
     def measure(self, loop: Loop, plan: Mapping[str, str]) -> list[Measurement | Unavailable]:
         """Nodes held before and after one step, in this order, and who holds them."""
         feeding, self._feeding = self._feeding, None
         if feeding is not None:
             feeding.end()
-        if self._rounds >= ROUNDS:
-            return []
         before, self._before = self._before, None
         if before is None or feeding is None:
             return [Unavailable(metric, "the graphs could not be counted") for metric in self.provides]
-        self._rounds += 1
         roots = _roots()
         after = len(_reached(root.grad_fn for root in roots))
+        if before >= LONGEST:  # more than are counted: what is new comes on top
+            after = before + len(_reached((root.grad_fn for root in roots), self._mark))
         found: list[Measurement | Unavailable] = [Measurement("graph.nodes", "count", (float(before), float(after)))]
         living = {id(tensor) for reference in self._living if (tensor := reference()) is not None}
         self._living = []
         if after <= before:
             return [*found, Unavailable("graph.holder", "no graph is held from step to step")]
         # A sum of all steps is a new tensor whose graph has nodes of earlier steps; a list keeps the tensors themselves.
-        chained = [root for root in _some(roots) if _reaches(root.grad_fn, self._rounds - 1)]
+        chained = [root for root in _some(roots) if _reaches(root.grad_fn, self._mark)]
         holder = _holder(chained or _some([root for root in roots if id(root) in living]))
         if holder is None:
             return [*found, Unavailable("graph.holder", "no variable of the script was found to hold it")]
@@ -138,20 +131,20 @@ def _some(roots: Sequence[Any]) -> Sequence[Any]:
     return roots if len(roots) <= MOST_ROOTS else [*roots[:MOST_ROOTS // 2], *roots[-MOST_ROOTS // 2:]]
 
 
-def _reached(nodes: Iterable[Any]) -> set[Any]:
-    """Different autograd nodes that these depend on, themselves included."""
+def _reached(nodes: Iterable[Any], unmarked: object = None) -> set[Any]:
+    """Different autograd nodes that these depend on, themselves included. Nodes with the mark ``unmarked`` end it."""
     seen: set[Any] = set()
     stack = list(nodes)
     while stack and len(seen) < LONGEST:
         node = stack.pop()
-        if node is None or node in seen:
+        if node is None or node in seen or (unmarked is not None and node.metadata.get(MARK) is unmarked):
             continue
         seen.add(node)
         stack += [parent for parent, _ in node.next_functions]
     return seen
 
 
-def _reaches(start: Any, mark: int) -> bool:
+def _reaches(start: Any, mark: object) -> bool:
     """Whether a node that was not there when nodes were marked depends on one that was."""
     seen: set[Any] = set()
     stack = [start]
@@ -159,7 +152,7 @@ def _reaches(start: Any, mark: int) -> bool:
         node = stack.pop()
         if node is None or node in seen:
             continue
-        if node.metadata.get(MARK) == mark:
+        if node.metadata.get(MARK) is mark:
             return node is not start
         seen.add(node)
         stack += [parent for parent, _ in node.next_functions]

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from perfdoc_probes import retained_graph
 from perfdoc_probes.dataset_objects import DatasetObjects
 from perfdoc_probes.growing_lists import GrowingLists
-from perfdoc_probes.retained_graph import ROUNDS, RetainedGraph
+from perfdoc_probes.retained_graph import RetainedGraph
 from torch.utils.data import Dataset, Subset
 
 from perfdoc.core.measurement import Measurement
@@ -130,17 +131,26 @@ def test_a_variable_that_keeps_graphs_is_named(loop: Any, name: str, text: str) 
 
 
 def test_a_loss_that_is_overwritten_keeps_nothing() -> None:
-    """The count does not grow, nobody is named, and after some rounds nothing is looked at any more."""
+    """The count does not grow, and nobody is named."""
     probe, value = RetainedGraph(), loss()
-    for turn in range(5):
+    for _ in range(3):
         probe.prepare(LOOP)
         value = loss()
         value.backward()
         found = probe.measure(LOOP, {})
         assert not measured(found, "graph.holder")
-        assert bool(found) is (turn < ROUNDS)
         for before, after in (m.samples for m in measured(found, "graph.nodes")):
             assert after <= before
+
+
+def test_graphs_too_large_to_be_counted_are_seen_to_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the most nodes that are counted, those of the step come on top; the holder is found as before."""
+    monkeypatch.setattr(retained_graph, "LONGEST", 20)
+    found = adds_up(30, RetainedGraph())
+    (nodes,) = measured(found, "graph.nodes")
+    assert nodes.samples == (20, 24)
+    (holder,) = measured(found, "graph.holder")
+    assert holder.conditions["name"] == "total"
 
 
 # -- lists
