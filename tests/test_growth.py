@@ -184,6 +184,8 @@ def test_denormals_that_cost_nothing_are_no_advice() -> None:
     assert finding.verdict == "no difference"
     assert finding.seconds_saved_a_step == 0
     assert "PD321" not in found_in(capture(moments()))
+    slower = moments({"optimizer": lambda step: 4.0 if step > 300 else 1.0})
+    assert "PD807" in found_in(capture(slower, *denormal(1.0))), "what they do not explain is told"
 
 
 # -- memory

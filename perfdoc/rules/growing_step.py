@@ -73,7 +73,10 @@ class GrowingStep(Rule):
     def check(self, seen: Evidence) -> Finding | None:
         """A finding where one phase grew at equal work, and nothing else has told why already."""
         grown = growth.step_growth(seen.capture)
-        if grown is None or (grown.phase == "optimizer" and Denormals().check(seen) is not None):
+        if grown is None:
+            return None
+        denormals = Denormals().check(seen) if grown.phase == "optimizer" else None
+        if denormals is not None and denormals.verdict == "helps":
             return None
         lists = seen.measurements("lists.grown") if grown.phase in ("loss", "other") else []
         lists.sort(key=lambda m: (not m.conditions.get("read"), -m.median))
@@ -87,9 +90,10 @@ class GrowingStep(Rule):
         epoch = self._epoch(seen)
         if grown.phase in ("loss", "other") and epoch:
             # What is collected over an epoch is dropped at its end: on average over an epoch it is half of what it is then.
-            saved *= epoch / grown.apart / 2
-            more = (grown.late - grown.early) * epoch / grown.apart / 2
-            evidence.append(f"over an epoch of {epoch} steps that is {growth.ms(more)} a step on average")
+            times = epoch / grown.apart / 2
+            saved *= min(1.0, times)
+            evidence.append(f"over an epoch of {epoch} steps {growth.ms((grown.late - grown.early) * times)} a step on average, "
+                            "if it goes on like that")
         where = places.call(seen.capture, CALLS[grown.phase]) if grown.phase in CALLS else ""
         if grown.phase == "data":
             where = seen.loader_site
