@@ -92,8 +92,8 @@ class GrowingStep(Rule):
             # What is collected over an epoch is dropped at its end: on average over an epoch it is half of what it is then.
             times = epoch / grown.apart / 2
             saved *= min(1.0, times)
-            evidence.append(f"over an epoch of {epoch} steps {growth.ms((grown.late - grown.early) * times)} a step on average, "
-                            "if it goes on like that")
+            more = growth.ms((grown.late - grown.early) * times)
+            evidence.append(f"over an epoch of {epoch} steps {more} a step on average, if it goes on like that")
         where = places.call(seen.capture, CALLS[grown.phase]) if grown.phase in CALLS else ""
         if grown.phase == "data":
             where = seen.loader_site

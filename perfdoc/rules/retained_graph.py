@@ -68,5 +68,7 @@ class RetainedGraph(Rule):
                       + ("" if rate else ": memory will run out"))
         evidence = [f"{after - before:.0f} autograd nodes more in a step, counted at its two ends; nothing was switched",
                     *memory.full(seen)]
-        return Finding(self.code, self.slug, title, site or fed, "hurts", "keep loss.detach() or loss.item(), not loss",
-                       tuple(evidence), effort=self.effort)
+        fix = "keep loss.detach() or loss.item(), not loss"
+        if fed and fed != site:
+            fix = f"keep .detach() or .item() of what is given at {site}, or compute it under torch.no_grad() at {fed}"
+        return Finding(self.code, self.slug, title, site or fed, "hurts", fix, tuple(evidence), effort=self.effort)
