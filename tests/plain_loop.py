@@ -57,6 +57,8 @@ class Device:
     def peak(self) -> None:
         """It does not tell."""
 
+    allocated = peak
+
 
 class Allocator:
     """Learns nothing; keeps which arms were entered."""
@@ -128,7 +130,8 @@ class PlainLoop:
         self.now = 0.0
         self.state: Any = SimpleNamespace(
             loaders=[], models=[], optimizers=[], ranks=ranks, step_seconds=STEP, optimizer_calls=0, calls_a_step=1,
-            holding=False, times={}, finder=SimpleNamespace(shape=None, shares=dict, relax=self._relax),
+            holding=False, times={}, natural=False, overran=False, weighing=False, weight=0,
+            finder=SimpleNamespace(shape=None, shares=dict, relax=self._relax),
         )
         self.relaxed = False
         self.recorder = Recorder(folder)

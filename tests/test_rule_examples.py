@@ -39,6 +39,8 @@ NEED_A_GPU = {"PD104", "PD202", "PD304"}
 OF_LOADERS = [SampleAnatomy(), IterableSharding(), Padding(), ItemByItem()]
 COMMANDS = {"PD316", "PD407", "PD701", "PD703", "PD704", "PD705"}
 """Rules whose examples are command lines or about the machine; what they say is tested in test_rules.py."""
+GROWING = {"PD122", "PD321", "PD807", "PD808"}
+"""Rules on what takes hundreds of steps to grow; what they say is tested in test_growth.py."""
 PICTURES = {"PD107", "PD108", "PD110", "PD116"}
 """Rules on files; scans of a real data set in test_picture_treatments.py fire them."""
 LOADER_RULES = {"PD101", "PD102", "PD103", "PD105"}
@@ -46,7 +48,7 @@ LINES = {"PD117", "PD322", "PD800"}
 """Rules on sampled stacks; what they say is tested in test_time_by_line.py."""
 STORES = {"PD121"}
 """Rules on files that another library reads; its examples run in test_chunked_storage.py, where it is installed."""
-RULES = [rule for rule in discover_rules() if rule.code not in COMMANDS | PICTURES | LINES | STORES]
+RULES = [rule for rule in discover_rules() if rule.code not in COMMANDS | GROWING | PICTURES | LINES | STORES]
 TURNS = [
     Measurement("loader.turnover", "s", (seconds,) * 4, {"workers": 2, "kind": kind})
     for kind, seconds in (("respawned", 0.5), ("persistent", 0.01))

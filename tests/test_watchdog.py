@@ -131,6 +131,26 @@ def test_growing_memory_ends_the_hold_and_little_memory_the_experiment(
     assert loop.wishes.end
 
 
+def test_memory_that_runs_out_within_seconds_ends_the_experiment_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gibibyte a second goes on until half of 16 is gone and five seconds more would take it; a jump of 6 GiB is no pace."""
+    loop = Loop(tmp_path)
+    dog = loop.watchdog()
+    for gone in range(1, 12):
+        monkeypatch.setattr(process_use, "free_memory", lambda gone=gone: (16 - gone) * GIB)
+        dog._memory()
+        if loop.wishes.end:
+            break
+    assert gone == 10  # 6 left, 5 more to go, and 1.6 are to stay
+    jumped = Loop(tmp_path)
+    dog = jumped.watchdog()
+    for free in (16, 9, 9, 9):
+        monkeypatch.setattr(process_use, "free_memory", lambda free=free: free * GIB)
+        dog._memory()
+    assert not jumped.wishes.end
+
+
 def test_a_scan_that_was_killed_ends_its_script(tmp_path: Path) -> None:
     """Politely first, and without asking ten seconds later."""
     loop = Loop(tmp_path)

@@ -17,7 +17,7 @@ from perfdoc.capture.event_lines import decode
 from perfdoc.capture.incidents import Incident
 from perfdoc.capture.lines import Lines
 from perfdoc.capture.offers_of_before import as_today
-from perfdoc.capture.records import BenchedLoader, Failure, Happened, Loop, Offer, Parity, Process, Redirected
+from perfdoc.capture.records import BenchedLoader, Failure, Happened, Loop, Moment, Offer, Parity, Process, Redirected
 from perfdoc.capture.run import Environment, Experiment, Guard, Machine, Run
 from perfdoc.core import measurement, step_log
 from perfdoc.core.blocks import Block
@@ -64,6 +64,9 @@ class Capture:
         "Which lines the time went to, before anything was switched; null where the loop was not looked at.")] = None
     incidents: Annotated[list[Happened], About(
         "What went wrong, or another way than usual, and that the scan survived; missing in older captures.")] = field(
+        default_factory=list)
+    moments: Annotated[list[Moment], About(
+        "The ends of blocks of the user's own settings, and what had grown by then; missing in older captures.")] = field(
         default_factory=list)
     unwritten = ""
     """Why :meth:`write` could not write it; no part of the document."""
@@ -160,6 +163,7 @@ def from_events(written: Iterable[Event], run: Run, machine: Machine) -> Capture
         capture.environment = Environment(process.python, process.executable, process.torch, process.cuda)
     capture.offers = list({one.record.slug: one.record for one in of(events.Offered, found)}.values())
     capture.blocks = [one.record for one in of(events.BlockEnded, found)]
+    capture.moments = [one.record for one in of(events.MomentPassed, found)]
     failure, loader = last(events.ScriptFailed, found), last(events.LoaderBenched, found)
     capture.failure = failure.record if failure is not None else None
     capture.loader = loader.record if loader is not None else None

@@ -13,7 +13,7 @@ from typing import Any
 
 from perfdoc.capture.event import Event
 from perfdoc.capture.lines import Lines
-from perfdoc.capture.records import BenchedLoader, Counts, Estimate, Failure, Judged, Loop, Offer, Parity, Process
+from perfdoc.capture.records import BenchedLoader, Counts, Estimate, Failure, Judged, Loop, Moment, Offer, Parity, Process
 from perfdoc.core import measurement
 from perfdoc.core.blocks import Block
 from perfdoc.core.measurement import How, Measurement, Unavailable, Unit
@@ -148,6 +148,14 @@ class BlockEnded(Event):
 
     kind = "block"
     record: Block
+
+
+@dataclass(kw_only=True)
+class MomentPassed(Event):
+    """A block of the user's own settings has ended: how large things had grown by then."""
+
+    kind = "moment"
+    record: Moment
 
 
 @dataclass(kw_only=True)

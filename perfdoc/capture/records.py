@@ -217,5 +217,30 @@ class Estimate:
         "Blocks of arms that the change was part of, those of the plan's confirmation left out.", minimum=1)]
 
 
+@dataclass(frozen=True)
+class Moment:
+    """The end of a block of the user's own settings: what its steps took, and how large things had grown by then.
+
+    Sizes are read once a second at most; they are None where none was read.
+    """
+
+    lap: Count
+    i: Annotated[int, About("Position of the block in its lap.", minimum=0)]
+    steps: Annotated[int, About("Steps that the loop had made by then, under all settings.", minimum=0)]
+    seconds: Annotated[float, About("Time since the experiment began.", minimum=0)]
+    count: Annotated[int, About("Steps of the block that were counted.", minimum=0)]
+    phases: Annotated[list[float], About(
+        "Seconds a step by phase: data, transfer, forward, loss, backward, optimizer, other.", shortest=7, longest=7)]
+    position: Annotated[Count | None, About("Batches of the epoch that the loop had been given; null without a loader.")] = None
+    work: Annotated[float | None, About("Entries of the tensors that the models were called with, a step.")] = None
+    memory: Annotated[int | None, About("Bytes of memory of the training process alone (anonymous).")] = None
+    free: Annotated[int | None, About("Bytes that the process could still have: of the machine, or of its cgroup.")] = None
+    device_memory: Annotated[int | None, About("Bytes of device memory allocated.")] = None
+    workers: Annotated[list[tuple[int, int]] | None, About(
+        "Workers of the user's own settings: process id, and bytes that it shares with no other process (USS).")] = None
+    batches: Annotated[int | None, About("Batches that these workers had made by then.")] = None
+    denormals: Annotated[float | None, About("Share of denormal numbers in the optimizers' state, from a sample.")] = None
+
+
 Judged = Literal["helps", "hurts", "no difference", "undecided", "measured"]
 """What an arm was settled as while the experiment ran."""

@@ -95,7 +95,7 @@ def _like(kind: Any, strict: bool) -> type[msgspec.Struct]:
         kind.__name__, named, rename=key_of, forbid_unknown_fields=strict, kw_only=True, namespace={"__doc__": kind.__doc__})
 
 
-LATER = frozenset({"loader", "incidents", "lines"})
+LATER = frozenset({"loader", "incidents", "lines", "moments"})
 """Entries that the first captures of version 1 do not have."""
 
 

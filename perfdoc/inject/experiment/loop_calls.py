@@ -167,6 +167,8 @@ class LoopCalls:
             self._seen("forward", module=type(module).__name__)
         if self.observing:
             self._observe_call(module, args, kwargs)
+        elif self.loop.weighing:
+            self.loop.weigh(args, kwargs)
         trained = self._with_parameters.get(id(module))
         if trained is None:
             trained = self.has_parameters(module)

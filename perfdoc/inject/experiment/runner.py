@@ -20,6 +20,7 @@ from perfdoc.inject.experiment.rank_sync import LOOKAHEAD, Announcements
 from perfdoc.inject.experiment.requests import BlockRequest, BlockResult, ParityResult, ProbeRequest, Request, Result
 from perfdoc.inject.experiment.switcher import Allocator, Switcher
 from perfdoc.inject.experiment.wishes import Wishes
+from perfdoc.inject.observe.growth import GrowthWatch
 from perfdoc.inject.observe.loop_context import LoopContext
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Runner:
         self._wishes = wishes
         self._allocator = allocator
         self._timer = BlockTimer(context, self.switcher)
+        self._growth = GrowthWatch(context)
         self._beside = BesideBlocks(context, self.switcher, probes, allocator, context.loop.ranks == 1)
         self._experiment: Experiment | None = None
         self._generator: Generator[Request, Result, None] | None = None
@@ -186,6 +188,7 @@ class Runner:
             except Exception as error:  # the data set's own code: the change is undone and named
                 self.switcher.fail(error)
         changed = served != [handle.source_key for handle in self._loop.loaders]
+        self._growth.begin()
         self._timer.begin(request, perf_counter() - start, drained, changed)
 
     def start_block_again(self) -> None:
@@ -243,6 +246,7 @@ class Runner:
             self._on_block_step(self._request, step, regular, turned)
 
     def _on_block_step(self, request: BlockRequest, step: Step, regular: bool, turned: bool) -> None:
+        self._growth.on_step(step, regular and self._timer.counting)
         state = self._timer.on_step(step, regular, turned, control=not request.config)
         if state is BlockState.UNLIKE:
             self._never_regular(request)
@@ -250,6 +254,8 @@ class Runner:
             block = self._timer.end(request)
             self._allocator.settle(self.config)
             self._context.recorder.write(events.BlockEnded(record=block))
+            if not request.config and (why := self._growth.ended(block)):
+                self._wishes.wish_natural(why)
             self._advance(BlockResult(block))
         elif self._overdue():
             self.finish("budget spent")

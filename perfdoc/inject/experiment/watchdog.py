@@ -31,8 +31,11 @@ MORE_SECONDS = 12.0
 """Minimum time in seconds that the loop has to go on, once its stacks were written; after that it is given up."""
 PAUSES = 3.0
 """Maximum length of a pause, in times of the longest one before."""
-SHORT_OF_MEMORY = 0.06
+SHORT_OF_MEMORY = 0.1
 """Minimum share of the memory that was there when the loop was held, below which the experiment is ended."""
+AHEAD = 5.0
+HALF = 0.5
+"""It is ended as well where it would be there within five seconds, at the pace of the last two, and half is gone already."""
 GROWN_BYTES = 2**30
 GROWN_SHARE = 0.25
 """The hold ends where the process has grown by a gibibyte and by a quarter of the free memory since: what a script collects
@@ -75,6 +78,8 @@ class Watchdog:
         self._stuck = False
         self._free: int | None = None
         self._used: int | None = None
+        self._free_before: list[int] = []
+        """Bytes that were free at the last ticks."""
         self._orphaned: float | None = None
         self._thread: threading.Thread | None = None
 
@@ -170,7 +175,10 @@ class Watchdog:
         free, used = process_use.free_memory(), process_use.own_memory()
         if free is None or used is None or self._free is None or self._used is None:
             return
-        if free < SHORT_OF_MEMORY * self._free:
+        self._free_before = [*self._free_before[-1:], free]
+        falls = max(0, self._free_before[0] - free) if len(self._free_before) == 2 else 0
+        soon = free - AHEAD * falls < SHORT_OF_MEMORY * self._free and free < HALF * self._free
+        if free < SHORT_OF_MEMORY * self._free or soon:
             self._wishes.wish_end("memory ran short")
         elif used - self._used > max(GROWN_BYTES, GROWN_SHARE * self._free):
             self._used = used

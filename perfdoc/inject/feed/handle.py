@@ -90,6 +90,30 @@ class Handle:
         return int(self.loader.num_workers if self._workers is None else self._workers)
 
     @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers that serve now."""
+        workers = getattr(getattr(self._serving, "iterator", None), "_workers", ())
+        return [worker.pid for worker in workers if worker.pid]
+
+    @property
+    def idle_pids(self) -> list[int]:
+        """Process ids of the workers that wait until their source serves again."""
+        idle = [source for source in self._sources.values() if source is not self._serving]
+        workers = [worker for source in idle for worker in getattr(getattr(source, "iterator", None), "_workers", ())]
+        return [worker.pid for worker in workers if worker.pid]
+
+    def close_idle(self) -> None:
+        """End these workers; they are started again when their source serves."""
+        for source in self._sources.values():
+            if source is not self._serving:
+                source.close()
+
+    @property
+    def served(self) -> int:
+        """Batches that the source which serves now has given so far."""
+        return int(getattr(self._serving, "served", 0))
+
+    @property
     def source_key(self) -> tuple[Any, ...]:
         """What the next batches come from: alike where nothing about it was changed in between."""
         other = None if self._other is None else self._other[0]

@@ -45,6 +45,8 @@ class Source:
             self.twin = twin(loader, workers, lambda sampler: Multiplied(Endless(sampler), batch_multiplier), changes=changes)
         self.iterator: Any = None
         self.fresh = True
+        self.served = 0
+        """Batches given so far, those that were thrown away included."""
         self._known = False
         self._ample: bool | None = None
 
@@ -98,7 +100,9 @@ class Source:
                 # Workers that are started for the first time have a long warm-up; later ones are drained like kept ones.
                 self.fresh, self._known = not self._known, True
             try:
-                return original_next(self.iterator)
+                batch = original_next(self.iterator)
+                self.served += 1
+                return batch
             except StopIteration:
                 # An IterableDataset came to its end: begin its next pass.
                 stop(self.iterator)

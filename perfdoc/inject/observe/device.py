@@ -49,6 +49,10 @@ class Device:
         """Most bytes of memory allocated at once since :meth:`restart_peak`; None where the device does not tell."""
         return int(torch.cuda.max_memory_allocated(self.index)) if self.kind == "cuda" else None
 
+    def allocated(self) -> int | None:
+        """Bytes of memory allocated now; None where the device does not tell."""
+        return int(torch.cuda.memory_allocated(self.index)) if self.kind == "cuda" else None
+
     def empty_cache(self) -> None:
         """Give back memory that nothing uses any more, where the device keeps it."""
         if self.kind == "cuda":

@@ -28,6 +28,12 @@ class NumbersListener(Protocol):
         """An optimizer is about to step: gradients are complete."""
 
 
+def _entries(value: Any) -> int:
+    """Entries of the tensors in a list or a dictionary: a batch that is given as a whole."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(one.numel() for one in inner if isinstance(one, torch.Tensor))
+
+
 class LoopState:
     """The loop of one process. Treatments and probes see it as :class:`perfdoc.core.treatment.Loop`, which see.
 
@@ -61,6 +67,10 @@ class LoopState:
         """Whether epochs end where they end without perfdoc, though the loop is held."""
         self.overran = False
         """Whether the loop was given more batches than its epoch has."""
+        self.weighing = False
+        """Whether calls of the models are weighed."""
+        self.weight = 0
+        """Entries of the tensors that models were called with while they were."""
         self.numbers: NumbersListener | None = None
         self._mine = mine
 
@@ -69,6 +79,11 @@ class LoopState:
         shapes = tuple(tuple(v.shape) for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor))
         if shapes and (shapes in self.input_shapes or len(self.input_shapes) < MOST_SHAPES):
             self.input_shapes[shapes] = self.input_shapes.get(shapes, 0) + 1
+
+    def weigh(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """An outermost module is called with these arguments: add up how much it is given."""
+        for value in (*args, *kwargs.values()):
+            self.weight += value.numel() if isinstance(value, torch.Tensor) else _entries(value)
 
     @property
     def loaders(self) -> list[Handle]:

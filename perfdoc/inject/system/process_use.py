@@ -116,6 +116,26 @@ def own_memory() -> int | None:
         return None
 
 
+def anonymous_memory() -> int | None:
+    """Bytes of memory of this process that no file and no shared memory stands behind: what it has made itself."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as f:
+            _, resident, shared = f.read().split()[:3]
+        return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
+
+
+def unshared_memory(pid: int) -> int | None:
+    """Bytes of memory that this process shares with no other one (USS): what it alone costs."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii", errors="replace") as f:
+            found = [int(line.split()[1]) * 1024 for line in f if line.startswith(("Private_Clean:", "Private_Dirty:"))]
+    except (OSError, ValueError, IndexError):
+        return None
+    return sum(found) if len(found) == 2 else None
+
+
 def peak_memory() -> int | None:
     """Most bytes of memory that this process has held so far."""
     try:
