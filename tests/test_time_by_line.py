@@ -14,6 +14,7 @@ from perfdoc.capture.document import Capture
 from perfdoc.capture.lines import Line, Lines, StackPath
 from perfdoc.capture.records import Loop
 from perfdoc.commands._progress import Progress
+from perfdoc.core.finding import Effect, Finding
 from perfdoc.core.measurement import Measurement
 from perfdoc.diagnosis import time_by_line
 from perfdoc.diagnosis.diagnose import diagnose
@@ -289,3 +290,31 @@ def test_a_plan_that_brings_more_than_the_line_stands_first() -> None:
     for stacks, first in ((little, False), (slow_data_set(), True)):
         model = build(diagnose(replace(confirmed, lines=stacks.seen())))
         assert ("cost nothing" in " ".join(model.answer[:2])) == first, model.answer
+
+
+def finding(code: str, verdict: str, speedup: float = 0.0, saved: float = 0.0) -> Finding:
+    effect = Effect(speedup, 0.95 * speedup, 1.05 * speedup, 9) if speedup else None
+    return Finding(code, "slug", f"what {code} says", "net.py:7", verdict, "fix", effect=effect, seconds_saved_a_step=saved)
+
+
+@pytest.mark.parametrize(("found", "first"), [
+    ([finding("PD319", "helps", 3.4)], "100 ms a step. what PD319 says (net.py:7)."),
+    ([finding("PD320", "undecided", saved=0.08)], "100 ms a step. what PD320 says (net.py:7)."),
+    ([finding("PD320", "undecided", saved=0.005)], "100 ms a step."),
+    ([finding("PD319", "no difference", 1.0)], "100 ms a step."),
+    ([finding("PD301", "helps", 2.0)], "100 ms a step."),
+    ([finding("PD319", "helps", 3.4), finding("PD404", "hurts")], "100 ms a step, and what PD404 says (net.py:7)."),
+])
+def test_a_finding_about_the_users_code_may_be_the_answer(found: list[Finding], first: str) -> None:
+    """Measured or bounded, what a rule says about the user's own code stands first; a memory that fills does in any case."""
+    diagnosis = replace(diagnose(capture(plain_loop(0.0).seen())), findings=tuple(found))
+    sentence = build(diagnosis).answer[0]
+    assert sentence.startswith(first)
+    assert ("says" in sentence) == ("says" in first)
+
+
+@pytest.mark.parametrize(("speedup", "line_first"), [(1.3, True), (6.0, False)])
+def test_the_line_or_what_was_measured_there(speedup: float, line_first: bool) -> None:
+    """A line that could give 8x stands above a finding of 1.3x; a finding that brings most of that 8x is told in its place."""
+    diagnosis = replace(diagnose(capture(slow_data_set().seen())), findings=(finding("PD118", "helps", speedup),))
+    assert ("Readings.__getitem__" in build(diagnosis).answer[0]) == line_first

@@ -7,7 +7,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from perfdoc.core import numerics, stats
 from perfdoc.core.finding import Effort, Finding, counted
@@ -42,6 +42,8 @@ class Rule(ABC):
     needs: ClassVar[tuple[str, ...]]
     """Metric ids without which the rule has nothing to say."""
     effort: ClassVar[Effort] = "one line"
+    names_cause: ClassVar[Literal["", "time", "memory"]] = ""
+    """Whether it names what is wrong in the user's own code, and what that costs: such a finding may be the answer."""
 
     @abstractmethod
     def check(self, seen: Evidence) -> Finding | None:

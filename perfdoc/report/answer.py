@@ -6,7 +6,7 @@ from perfdoc.core import stats
 from perfdoc.core.blocks import AA_ARM
 from perfdoc.core.finding import Effect, counted
 from perfdoc.diagnosis.diagnose import Diagnosis, Plan
-from perfdoc.report import cause_words, summary
+from perfdoc.report import leading_cause, summary
 from perfdoc.report.figures import changed, seconds
 
 NUMBERS = ("no", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
@@ -23,11 +23,9 @@ def answer(diagnosis: Diagnosis) -> tuple[str, ...]:
         return (capture.run.reason or "No training step was seen.",)
     step = f"{seconds(time[0])} a step" if time else "A training step was seen, its time was not measured"
     first, *more = _tried(diagnosis)
-    if time and (run := cause_words.run_sentence(diagnosis, time[0])):
-        return (run, first, *more)
-    cause = cause_words.first_cause(diagnosis) if time else None
-    if time and cause is not None:
-        return (*cause_words.cause_sentences(cause, time[0], capture.run.directory), first, *more)
+    cause = leading_cause.sentences(diagnosis, time[0]) if time else ()
+    if cause:
+        return (*cause, first, *more)
     own = _own_work(diagnosis) if capture.blocks and not seen.withheld and not _something_helps(diagnosis) else ""
     return (f"{step}{own}. {first}", *more)
 

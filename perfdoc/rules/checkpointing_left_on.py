@@ -42,6 +42,7 @@ class CheckpointingLeftOn(TreatmentRule):
 
     code = "PD325"
     slug = "checkpointing-left-on"
+    names_cause = "time"
     needs = ("step.time", "own_checkpointing.speedup")
     treatment = "own_checkpointing"
 

@@ -71,6 +71,7 @@ class ChunkedStorage(Rule):
 
     code = "PD121"
     slug = "chunked-storage"
+    names_cause = "time"
     needs = ("sample.time", "chunks.unpacked", "chunks.used", "chunks.time", "chunks.opening")
     effort = "a few lines"
 

@@ -47,6 +47,7 @@ class CleanupEveryStep(TreatmentRule):
 
     code = "PD324"
     slug = "cleanup-every-step"
+    names_cause = "time"
     needs = ("step.time", "cleanup_calls.speedup")
     treatment = "cleanup_calls"
 

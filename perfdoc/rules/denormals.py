@@ -61,6 +61,7 @@ class Denormals(Rule):
 
     code = "PD321"
     slug = "denormals"
+    names_cause = "time"
     needs = ("step.time", "step.optimizer", "denormals.share", "denormals.update")
 
     def check(self, seen: Evidence) -> Finding | None:

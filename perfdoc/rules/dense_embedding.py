@@ -68,6 +68,7 @@ class DenseEmbedding(Rule):
 
     code = "PD320"
     slug = "dense-embedding"
+    names_cause = "time"
     needs = ("step.time", "step.optimizer", "embedding.rows_used", "embedding.backward", "embedding.parameters",
              "sparse_embedding.speedup")
     effort = "a change of design"

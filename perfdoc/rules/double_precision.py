@@ -45,6 +45,7 @@ class DoublePrecision(TreatmentRule):
 
     code = "PD318"
     slug = "double-precision"
+    names_cause = "time"
     needs = ("step.time", "double.parameters", "double.inputs", "single_precision.speedup")
     effort = "a few lines"
     treatment = "single_precision"

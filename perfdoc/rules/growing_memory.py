@@ -53,6 +53,7 @@ class GrowingMemory(Rule):
 
     code = "PD808"
     slug = "growing-memory"
+    names_cause = "memory"
     needs = ("step.time", "lists.grown")
     effort = "a few lines"
 

@@ -67,6 +67,7 @@ class GrowingStep(Rule):
 
     code = "PD807"
     slug = "growing-step"
+    names_cause = "time"
     needs = ("step.time", "lists.grown")
     effort = "a few lines"
 

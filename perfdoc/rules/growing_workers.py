@@ -58,6 +58,7 @@ class GrowingWorkers(Rule):
 
     code = "PD122"
     slug = "growing-workers"
+    names_cause = "memory"
     needs = ("step.time", "dataset.objects", "dataset.object_memory")
     effort = "a few lines"
 

@@ -44,6 +44,7 @@ class ItemByItem(TreatmentRule):
 
     code = "PD118"
     slug = "item-by-item"
+    names_cause = "time"
     needs = ("step.time", "batch.one_by_one", "batch.at_once", "whole_batches.speedup")
     effort = "a few lines"
     treatment = "whole_batches"

@@ -45,6 +45,7 @@ class LowPrecisionLoses(TreatmentRule):
 
     code = "PD323"
     slug = "low-precision-loses"
+    names_cause = "time"
     needs = ("step.time", "own_autocast.speedup")
     treatment = "own_autocast"
 

@@ -61,6 +61,7 @@ class Padding(TreatmentRule):
 
     code = "PD120"
     slug = "padding"
+    names_cause = "time"
     needs = ("step.time", "padding.share", "trimmed_padding.speedup")
     effort = "a few lines"
     treatment = "trimmed_padding"

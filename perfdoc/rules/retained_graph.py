@@ -44,6 +44,7 @@ class RetainedGraph(Rule):
 
     code = "PD404"
     slug = "retained-graph"
+    names_cause = "memory"
     needs = ("step.time", "graph.nodes", "graph.holder")
 
     def check(self, seen: Evidence) -> Finding | None:

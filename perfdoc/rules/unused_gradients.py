@@ -46,5 +46,6 @@ class UnusedGradients(TreatmentRule):
 
     code = "PD319"
     slug = "unused-gradients"
+    names_cause = "time"
     needs = ("step.time", "unused_gradients.speedup")
     treatment = "unused_gradients"

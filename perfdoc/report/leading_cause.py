@@ -1,0 +1,83 @@
+"""Which cause stands first on the screen: a line, a finding about the user's code, or time outside of steps; and in words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from perfdoc.core.finding import Finding
+from perfdoc.diagnosis.diagnose import Diagnosis
+from perfdoc.diagnosis.rule import discover_rules
+from perfdoc.diagnosis.time_by_line import Cause
+from perfdoc.report import cause_words
+from perfdoc.report.figures import seconds
+
+LEAST_GAIN = 1.1
+"""Minimum speed-up, or bound of one, for a finding about the user's code to be the answer."""
+MEASURED_SHARE = 0.5
+"""Minimum share of the plan's speed-up (of its log) that a measured cause must bring to stand above the plan."""
+SAME_PLACE = 0.5
+"""Minimum share of a line's ceiling (of its log) that a finding must bring to be told in its place."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A finding that names a cause, and what being rid of it brings."""
+
+    finding: Finding
+    gain: float
+    measured: bool
+
+
+def sentences(diagnosis: Diagnosis, step: float) -> tuple[str, ...]:
+    """The cause in one or two sentences, the step's time in the first; empty where the plan or the trials are the answer.
+
+    ``step``: seconds.
+    """
+    run = cause_words.run_sentence(diagnosis, step)
+    if run:
+        return (run,)
+    kinds = {rule.code: rule.names_cause for rule in discover_rules() if rule.names_cause}
+    named = [finding for finding in diagnosis.findings if kinds.get(finding.code)]
+    memory = next((f for f in named if kinds[f.code] == "memory" and f.verdict == "hurts"), None)
+    if memory is not None:
+        return (f"{seconds(step)} a step, and {_placed(memory)}.",)
+    known = _most(diagnosis, [finding for finding in named if kinds[finding.code] == "time"])
+    line = cause_words.first_cause(diagnosis)
+    if known is not None and _stands(diagnosis, known) and not (line is not None and _better(line, known)):
+        return (f"{seconds(step)} a step. {_placed(known.finding)}.",)
+    return cause_words.cause_sentences(line, step, diagnosis.capture.run.directory) if line is not None else ()
+
+
+def _placed(finding: Finding) -> str:
+    """A finding's title, with its line where the title does not name it."""
+    title = finding.title
+    return title if not finding.where or finding.where in title else f"{title} ({finding.where})"
+
+
+def _most(diagnosis: Diagnosis, findings: list[Finding]) -> _Known | None:
+    """The finding that brings most, measured or bounded."""
+    found = []
+    for finding in findings:
+        if finding.verdict == "helps" and finding.effect is not None and finding.effect.known:
+            found.append(_Known(finding, finding.effect.speedup, True))
+        elif finding.verdict == "undecided" and finding.seconds_saved_a_step > 0 and diagnosis.seen.step_seconds > 0:
+            left = max(0.01, 1 - finding.seconds_saved_a_step / diagnosis.seen.step_seconds)
+            found.append(_Known(finding, 1 / left, False))
+    best = max(found, key=lambda one: one.gain, default=None)
+    return best if best is not None and best.gain >= LEAST_GAIN else None
+
+
+def _stands(diagnosis: Diagnosis, known: _Known) -> bool:
+    """Whether it stands above the plan, which may hold the change that is rid of it."""
+    plan = diagnosis.plan
+    effect = (plan.expected or plan.effect or plan.tried) if plan is not None else None
+    if effect is None or not effect.known or effect.speedup <= 1:
+        return True
+    least = MEASURED_SHARE if known.measured else 1.0
+    return math.log(known.gain) >= least * math.log(effect.speedup)
+
+
+def _better(line: Cause, known: _Known) -> bool:
+    """Whether the line tells more: its ceiling is far above what the finding brings, or the finding is none about a line."""
+    return math.log(known.gain) < SAME_PLACE * math.log(min(line.ceiling, cause_words.LONGEST_CEILING))
