@@ -27,6 +27,8 @@ class _Known:
     finding: Finding
     gain: float
     measured: bool
+    words: str
+    """The finding in a sentence, with its line."""
 
 
 def sentences(diagnosis: Diagnosis, step: float) -> tuple[str, ...]:
@@ -45,7 +47,7 @@ def sentences(diagnosis: Diagnosis, step: float) -> tuple[str, ...]:
     known = _most(diagnosis, [finding for finding in named if kinds[finding.code] == "time"])
     line = cause_words.first_cause(diagnosis)
     if known is not None and _stands(diagnosis, known) and not (line is not None and _better(line, known)):
-        return (f"{seconds(step)} a step. {_placed(known.finding)}.",)
+        return (f"{seconds(step)} a step. {known.words}.",)
     return cause_words.cause_sentences(line, step, diagnosis.capture.run.directory) if line is not None else ()
 
 
@@ -60,12 +62,27 @@ def _most(diagnosis: Diagnosis, findings: list[Finding]) -> _Known | None:
     found = []
     for finding in findings:
         if finding.verdict == "helps" and finding.effect is not None and finding.effect.known:
-            found.append(_Known(finding, finding.effect.speedup, True))
+            found.append(_Known(finding, finding.effect.speedup, True, _placed(finding)))
+        elif finding.verdict == "undecided" and (estimate := _in_plan(diagnosis, finding)) is not None:
+            found.append(estimate)
         elif finding.verdict == "undecided" and finding.seconds_saved_a_step > 0 and diagnosis.seen.step_seconds > 0:
             left = max(0.01, 1 - finding.seconds_saved_a_step / diagnosis.seen.step_seconds)
-            found.append(_Known(finding, 1 / left, False))
+            found.append(_Known(finding, 1 / left, False, _placed(finding)))
     best = max(found, key=lambda one: one.gain, default=None)
     return best if best is not None and best.gain >= LEAST_GAIN else None
+
+
+def _in_plan(diagnosis: Diagnosis, finding: Finding) -> _Known | None:
+    """A change of the plan that hardly had a block to itself: what it brings there, as the blocks of all stacks say."""
+    plan = diagnosis.plan
+    parts = plan.arm.split("+") if plan is not None else []
+    for arm in finding.arms:
+        estimate = diagnosis.seen.estimate(arm) if arm in parts else None
+        if estimate is not None and estimate.low > 1:
+            where = f" ({finding.where})" if finding.where else ""
+            words = f"{diagnosis.seen.change(arm)} makes it about {estimate.words} faster beside the rest of the plan{where}"
+            return _Known(finding, estimate.speedup, True, words)
+    return None
 
 
 def _stands(diagnosis: Diagnosis, known: _Known) -> bool:
