@@ -31,6 +31,7 @@ class TrimmedPadding(Treatment):
 
     slug = "trimmed_padding"
     title = "batches padded to their longest row"
+    phases = ("forward", "loss", "backward")
 
     def __init__(self) -> None:
         self._pads: dict[int, int | None] = {}

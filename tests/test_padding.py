@@ -286,7 +286,11 @@ def test_the_share_is_told_where_nothing_was_tried():
     """With a bound, and without a verdict; a small share is not worth a word."""
     found = findings(make(measurements=padding(0.8, 0.75)))["PD120"]
     assert (found.verdict, found.where) == ("undecided", "train.py:51")
-    assert "at most 5x" in found.evidence[0]
+    assert "at most 5x faster without" in found.title
+    phases = [Measurement("step.forward", "s", (0.02,)), Measurement("step.backward", "s", (0.03,))]
+    half = findings(make(measurements=[*padding(0.8, 0.75), *phases]))["PD120"]
+    assert "at most 1.7x faster without" in half.title
+    assert half.seconds_saved_a_step == pytest.approx(0.04, rel=0.01)
     guessed = findings(make(measurements=padding(0.8, 0.75, by="x, whose rows end in 0")))["PD120"]
     assert "80% of the tokens in a batch are as it seems padding" in guessed.title
     assert "PD120" not in findings(make(measurements=padding(0.15, 0.1)))

@@ -131,7 +131,8 @@ def captured(folder: Path, text: str, **loop: object) -> Capture:
     places = {"main": str(path), "packages": [], "zero_grad": [[str(path), n] for n in at["zeroed"]], "trail": trail}
     loaders = [builders.loader(site=f"{path}:{n}") for n in at["loader"]]
     loop = {"loaders": loaders, "places": from_json(CallSites, places), **loop}
-    return Capture(builders.run(directory=str(folder)), loop=builders.loop(**loop))
+    workers = builders.offer("dataloader_workers", *((n, f"num_workers={n}") for n in "012"), cores="loading")
+    return Capture(builders.run(directory=str(folder)), loop=builders.loop(**loop), offers=[workers])
 
 
 LOOP = """

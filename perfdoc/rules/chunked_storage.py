@@ -138,4 +138,4 @@ def _fix(read: Measurement, used: float, opened: bool) -> str:
         ways.append(f"read it into memory once ({float(about['total']) / 2**20:.0f} MiB)")
     elif not ways:
         ways = ["write the file with smaller chunks"]
-    return " or ".join(ways) + ("; open the file once in each worker" if opened else "")
+    return "; or ".join(ways) + ("; open the file once in each worker" if opened else "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from perfdoc.core.finding import Finding
 from perfdoc.core.measurement import Measurement
 from perfdoc.diagnosis.evidence import Evidence
@@ -69,8 +71,8 @@ class DenseEmbedding(Rule):
     code = "PD320"
     slug = "dense-embedding"
     names_cause = "time"
-    needs = ("step.time", "step.optimizer", "embedding.rows_used", "embedding.backward", "embedding.parameters",
-             "sparse_embedding.speedup")
+    needs = ("step.time", "step.backward", "step.optimizer", "embedding.rows_used", "embedding.backward",
+             "embedding.parameters", "sparse_embedding.speedup")
     effort = "a change of design"
 
     def check(self, seen: Evidence) -> Finding | None:
@@ -90,8 +92,9 @@ class DenseEmbedding(Rule):
             at_most = max(at_most, effect.high)
         where, evidence = next((_site(t) for t in tables if _site(t)), ""), self._evidence(seen, tables)
         told = f"at most {at_most:.2g}x faster without"
-        if effect is not None and effect.known and verdict == "helps":
-            told = f"with sparse gradients, which change training, the step is {effect.speedup:.2f}x faster"
+        if effect is not None and effect.known and effect.low > 1:
+            settled = "is" if verdict == "helps" else "came out"
+            told = f"with sparse gradients, which change training, it {settled} {effect.speedup:.2f}x faster"
         title = (f"{used / rows:.1%} of the {rows:,} rows of {names} get a gradient, but every step computes and updates all "
                  f"of them: {share:.0%} of the step, {told}")
         if verdict in ("helps", "hurts", "no difference"):
@@ -120,12 +123,25 @@ def _site(table: Measurement) -> str:
 
 
 def _seconds(seen: Evidence, table: Measurement) -> float:
-    """Seconds a step that the rows without a gradient cost: their gradient, and their part of the optimizer's time."""
+    """Seconds a step that the rows without a gradient cost: their gradient, and their part of the optimizer's time.
+
+    The gradient was made beside the loop, at another moment: it is taken to cost no more than backward does.
+    """
     name = str(table.conditions["table"])
     backward = seen.measurement("embedding.backward", table=name)
-    held, optimizer = seen.measurement("embedding.parameters", table=name), seen.measurement("step.optimizer")
-    updating = held.mean * optimizer.mean if held is not None and optimizer is not None else 0.0
-    return (1 - table.mean) * (updating + (backward.median if backward is not None else 0.0))
+    held = seen.measurement("embedding.parameters", table=name)
+    updating = held.mean * _phase(seen, "optimizer") if held is not None else 0.0
+    made = backward.median if backward is not None else 0.0
+    whole = math.fsum(m.median for m in seen.measurements("embedding.backward"))
+    if whole > _phase(seen, "backward") > 0:
+        made *= _phase(seen, "backward") / whole
+    return (1 - table.mean) * (updating + made)
+
+
+def _phase(seen: Evidence, name: str) -> float:
+    """Seconds a step of a phase: its share of the steps that were looked at, of the step as it is told; 0 if not known."""
+    phase, step = seen.measurement(f"step.{name}"), seen.measurement("step.time")
+    return phase.mean / step.mean * seen.step_seconds if phase is not None and step is not None and step.mean else 0.0
 
 
 def _fix(seen: Evidence) -> str:

@@ -9,6 +9,10 @@ from perfdoc.diagnosis.rule import TreatmentRule
 
 MUCH = 0.2
 """Minimum share of the tokens that are padding for a finding without a measured gain: below it little can be saved."""
+COMPUTING = ("forward", "loss", "backward")
+"""Phases that compute padding with the rest; that they take as long as their tokens is the most that can be assumed."""
+LEAST_LEFT = 0.02
+"""Minimum share of a step that a bound leaves: the rest of it is measured no better than that."""
 
 
 class Padding(TreatmentRule):
@@ -72,13 +76,16 @@ class Padding(TreatmentRule):
         tried = super().check(seen)
         if (tried is not None and tried.verdict in ("helps", "hurts", "no difference")) or share is None or share.mean < MUCH:
             return tried
-        at_most = f"if a step takes as long as its tokens: at most {1 / (1 - share.mean):.2g}x faster without any padding"
+        computing = sum(m.mean for phase in COMPUTING if (m := seen.measurement(f"step.{phase}")) is not None)
+        step = seen.measurement("step.time")
+        saved = share.mean * (computing / step.mean if step is not None and step.mean and computing else 1.0)
+        title = f"{_told(share, seen)}: at most {1 / max(LEAST_LEFT, 1 - saved):.2g}x faster without"
         offer = seen.offer(self.treatment)
         why = [tried.title] if tried is not None else []
         if offer is not None and offer.status != "offered" and offer.reason:
             why = [f"cutting batches behind their longest row was not tried: {offer.reason}"]
-        return Finding(self.code, self.slug, _told(share, seen), self.where(seen), "undecided", _fix(share, seen),
-                       (at_most, *self.evidence(seen, ""), *why), effort=self.effort)
+        return Finding(self.code, self.slug, title, self.where(seen), "undecided", _fix(share, seen),
+                       (*self.evidence(seen, ""), *why), effort=self.effort, seconds_saved_a_step=saved * seen.step_seconds)
 
     def where(self, seen: Evidence) -> str:
         """The line that pads to a fixed length, or that of the loader."""
