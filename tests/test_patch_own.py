@@ -58,7 +58,7 @@ def capture_of(folder, slug, change, text):
 def test_the_line_that_was_seen_is_changed(slug, text, lines, tmp_path, monkeypatch):
     """One line of the script each, as a person would write it, and nothing else."""
     monkeypatch.chdir(tmp_path)
-    capture = capture_of(tmp_path, slug, "requires_grad_(False) for Net (called at train.py:9; 40 parameters, say)", text)
+    capture = capture_of(tmp_path, slug, "requires_grad_(False) for Net (40 parameters that no optimizer holds)", text)
     assert added(capture, **{slug: "off"}) == lines
 
 
