@@ -22,13 +22,15 @@ from perfdoc.core.treatment import Level, Loop, Offer, Treatment
 from perfdoc.inject.observe.users_calls import is_users_file, replace_function, users_codes, users_sites
 from perfdoc.inject.system.process_use import free_memory
 
+COLLECT, SYNCHRONIZE = "gc.collect()", "torch.cuda.synchronize()"
 CALLS: tuple[tuple[Any, str, str], ...] = (
-    (gc, "collect", "gc.collect()"),
+    (gc, "collect", COLLECT),
     (torch.cuda, "empty_cache", "torch.cuda.empty_cache()"),
-    (torch.cuda, "synchronize", "torch.cuda.synchronize()"),
+    (torch.cuda, "synchronize", SYNCHRONIZE),
 )
 """Place and name of the functions, and what people write."""
-COLLECT = "gc.collect()"
+LEAST_SHARE = 0.005
+"""Minimum share of the step that a line's calls take for it to be tried, because leaving out less could not be seen."""
 RARELY = 4
 """Maximum number of steps a call for it to count as one of every step: what is rarer is in some blocks and not in others."""
 MOST_OBJECTS = 200_000
@@ -117,7 +119,10 @@ class CleanupCalls(Treatment):
 
     def offer(self, loop: Loop) -> Offer:
         """Offered where the user's own code makes such calls in every step, or nearly so."""
-        found = [called for called in self._seen.values() if called.times * RARELY >= self._whole_steps]
+        least = LEAST_SHARE * loop.step_seconds * self._whole_steps
+        # What a wait costs is not the time that the host waits.
+        found = [called for called in self._seen.values() if called.times * RARELY >= self._whole_steps
+                 and (called.call == SYNCHRONIZE or called.seconds >= least)]
         if not found:
             return Offer("not applicable", reason="the step collects no garbage and waits for nothing by itself")
         found.sort(key=lambda called: -called.seconds)

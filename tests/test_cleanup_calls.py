@@ -40,9 +40,9 @@ FILE = "/project/train.py"
 
 
 class Loop:
-    """A loop with steps of 0.1 s."""
+    """A loop with quick steps."""
 
-    device, ranks, step_seconds = "cpu", 1, 0.1
+    device, ranks, step_seconds = "cpu", 1, 1e-6
 
 
 @pytest.fixture
@@ -180,6 +180,17 @@ def test_cycles_are_counted_at_the_end(script):
     script.tidy()
     treatment.restore(Loop())
     assert treatment.measurements(Loop())[0].samples[0] >= 9
+
+
+def test_what_takes_no_time_is_not_tried(script, monkeypatch):
+    """A line whose calls take less than half a percent of the step is left; not so a wait, whose cost is another."""
+    treatment, _ = having_seen(script, 8)
+    loop = Loop()
+    loop.step_seconds = 1e6
+    assert treatment.offer(loop).status == "not applicable"
+    for called in treatment._seen.values():
+        called.call = CALLS[2][2]
+    assert treatment.offer(loop).status == "offered"
 
 
 def test_a_script_without_such_calls_is_left_alone(script):

@@ -258,4 +258,4 @@ def test_the_finding_says_what_memory_it_costs():
         Measurement("checkpointing.kept", "B", (31.0 * 2**20,)), Measurement("checkpointing.free", "B", (9000.0 * 2**20,)),
     ]))["PD325"]
     assert (found.where, found.verdict) == ("train.py:35", "helps")
-    assert "without it a step keeps 31 MiB of activations at most; 9000 MiB are free" in found.evidence
+    assert "without it a step keeps 31 MiB of activations at most; 8.79 GiB are free" in found.evidence

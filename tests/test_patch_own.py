@@ -58,7 +58,7 @@ def capture_of(folder, slug, change, text):
 def test_the_line_that_was_seen_is_changed(slug, text, lines, tmp_path, monkeypatch):
     """One line of the script each, as a person would write it, and nothing else."""
     monkeypatch.chdir(tmp_path)
-    capture = capture_of(tmp_path, slug, "requires_grad_(False) for what no optimizer holds (Net, 40 parameters)", text)
+    capture = capture_of(tmp_path, slug, "requires_grad_(False) for Net (40 parameters that no optimizer holds)", text)
     assert added(capture, **{slug: "off"}) == lines
 
 
@@ -80,8 +80,8 @@ def test_calls_are_taken_out(tmp_path, monkeypatch):
     ("own_autocast", "optimizer =", "leaving out torch.autocast at train.py:15", "no call of torch.autocast"),
     ("own_autocast", "torch.autocast", "leaving out torch.autocast at train.py:17; train.py:29", "several blocks"),
     ("own_checkpointing", "optimizer =", "leaving out the activation checkpointing of train.py:15", "does not stand"),
-    ("unused_gradients", "loss.backward", "requires_grad_(False) for what no optimizer holds (Net, 4 parameters)", "no name"),
-    ("unused_gradients", "model(backbone(z))", "requires_grad_(False) for what no optimizer holds (A, B, 4 parameters)",
+    ("unused_gradients", "loss.backward", "requires_grad_(False) for Net (4 parameters that no optimizer holds)", "no name"),
+    ("unused_gradients", "model(backbone(z))", "requires_grad_(False) for A, B (4 parameters that no optimizer holds)",
      "several such modules"),
     ("deterministic_algorithms", "optimizer =", "torch.use_deterministic_algorithms(False)", "no call of"),
 ])

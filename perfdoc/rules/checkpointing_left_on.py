@@ -51,6 +51,6 @@ class CheckpointingLeftOn(TreatmentRule):
         kept, free = seen.measurement("checkpointing.kept"), seen.measurement("checkpointing.free")
         said = []
         if kept is not None:
-            of = f"; {free.median / 2**20:.4g} MiB are free" if free is not None else ""
+            of = f"; {free.median / 2**30:.3g} GiB are free" if free is not None else ""
             said.append(f"without it a step keeps {kept.median / 2**20:.4g} MiB of activations at most{of}")
         return said + seen.memory_of(arm)

@@ -14,6 +14,10 @@ from perfdoc.inject.system.recorder import Recorder
 LONGEST_SWITCH = 0.3
 """Maximum share of the budget that the first switch to a level (compilation) may be expected to take."""
 
+SEEN_FIRST = 1.0
+"""Added to the share of the step for what takes back something that the script was seen to do at a line: where time is short,
+it is tried before what may help or may not."""
+
 
 def factors(
     loop: LoopState, treatments: Mapping[str, Treatment], recorder: Recorder, budget: float, only: Collection[str] = (),
@@ -48,7 +52,7 @@ def factors(
             site=offer.site,
         )
         if offer.status == "offered":
-            share = sum(shares.get(phase, 0.0) for phase in treatment.phases)
+            share = sum(shares.get(phase, 0.0) for phase in treatment.phases) + (SEEN_FIRST if offer.site else 0.0)
             enlarges = any(treatment.work(level.name) > 1 for level in offer.levels)
             found.append(Factor(slug, offer.levels, treatment.interacts, treatment.role,
                                 treatment.numerics, enlarges, share, treatment.contradicts))

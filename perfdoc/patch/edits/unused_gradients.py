@@ -17,7 +17,7 @@ class UnusedGradientsEdit(Edit):
     def make(self, level: str, work: Workspace) -> str:
         """A line before the optimizer's."""
         source, line, shown = work.site(self.slug)
-        if "," in work.change(self.slug, level).partition("(False) for ")[2].rpartition(", ")[0]:
+        if ", " in work.change(self.slug, level).partition("(False) for ")[2].partition(" (")[0]:
             raise CannotEdit("there are several such modules", "", shown)
         names = [call.func.value for call in source.all(cst.Call)
                  if source.where(call).start.line == line and isinstance(call.func, cst.Name)]
