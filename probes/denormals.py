@@ -19,7 +19,7 @@ SAMPLE = 2**19
 CHUNK = 4096
 """Entries that stand together in it: a vector instruction is slow as soon as one of its numbers is denormal, and denormals
 come by rows."""
-PAIRS = 9
+PAIRS = 21
 """Number of updates timed on each side."""
 LEAST_SHARE = 0.002
 """Minimum share of denormals for their cost to be measured."""

@@ -50,7 +50,7 @@ class GrowingLists(Probe):
         grown.sort(key=lambda entry: -len(entry[1]))
         gained = {id(found): more for more, found in grown[:MOST_GROWN]}
         named: dict[str, tuple[Any, Holder]] = {}
-        for value, holder in holders_of([found for _, found in grown[:MOST_GROWN]]):
+        for value, holder in holders_of([found for _, found in grown[:MOST_GROWN]], deepest=1):
             named.setdefault(holder.name, (value, holder))
         if not named:
             why = "no list of the script's grew in the step that was watched"

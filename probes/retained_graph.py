@@ -15,7 +15,7 @@ from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.probe import Probe
 from perfdoc.core.treatment import Loop
 from perfdoc.core.user_code import calling_site
-from perfdoc.inject.observe.holders import ADDED, ITSELF, Holder, holders_of
+from perfdoc.inject.observe.holders import ADDED, DEEPEST, ITSELF, Holder, holders_of
 
 LONGEST = 200_000
 """Nodes after which counting a graph stops."""
@@ -53,7 +53,7 @@ class RetainedGraph(Probe):
             # A mark, for to keep the nodes would be to keep the graphs.
             root.grad_fn.metadata[MARK] = self._mark
         self._living = [weakref.ref(root) for root in roots]
-        self._feeding = _Feeding(_holder(_largest(roots)))
+        self._feeding = _Feeding(_holder(_largest(roots), deepest=0))
         self._before = len(_reached(root.grad_fn for root in roots))
 
     def measure(self, loop: Loop, plan: Mapping[str, str]) -> list[Measurement | Unavailable]:
@@ -169,7 +169,7 @@ def _largest(roots: Sequence[Any]) -> list[Any]:
     return [root for root, size in zip(_some(roots), sizes, strict=False) if size >= 0.9 * max(sizes)]
 
 
-def _holder(roots: Sequence[Any]) -> Holder | None:
+def _holder(roots: Sequence[Any], deepest: int = DEEPEST) -> Holder | None:
     """Who holds these tensors; of ``sum`` and ``avg = sum / count`` the one made of itself, which keeps what was before."""
-    found = [holder for _, holder in holders_of(roots)] if roots else []
+    found = [holder for _, holder in holders_of(roots, deepest)] if roots else []
     return min(found, key=lambda holder: (not holder.site, holder.how), default=None)

@@ -36,7 +36,7 @@ def test_the_ends_of_control_blocks_are_noted_and_no_others(tmp_path: Path) -> N
     assert first["steps"] < second["steps"]
 
 
-def test_sizes_are_read_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_are_read_twice_a_second_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of blocks that follow each other at once the first has sizes; those that the system tells are the process's own."""
     loop = PlainLoop(tmp_path)
     loop.run(Scripted(CONTROL, CONTROL))

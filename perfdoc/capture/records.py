@@ -221,7 +221,7 @@ class Estimate:
 class Moment:
     """The end of a block of the user's own settings: what its steps took, and how large things had grown by then.
 
-    Sizes are read once a second at most; they are None where none was read.
+    Sizes are read twice a second at most; they are None where none was read.
     """
 
     lap: Count

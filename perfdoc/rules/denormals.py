@@ -6,7 +6,7 @@ import math
 import statistics
 
 from perfdoc.core import stats
-from perfdoc.core.finding import Effect, Finding, Verdict
+from perfdoc.core.finding import Effect, Finding
 from perfdoc.core.metrics import PHASES
 from perfdoc.diagnosis import growth, places
 from perfdoc.diagnosis.evidence import Evidence
@@ -75,42 +75,46 @@ class Denormals(Rule):
         ratio, low, high = found.speedup
         step, optimizer = self._now(seen)
         name, worst = max(shares.items(), key=lambda entry: entry[1])
+        made, paid = places.optimizer_made(seen.capture), places.call(seen.capture, "step")
+        evidence = [
+            *(f"{share:.0%} of {state} are denormal" for state, share in shares.items() if share >= 0.001),
+            *self._since(seen),
+            *([f"paid in {paid}: {optimizer / step:.0%} of the step"] if paid and step else []),
+            f"an update of a sample takes {growth.ms(slow.median)}, with denormals set to zero {growth.ms(fast.median)} "
+            f"({ratio:.2f}x [{low:.2f}, {high:.2f}], {found.pairs} pairs in isolation)",
+            "not tried in the loop: the switch acts on its thread and on threads made later only",
+        ]
         if low < LEAST_RATIO or not worth_a_word(optimizer * (1 - 1 / low), seen):
-            return self._cheap(seen, name, worst, found)
+            if worst < LEAST_SHARE:
+                return None
+            cheap = high < LEAST_RATIO
+            known = "the update hardly takes longer for them" if cheap else "what they cost is not settled"
+            title = (f"{worst:.0%} of {name} are denormal numbers. On this processor {known} ({ratio:.2f}x [{low:.2f}, "
+                     f"{high:.2f}]); many others take several times as long")
+            return Finding(self.code, self.slug, title, made or paid, "no difference" if cheap else "undecided", FIX,
+                           tuple(evidence), effort=self.effort)
         speedup, least, most = (step / (step - optimizer * (1 - 1 / r)) for r in (ratio, low, high))
         title = (f"{worst:.0%} of {name} are denormal numbers, with which the update takes {ratio:.1f}x as long: without them "
                  f"a step would be {speedup:.2f}x faster")
         grown = growth.step_growth(seen.capture)
-        told = grown is not None and grown.phase == "optimizer"
-        if grown is not None and told:
+        if grown is not None and grown.phase == "optimizer":
             title += (f" (the optimizer's part rose from {growth.ms(grown.early)} to {growth.ms(grown.late)} a step, from "
                       f"about step {grown.since} on)")
-        paid = places.call(seen.capture, "step")
-        counted = [(m.steps, m.denormals) for m in growth.moments(seen.capture) if m.denormals is not None]
-        since = next((steps for steps, share in counted if share > counted[-1][1] / 2), None)
         return Finding(
-            self.code, self.slug, title, places.optimizer_made(seen.capture) or paid, "helps", FIX, (
-                *(f"{share:.0%} of {state} are denormal" for state, share in shares.items() if share >= 0.001),
-                *([f"from about step {since} on; {counted[0][1]:.0%} of all state at step {counted[0][0]}, "
-                   f"{counted[-1][1]:.0%} at step {counted[-1][0]}"] if since is not None else []),
-                *([f"paid in {paid}: {optimizer / step:.0%} of the step"] if paid else []),
-                f"an update of a sample takes {growth.ms(slow.median)}, with denormals set to zero {growth.ms(fast.median)} "
-                f"({ratio:.2f}x [{low:.2f}, {high:.2f}], {found.pairs} pairs in isolation)",
-                "not tried in the loop: the switch acts on its thread and on threads made later only",
-            ),
+            self.code, self.slug, title, made or paid, "helps", FIX, tuple(evidence),
             Effect(speedup, least, most, found.pairs, "measured in isolation"), self.effort, optimizer * (1 - 1 / low),
             numerics="rounding",
         )
 
-    def _cheap(self, seen: Evidence, name: str, share: float, found: stats.Interval) -> Finding | None:
-        """Many denormals that this processor computes with fast enough."""
-        ratio, low, high = found.speedup
-        if share < LEAST_SHARE:
-            return None
-        title = (f"{share:.0%} of {name} are denormal numbers. On this processor the update hardly takes longer for them "
-                 f"({ratio:.2f}x [{low:.2f}, {high:.2f}]); on others it takes several times as long")
-        verdict: Verdict = "no difference" if high < 1 + LEAST_SHARE else "undecided"
-        return Finding(self.code, self.slug, title, places.optimizer_made(seen.capture), verdict, FIX, effort=self.effort)
+    @staticmethod
+    def _since(seen: Evidence) -> list[str]:
+        """From which step on the state is denormal, as a line of evidence."""
+        counted = [(m.steps, m.denormals) for m in growth.moments(seen.capture) if m.denormals is not None]
+        since = next((steps for steps, share in counted if share > counted[-1][1] / 2), None)
+        if since is None:
+            return []
+        return [f"from about step {since} on; {counted[0][1]:.0%} of all state at step {counted[0][0]}, {counted[-1][1]:.0%} "
+                f"at step {counted[-1][0]}"]
 
     @staticmethod
     def _now(seen: Evidence) -> tuple[float, float]:

@@ -22,7 +22,7 @@ from perfdoc.inject.system import process_use
 if TYPE_CHECKING:
     from perfdoc.inject.observe.step_finder import Step
 
-SIZES_SECONDS = 1.0
+SIZES_SECONDS = 0.5
 """Minimum time between two readings of sizes, in seconds, because one of a large process takes some milliseconds."""
 GROWN_BYTES = 2**28
 GROWN_SHARE = 0.02

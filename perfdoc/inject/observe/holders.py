@@ -22,7 +22,7 @@ from perfdoc.core.user_code import is_users
 CONTAINERS = (list, tuple, dict, set, deque)
 OURS = frozenset({"perfdoc", "perfdoc_probes"})
 CODE = (ModuleType, FunctionType, FrameType, type)
-DEEPEST = 3
+DEEPEST = 2
 """Maximum number of containers and objects between an object and the name that it is held by."""
 MOST_REFERRERS = 2000
 """Maximum number of objects that are looked at on the way; a tensor of the loop has a handful."""
@@ -49,17 +49,20 @@ class Holder:
     """``file:line`` that reads it beside that, in the same loop where there is one; empty where the source shows none."""
 
 
-def holders_of(values: Sequence[Any]) -> Iterator[tuple[Any, Holder]]:
+def holders_of(values: Sequence[Any], deepest: int = DEEPEST) -> Iterator[tuple[Any, Holder]]:
     """Holders of these objects, each with the object (one of ``values``) that it holds.
 
     Maybe through containers, and through objects of libraries: a metric that collects is named by the variable that it is in.
+    Every layer of these, ``deepest`` at most, takes two looks through all living objects.
     """
     origin = {id(value): value for value in values}
     layer = list(values)
-    for _ in range(DEEPEST + 1):
+    for depth in range(deepest + 1):
+        if not layer:
+            return
         held = {id(value) for value in layer}
         yield from ((origin[key], holder) for key, holder in _locals(held))
-        referrers = gc.get_referrers(*layer)[:MOST_REFERRERS] if layer else []
+        referrers = gc.get_referrers(*layer)[:MOST_REFERRERS]
         owners = _owners([found for found in referrers if type(found) is dict])
         own = {id(layer), id(values), id(referrers)}
         following: list[Any] = []
@@ -70,7 +73,8 @@ def holders_of(values: Sequence[Any]) -> Iterator[tuple[Any, Holder]]:
             names = list(_names_in(holding, held))
             for value, holder in names:
                 yield origin[id(value)], holder
-            inner = next((value for value in _entries(holding) if id(value) in held), None) if not names else None
+            further = not names and depth < deepest
+            inner = next((value for value in _entries(holding) if id(value) in held), None) if further else None
             if inner is not None:
                 origin[id(holding)] = origin[id(inner)]
                 following.append(holding)
