@@ -117,7 +117,6 @@ def test_a_model_without_parameters_is_refused():
 
 KILLED = """
 import torch
-from conftest import PACE
 from torch.utils.data import DataLoader, TensorDataset
 import perfdoc
 
