@@ -12,6 +12,8 @@
   (of the ``places`` where that is left out); ``finding``: what the finding says; ``gain``: none, as the fix takes away a part
   of what the lines cost (padding), or what no line shows (autocast): only its gain can be compared.
 * ``never``: patterns of what must stand nowhere on the first screen. ``not_first``: of what must not stand above the cause.
+* ``says``: pattern of what must be said in the paragraph that names the line, or above it: that a loader lies at a line does
+  not tell what is wrong with it.
 * ``allowed``: knobs that are this cause's own remedy. ``first``: for the control, what the first sentence has to say.
 """
 
@@ -68,6 +70,7 @@ class Case:
     epoch: int = 0
     after: int = 0
     process: str = ""
+    says: str = "."
     allowed: str = ""
     first: str = ""
     fix: str = ""

@@ -87,7 +87,7 @@ class Verdict:
     """How what was said compares with the cause."""
 
     first: bool
-    """The cause stands first on the first screen, with its line."""
+    """The cause stands first on the first screen, in its words and with its line."""
     stands_first: str
     """What does: the first place that the screen names, and the answer on top of it."""
     named: bool
@@ -115,7 +115,8 @@ def judge(case: Case, said: Said) -> Verdict:
     else:
         knobs = _knobs(above if at is not None else answer, case.allowed)
         other = PLACE.search(above)
-        first = at is not None and other is None and not knobs and len(_filled(above)) <= HEAD_LINES
+        told = at is not None and bool(re.search(case.says, _to_paragraphs_end(body, at), re.IGNORECASE | re.DOTALL))
+        first = told and other is None and not knobs and len(_filled(above)) <= HEAD_LINES
     wrong = [p for p in case.never if re.search(p, said.screen, re.IGNORECASE)]
     wrong += [p for p in case.not_first if re.search(p, above if at is not None else answer, re.IGNORECASE)]
     named = PLACE.search(body)
@@ -152,6 +153,12 @@ def _of(found: re.Match[str]) -> Place:
 def _below_title(screen: str) -> str:
     """Without the title: the command in it may hold names of files and options."""
     return screen.partition("\n")[2]
+
+
+def _to_paragraphs_end(text: str, at: int) -> str:
+    """The text up to the empty line after ``at``."""
+    end = re.compile(r"\n\s*\n").search(text, at)
+    return text[: end.start()] if end else text
 
 
 def _filled(text: str) -> list[str]:

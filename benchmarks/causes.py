@@ -10,9 +10,9 @@ twice: `train.py`, and `fixed.py`, the same without the cause. For each of them
 * `train.py` is scanned once, as `perfdoc scan --json --budget N train.py` on a copy that has made its data before. The first
   screen is that of `perfdoc report` on the same run.
 
-The cause stands first where the first screen names a line of the culprit within its first ten lines, and above it neither
-another line nor anything that perfdoc can switch, the cause's own remedy excepted. Of the control, the first sentence must say
-that nothing is wrong.
+The cause stands first where the first screen names a line of the culprit within its first ten lines, says there or above what
+is wrong with it, and above it names neither another line nor anything that perfdoc can switch, the cause's own remedy excepted.
+Of the control, the first sentence must say that nothing is wrong.
 
 --again FILE takes the truths of an earlier --json FILE and measures only those that are not in it. With --budget 0 nothing is
 scanned: the scans of that file are read again, or the truths are all there is. Exit code 1 where fewer than 9 of 10 causes

@@ -91,8 +91,9 @@ def test_every_cause_is_where_it_is_said_to_be(case: Case) -> None:
         assert holds in "\n".join(lines), place
     for code in case.codes:
         assert re.fullmatch(r"PD[1-8]\d\d", code)
-    for pattern in (*case.never, *case.not_first, case.allowed, case.first):
+    for pattern in (*case.never, *case.not_first, case.says, case.allowed, case.first):
         re.compile(pattern)
+    assert case.says or case.of == "nothing"
 
 
 def test_the_fix_changes_little() -> None:
@@ -131,6 +132,18 @@ def test_the_cause_stands_first_only_with_its_line_and_nothing_above_it() -> Non
     assert (far.first, far.named) == (False, True)
     none = cause_said.judge(case, said("bf16 makes it 1.1x faster"))
     assert (none.first, none.named, none.knobs_above, none.wrongly_said) == (False, False, ["bf16"], ["bf16"])
+
+
+def test_a_line_without_the_cause_is_not_enough() -> None:
+    """That the loader is made at a line is no word on its workers: what is wrong must be said with it."""
+    case = named("respawned_workers")
+    loader = case.culprit[1]
+    phases = cause_said.judge(case, said("11 ms a step.", f"  waiting for data  3 ms  30%  loader at {loader}"))
+    assert (phases.first, phases.named) == (False, True)
+    below = cause_said.judge(case, said("11 ms a step.", f"  waiting for data  3 ms  30%  loader at {loader}", "",
+                                        "note: workers start again at every epoch"))
+    assert not below.first
+    assert cause_said.judge(case, said("38% of the run is steps.", f"62% is starting workers at every epoch, {loader}")).first
 
 
 def test_the_own_remedy_of_a_cause_is_no_knob_above_it() -> None:

@@ -34,8 +34,8 @@ def main():
     data = pictures(320 if SMALL else 4000)
     loader = DataLoader(data, batch_size=None, sampler=BatchSampler(RandomSampler(data), 32, drop_last=True))
     model = nn.Sequential(
-        nn.Conv2d(3, 48, 3, padding=1, bias=False), nn.BatchNorm2d(48), nn.ReLU(inplace=True),
-        Residual(48), nn.MaxPool2d(2), Residual(48), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, KINDS),
+        nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True),
+        Residual(32), nn.MaxPool2d(2), Residual(32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, KINDS),
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for epoch in range(300):

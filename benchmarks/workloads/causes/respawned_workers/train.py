@@ -60,7 +60,7 @@ def seed_worker(number):
 
 LOADING = {
     "batch_size": 64,
-    "num_workers": 2,
+    "num_workers": 1 if SMALL else 2,
     "worker_init_fn": seed_worker,
     "drop_last": True,
 }
@@ -69,8 +69,8 @@ LOADING = {
 def main():
     torch.multiprocessing.set_start_method("spawn")  # forked workers and the driver did not get on
     torch.manual_seed(5)
-    data = Fragments(300 if SMALL else 12_000)
-    sampler = RandomSampler(data, num_samples=192 if SMALL else 25 * 64)  # a short epoch, then a line of the log
+    data = Fragments(300 if SMALL else 8_000)
+    sampler = RandomSampler(data, num_samples=192 if SMALL else 80 * 64)  # a short epoch, then a line of the log
     loader = DataLoader(data, sampler=sampler, **LOADING)
     model = Filler()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
