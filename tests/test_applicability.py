@@ -12,7 +12,7 @@ from perfdoc.inject.experiment.design import screening_arms
 class Treatment:
     """Offers one level."""
 
-    numerics, role, cores, interacts = False, "change", "", ()
+    numerics, role, cores, interacts, contradicts = False, "change", "", (), ()
 
     def __init__(self, phases, site=""):
         self.title, self.phases, self._site = "a change", phases, site

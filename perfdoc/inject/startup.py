@@ -19,15 +19,16 @@ from perfdoc.inject.system.recorder import Recorder
 
 
 def guard_only(run_dir: str) -> None:
-    """Guard the files of a DataLoader worker that was spawned; nothing else of perfdoc concerns it."""
+    """Guard the files of a DataLoader worker that was spawned, and sample its lines where they are asked for."""
     with open(os.path.join(run_dir, "settings.json"), encoding="utf-8") as f:
         settings: dict[str, Any] = json.load(f)
     if settings["guard"]:
         guard.install(Recorder(run_dir, int(settings["lap"])), settings["protect"])
-    if settings["watch"] or (settings["experiment"] and not settings["errand"]):
+    watch = bool(settings.get("watch"))
+    if watch or (settings.get("experiment") and not settings.get("errand")):
         from perfdoc.inject.lines import worker_lines
 
-        worker_lines.begin(run_dir, int(settings["lap"]), settings["watch"])
+        worker_lines.begin(run_dir, int(settings["lap"]), watch)
 
 
 def start(run_dir: str) -> None:
