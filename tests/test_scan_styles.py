@@ -19,7 +19,7 @@ Scan = Callable[..., Scanned]
         ("accumulation.py", {"batches": 4, "optimizer_calls": 1, "backwards": 4}, 6),
         ("gan.py", {"batches": 1, "optimizer_calls": 2, "backwards": 3}, 11),
         ("iterable.py", {"batches": 1, "optimizer_calls": 1}, 16),
-        ("validation.py", {"batches": 1, "optimizer_calls": 1}, 8),
+        ("validation.py", {"batches": 1, "optimizer_calls": 1}, 10),
         ("swallowing.py", {"batches": 1, "optimizer_calls": 1}, 6),
         ("huge_sampler.py", {"batches": 1, "optimizer_calls": 1}, 17),
     ],

@@ -1,4 +1,6 @@
 """Training and validation loaders, model.forward called directly, a one-cycle schedule of just so many steps."""
+import time
+
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -32,3 +34,4 @@ for epoch in range(epochs):
         schedule.step()
     with torch.no_grad():
         print(epoch, sum((model.forward(x).argmax(1) == y).sum().item() for x, y in valid))
+    time.sleep(0.15)  # a validation of some length: the script lasts for seconds, its epochs of training do not
