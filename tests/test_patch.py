@@ -12,9 +12,7 @@ from pathlib import Path
 
 import builders
 import pytest
-import torch
 from conftest import perfdoc
-from torch.utils.data import DataLoader, TensorDataset
 
 from perfdoc.capture import document as captures
 from perfdoc.capture.document import Capture
@@ -193,6 +191,9 @@ def test_single_edits(config, lines, tmp_path, monkeypatch):
 def test_whole_batches_are_the_batches_of_before(tmp_path, monkeypatch):
     """A data set without a name is given one that is free; size, order and the last batch are those of the loader before."""
     import re
+
+    torch = pytest.importorskip("torch")
+    from torch.utils.data import DataLoader, TensorDataset
 
     monkeypatch.chdir(tmp_path)
     text = LOOP.replace("DataLoader(data, 8, True)", "DataLoader(TensorDataset(dataset, dataset), 8, drop_last=True)")
