@@ -121,7 +121,7 @@ def of_phase(diagnosis: Diagnosis, phase: str) -> str:
     if phase == "backward":  # told at the lines that it goes through, where they are known
         made = sorted((c for c in found.causes if c.backward > 0), key=lambda c: -c.backward * c.share.value)
         return f"most of it for {made[0].where(directory)}" if made else ""
-    if best is None or best.share.value < IN_TABLE or phase == "optimizer":
+    if best is None or best.share.value < IN_TABLE or phase == "optimizer" or best.kind == "loader":
         return ""
     name = best.function or best.text[:40]
     return f"{best.where(directory)}  {name}  {best.share.value:.0%}"
