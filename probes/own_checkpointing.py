@@ -191,7 +191,7 @@ class _Passing:
             return self._original.apply(function, preserve, *args)
         try:
             result = function(*args)
-        except BaseException:
+        except BaseException:  # the function's own, raised again: what was begun for it must not stay behind
             self._treatment.abandon()
             raise
         self._treatment.end()

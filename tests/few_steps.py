@@ -57,7 +57,7 @@ def run(script: str, most: int) -> dict[str, Any]:
                 code = 0
             except SystemExit as end:
                 code = int(end.code or 0)
-            except BaseException:
+            except BaseException:  # a forked child must never go on as the test: whatever it was is in its log, its code is 1
                 import traceback
 
                 traceback.print_exc()

@@ -84,7 +84,7 @@ def test_memory_of_a_process_is_told_without_what_it_shares() -> None:
 
 
 def test_a_strange_optimizer_does_not_end_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where its state cannot be looked at there is no share of denormals, and it is not asked a second time."""
+    """Where its state cannot be looked at there is no share of denormals; that is recorded, and it is not asked again."""
     monkeypatch.setattr(growth, "SIZES_SECONDS", 0.0)
     asked: list[int] = []
 
@@ -100,6 +100,8 @@ def test_a_strange_optimizer_does_not_end_the_script(tmp_path: Path, monkeypatch
     assert len(loop.recorder.all("moment")) == 2
     assert not any("denormals" in entry for entry in loop.recorder.all("moment"))
     assert asked == [1]
+    (failed,) = loop.recorder.all("probe_failed")
+    assert "sharded elsewhere" in failed["error"]
 
 
 # -- when the epoch is let go

@@ -36,7 +36,7 @@ try:
             steps += 1
         print("epoch", epoch, flush=True)
 except KeyboardInterrupt:
-    time.sleep(1.5)
+    time.sleep(1.5)  # longer than a scan lets a script have after Ctrl-C
     open("saved-late.txt", "w").write(str(steps))
     raise
 torch.save(model.state_dict(), "model.pt")

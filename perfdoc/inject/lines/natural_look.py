@@ -47,7 +47,7 @@ class NaturalLook:
         lengths = [handle.batches_an_epoch / handle.batches_a_step for handle in self._loop.loaders if handle.batches_an_epoch]
         waits = bool(lengths) and min(lengths) * self._loop.step_seconds < LONGEST_EPOCH
         self._longest = max(self._seconds, TURN_SHARE * budget) if waits else self._seconds
-        self._free_turns = self._loop.free_turns()
+        self._free_turns = 0
         self._steps = Steps(0.0)
         self._turns = 0
         self._told = False
@@ -56,14 +56,20 @@ class NaturalLook:
         self.over = False
 
     def begin(self) -> None:
-        """Look from here on."""
+        """Look from here on: first at the backward pass of a few steps, since the script may end soon."""
+        if not self._begin_tracing():
+            self._begin_sampling()
+
+    def _begin_sampling(self) -> None:
+        self._free_turns = self._loop.free_turns()
         self._steps = Steps(perf_counter())
         self._sampler.start()
 
     def on_step(self, step: Step, regular: bool) -> bool:
         """A step has ended just now; whether enough was seen. ``regular``: it did what steps of this loop do."""
-        if self._backward is not None:
-            return self._traced(self._backward)
+        if self._backward is not None and self._steps_to_trace:
+            self._traced(self._backward)
+            return False
         now = perf_counter()
         before, self._free_turns = self._free_turns, self._loop.free_turns()
         turned = self._free_turns > before
@@ -75,11 +81,10 @@ class NaturalLook:
                 self._told = True
                 self._recorder.write(events.LinesSeen(record=self._lines()))
             return False
-        self._sampler.stop()
-        return not self._begin_tracing()
+        return True
 
     def _begin_tracing(self) -> bool:
-        """Trace the backward pass of a few more steps, where that can be done and takes no long time."""
+        """Trace the backward pass of a few steps, where that can be done and takes no long time."""
         steps = 3 if self._loop.step_seconds <= QUICK_STEP else 1 if self._loop.step_seconds <= SLOW_STEP else 0
         if not steps or self._device.asynchronous or self._loop.numbers is not None or not BackwardLines.possible():
             return False
@@ -88,12 +93,12 @@ class NaturalLook:
         self._backward.begin()
         return True
 
-    def _traced(self, backward: BackwardLines) -> bool:
-        """A traced step has ended; whether it was the last one."""
+    def _traced(self, backward: BackwardLines) -> None:
+        """A traced step has ended; after the last one samples are taken."""
         self._steps_to_trace -= 1
-        if self._steps_to_trace <= 0:
+        if not self._steps_to_trace:
             self._end_tracing(backward)
-        return self._steps_to_trace <= 0
+            self._begin_sampling()
 
     def _end_tracing(self, backward: BackwardLines) -> None:
         backward.end()

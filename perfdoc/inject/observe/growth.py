@@ -9,10 +9,11 @@ import importlib
 import itertools
 import math
 import statistics
+import traceback
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from perfdoc.capture import events
+from perfdoc.capture import events, incidents
 from perfdoc.capture.records import Moment
 from perfdoc.core.blocks import Block
 from perfdoc.core.metrics import PHASES
@@ -126,8 +127,9 @@ class GrowthWatch:
         counting: Any = importlib.import_module("perfdoc.inject.observe.denormals")  # torch: the rest does without
         try:
             share: float | None = counting.share(self._loop.optimizers)
-        except Exception:  # optimizers of any kind: the script goes on, and is not asked again
+        except Exception:  # optimizers of any kind: the script goes on; recorded with its traceback, and not asked again
             self._strange_state = True
+            self._context.recorder.write(incidents.ProbeFailed(probe="denormals", error=traceback.format_exc(limit=5)))
             return None
         return share
 

@@ -77,7 +77,7 @@ class ChunkWatch:
             file: Any = getattr(sys.modules.get("h5py"), "File", None)
             if file is not None:
                 self._wrap(file, "__init__", self._open)
-        except BaseException:
+        except BaseException:  # raised again: Python does not call __exit__ where __enter__ fails, and nothing may stay wrapped
             self.__exit__()
             raise
         return self
@@ -135,7 +135,7 @@ def _compression(array: Any) -> str:
         return named
     try:
         codecs = getattr(array, "compressors", None) or ()
-    except Exception:  # properties of zarr that a format does not have
+    except (TypeError, ValueError, NotImplementedError):  # properties of zarr that a format does not have
         return ""
     return ", ".join(type(codec).__name__ for codec in codecs)
 
