@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from pathlib import Path
 from types import TracebackType
@@ -104,14 +105,15 @@ class Progress:
         from perfdoc.report.summary import PHASE_WORDS
 
         files = sorted(self.folder.glob("steps-*.bin")) if self.folder is not None else []
-        steps = [step for file in files for step in step_log.read(str(file)) if step.during in ("observed", "control")]
+        steps = [step for file in files for step in step_log.read(str(file)) if step.during in ("observed", "clock", "control")]
         if not steps:
             return
-        means = [math.fsum(step.phases[place] for step in steps) / len(steps) for place in range(len(PHASES))]
-        total = math.fsum(means) or 1.0
-        ranked = sorted(zip(means, PHASES, strict=True), reverse=True)
-        shares = [f"{PHASE_WORDS[name]} {mean / total:.0%}" for mean, name in ranked if mean >= SMALL_SHARE * total]
-        self._print_above(f"{seconds(math.fsum(step.seconds for step in steps) / len(steps))} a step: {', '.join(shares)}")
+        # Medians: the first steps of a script take longer than its others.
+        usual = [statistics.median(step.phases[place] for step in steps) for place in range(len(PHASES))]
+        total = math.fsum(usual) or 1.0
+        ranked = sorted(zip(usual, PHASES, strict=True), reverse=True)
+        shares = [f"{PHASE_WORDS[name]} {one / total:.0%}" for one, name in ranked if one >= SMALL_SHARE * total]
+        self._print_above(f"{seconds(statistics.median(step.seconds for step in steps))} a step: {', '.join(shares)}")
 
     def _top_lines(self, seen: Lines) -> None:
         """Which lines that is, and what they could give."""

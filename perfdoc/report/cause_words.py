@@ -124,7 +124,8 @@ def of_phase(diagnosis: Diagnosis, phase: str) -> str:
     if best is None or best.share.value < IN_TABLE or phase == "optimizer" or best.kind == "loader":
         return ""
     name = best.function or best.text[:40]
-    return f"{best.where(directory)}  {name}  {best.share.value:.0%}"
+    beside = " with its backward" if best.backward > IN_TABLE else ""
+    return f"{best.where(directory)}  {name}  {best.share.value:.0%}{beside}"
 
 
 def run_words(diagnosis: Diagnosis) -> str:
