@@ -28,8 +28,9 @@ class RetainedGraph(Probe):
     """Counts, at a step's end, the autograd nodes that tensors of the script still hold, and how much they grew in a step.
 
     ``total_loss += loss`` keeps the graph of every step alive: the count grows by a whole step's nodes with every step. A
-    loss variable that is overwritten holds one step's graph and does not grow. Where it grows, the variable or the attribute
-    that holds it is named, and where that is filled in a method, the line that calls it.
+    loss variable that is overwritten holds one step's graph, which in some loops is larger than the last one's (adaptive
+    solvers, sequences of other lengths): it counts as growth only where nodes of the step before are held still. Where it
+    grows, the variable or the attribute that holds it is named, and where that is filled in a method, the line that calls it.
     """
 
     slug = "retained_graph"
@@ -40,6 +41,8 @@ class RetainedGraph(Probe):
         """Of nodes that were there at the beginning of the step; each step has its own."""
         self._before: int | None = None
         """Nodes at the beginning of the step."""
+        self._made = 0
+        """Number of nodes that this thread had made by then: the sequence number of the next one."""
         self._living: list[weakref.ref[Any]] = []
         """Tensors that hung on them then."""
         self._feeding: _Feeding | None = None
@@ -55,6 +58,7 @@ class RetainedGraph(Probe):
         self._living = [weakref.ref(root) for root in roots]
         self._feeding = _Feeding(_holder(_largest(roots), deepest=0))
         self._before = len(_reached(root.grad_fn for root in roots))
+        self._made = _sequence_number()
 
     def measure(self, loop: Loop, plan: Mapping[str, str]) -> list[Measurement | Unavailable]:
         """Nodes held before and after one step, in this order, and who holds them."""
@@ -64,8 +68,13 @@ class RetainedGraph(Probe):
         before, self._before = self._before, None
         if before is None or feeding is None:
             return [Unavailable(metric, "the graphs could not be counted") for metric in self.provides]
+        made = _sequence_number() - self._made
         roots = _roots()
-        after = len(_reached(root.grad_fn for root in roots))
+        nodes = _reached(root.grad_fn for root in roots)
+        after = len(nodes)
+        if not any(self._made - made <= node._sequence_nr() < self._made for node in nodes):
+            same = Measurement("graph.nodes", "count", (float(before), float(before)))
+            return [same, Unavailable("graph.holder", "nothing of the step before is held")]
         if before >= LONGEST:  # more than are counted: what is new comes on top
             after = before + len(_reached((root.grad_fn for root in roots), self._mark))
         found: list[Measurement | Unavailable] = [Measurement("graph.nodes", "count", (float(before), float(after)))]
@@ -116,6 +125,11 @@ class _Feeding:
         """Where ``holder`` was fed with a graph; empty where it was another one that was looked at, or none."""
         same = self._holder is not None and (self._holder.owner, self._holder.function) == (holder.owner, holder.function)
         return next(filter(None, self._sites), "") if same else ""
+
+
+def _sequence_number() -> int:
+    """The number that the next autograd node of this thread will have."""
+    return int(torch._C._autograd._get_sequence_nr())
 
 
 def _roots() -> list[Any]:

@@ -143,6 +143,26 @@ def test_a_loss_that_is_overwritten_keeps_nothing() -> None:
             assert after <= before
 
 
+def test_a_graph_that_is_larger_in_every_step_is_not_kept() -> None:
+    """An adaptive solver takes more evaluations from step to step: its graph grows, and goes with its variable."""
+    probe, best = RetainedGraph(), loss()
+    for step in range(3, 9):
+        watched = step > 4
+        if watched:
+            probe.prepare(LOOP)
+        value = WEIGHT
+        for _ in range(step):
+            value = value * WEIGHT
+        value.sum().backward()
+        if not watched:
+            continue
+        found = probe.measure(LOOP, {})
+        assert not measured(found, "graph.holder")
+        (nodes,) = measured(found, "graph.nodes")
+        assert nodes.samples[1] <= nodes.samples[0]
+    assert best.requires_grad
+
+
 def test_graphs_too_large_to_be_counted_are_seen_to_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the most nodes that are counted, those of the step come on top; the holder is found as before."""
     monkeypatch.setattr(retained_graph, "LONGEST", 20)

@@ -207,7 +207,7 @@ class LoopCalls:
         switcher = self._switcher if self.loop.ranks == 1 else None
         learning = module.training and torch.is_grad_enabled() and self.has_parameters(module)
         if learning and self._tries.too_many(self._calls_a_step(switcher)) and switcher is not None:
-            switcher.fail(f"no step came of {self._tries.count - 1} calls of the model: the script catches what fails")
+            switcher.fail(f"no step came of {self._tries.count - 1} calls of the model in a row")
             return self._again(forward, args, kwargs)
         try:
             return self._treated(module, active, forward, args, kwargs)
