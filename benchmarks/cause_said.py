@@ -17,9 +17,11 @@ HEAD_LINES = 10
 """Lines of the first screen, its title counted and empty ones not, in which the cause must be named to stand first: those that
 are read before the table of changes."""
 KNOBS = re.compile(
-    r"\b(bf16|bfloat16|autocast|fused|foreach|channels_last|num_workers|\d+ workers?|\w+ threads?|prefetch_factor|pin_memory"
+    r"\b(bf16|bfloat16|autocast|fused|foreach|channels_last|num_workers|(?<!each of )\d+ workers?|\w+ threads?"
+    r"|prefetch_factor|pin_memory"
     r"|persistent_workers|torch\.compile|matmul precision|batch_size|larger batch|checkpoint\w*|cudnn)\b", re.IGNORECASE)
-"""What perfdoc can switch: none of it belongs above the cause, except the cause's own remedy."""
+"""What perfdoc can switch: none of it belongs above the cause, except the cause's own remedy. "Each of 2 workers grows" speaks
+of the script's own workers, and is no advice."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +56,24 @@ class Said:
     screen: str
     """The first screen of a terminal."""
     lines: tuple[Line, ...] = ()
+    between: tuple[Line, ...] = ()
+    """Where the time outside of steps goes; shares and ceilings are of the run."""
     findings: tuple[Advice, ...] = ()
 
 
 def read(found: Mapping[str, Any], screen: str) -> Said:
     """From what ``perfdoc scan --json`` printed, and the text of the same run's first screen."""
-    lines = [
-        Line(place, one.get("share"), one.get("ceiling"))
-        for one in found.get("lines") or () if (place := Place.of(one.get("where", "")))
-    ]
+    lines, between = (
+        [Line(place, one.get("share"), one.get("ceiling"))
+         for one in found.get(kind) or () if (place := Place.of(one.get("where", "")))]
+        for kind in ("lines", "between_steps")
+    )
     findings = [
         Advice(one["code"], one["title"], Place.of(one["where"]), one.get("share"), one.get("ceiling"),
                effect["speedup"] if (effect := one.get("effect")) and effect["known"] else None, _grows(one, found))
         for one in found["findings"]
     ]
-    return Said(tuple(found["answer"]), screen, tuple(lines), tuple(findings))
+    return Said(tuple(found["answer"]), screen, tuple(lines), tuple(between), tuple(findings))
 
 
 def _grows(finding: Mapping[str, Any], found: Mapping[str, Any]) -> float | None:
@@ -120,10 +125,11 @@ def judge(case: Case, said: Said) -> Verdict:
     wrong = [p for p in case.never if re.search(p, said.screen, re.IGNORECASE)]
     wrong += [p for p in case.not_first if re.search(p, above if at is not None else answer, re.IGNORECASE)]
     named = PLACE.search(body)
+    lines = said.between if case.of == "run" else said.lines
     return Verdict(
         first, f"{named[0] if named else 'no line'}: {answer}", at is not None,
         true[0][0] if true else None, share(case, said, [one for _, one in true]),
-        _largest([line.ceiling for line in said.lines if line.place.meets(case.shared)] + [one.ceiling for _, one in true]),
+        _largest([line.ceiling for line in lines if line.place.meets(case.shared)] + [one.ceiling for _, one in true]),
         _largest(one.gain for _, one in true), _largest(one.grows for _, one in true), knobs, wrong,
     )
 
@@ -135,8 +141,9 @@ def is_true(case: Case, finding: Advice) -> bool:
 
 def share(case: Case, said: Said, true: Sequence[Advice]) -> float | None:
     """The share of the time that is said to be the cause's, where one can be compared with the true one."""
-    if case.share == "lines":
-        shares = [line.share for line in said.lines if line.share is not None and line.place.meets(case.shared)]
+    if case.share == "lines" or case.of == "run":
+        lines = said.between if case.of == "run" else said.lines
+        shares = [line.share for line in lines if line.share is not None and line.place.meets(case.shared)]
         if shares:
             return sum(shares)
     return _largest(one.share for one in true) if case.share in ("lines", "finding") else None

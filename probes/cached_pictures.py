@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import sys
-from time import perf_counter
 from typing import Any
 
-import torch
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import IterableDataset
 
 from perfdoc.core.treatment import Level, Loop, Offer, Treatment
 from perfdoc.inject.feed.decoder_swap import holders
+from perfdoc.inject.feed.few_samples import FewSamples
 from perfdoc.inject.feed.swapped_dataset import SwappedDataset
-from perfdoc.inject.samples.sample_watch import Unchanged
+from perfdoc.inject.feed.twin import start_method
+from perfdoc.inject.samples.equal_values import BYTES_A_PIXEL
 from perfdoc.inject.system import process_use
 
 from .image_decoder import seen_samples
 
-FILL_SECONDS = 3.0
-"""Time given to filling the cache that the loop is tried with."""
-MOST_KEPT = 512
 SHARE_OF_FREE = 0.5
 """Share of the free memory that all decoded pictures together may take."""
-BYTES_A_PIXEL = 4
-"""Of a decoded picture as PIL keeps it: RGB takes four bytes."""
 
 
 class _Cache:
@@ -61,43 +55,6 @@ class _Cache:
         return self.kept[key].copy()
 
 
-def _start_method(loader: Any) -> str:
-    context = loader.multiprocessing_context or torch.multiprocessing
-    return str(context.get_start_method())
-
-
-class _Filled(Dataset):  # type: ignore[misc]
-    """The samples whose pictures are in the cache, in place of all: what every epoch after the first would meet."""
-
-    def __init__(self, inner: Any, cache: _Cache) -> None:
-        self._swapped = SwappedDataset(inner, cache)
-        self._indices: list[Any] = []
-        start = perf_counter()
-        length = len(inner)
-        # Nothing that this opens may be shared by the workers that are forked afterwards.
-        with Unchanged(inner):
-            self._fill(length, start)
-
-    def _fill(self, length: int, start: float) -> None:
-        for index in range(0, length, max(1, math.ceil(length / MOST_KEPT))):
-            self._swapped[index]
-            self._indices.append(index)
-            if perf_counter() - start > FILL_SECONDS:
-                break
-
-    def __len__(self) -> int:
-        return len(self._swapped)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._swapped, name)
-
-    def __getitem__(self, index: Any) -> Any:
-        place = index if isinstance(index, int) else hash(index)
-        return self._swapped[self._indices[place % len(self._indices)]]
-
-
 class CachedPictures(Treatment):
     """Pictures decoded once and kept, as in every epoch after the first; tried with as many as are decoded in three seconds."""
 
@@ -121,7 +78,7 @@ class CachedPictures(Treatment):
             return Offer("not applicable", reason="no picture was seen being decoded from a file")
         if not any(name == "PIL" for s in samples for _, name in s.parts):
             return Offer("not applicable", reason="pictures are not decoded by PIL")
-        if loop.loaders[0].loader.num_workers and _start_method(loop.loaders[0].loader) != "fork":
+        if loop.loaders[0].loader.num_workers and start_method(loop.loaders[0].loader) != "fork":
             return Offer("not applicable", reason="workers that are not forked start with an empty cache")
         pixels = sum(sum(s.decoded) for s in samples) / len(samples)
         needed = pixels * BYTES_A_PIXEL * len(dataset)
@@ -135,7 +92,7 @@ class CachedPictures(Treatment):
     def apply(self, loop: Loop, level: str) -> None:
         """Fill the cache and serve its samples."""
         for handle in loop.loaders:
-            handle.feed_dataset(self.slug, lambda dataset: _Filled(dataset, _Cache()))
+            handle.feed_dataset(self.slug, lambda dataset: FewSamples(dataset, SwappedDataset(dataset, _Cache())))
 
     def restore(self, loop: Loop) -> None:
         """Serve all samples from their files."""

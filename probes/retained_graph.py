@@ -56,7 +56,7 @@ class RetainedGraph(Probe):
             # A mark, for to keep the nodes would be to keep the graphs.
             root.grad_fn.metadata[MARK] = self._mark
         self._living = [weakref.ref(root) for root in roots]
-        self._feeding = _Feeding(_holder(_largest(roots), deepest=0))
+        self._feeding = _Feeding(_holder(_largest(roots)))
         self._before = len(_reached(root.grad_fn for root in roots))
         self._made = _sequence_number()
 

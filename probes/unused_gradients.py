@@ -142,8 +142,7 @@ class UnusedGradients(Treatment):
         of = f"{', '.join(names)}: " if names else ""
         said = f"{of}{count} parameters, in {len(unused)} tensors, get gradients that no optimizer uses"
         said += f"; called at {', '.join(dict.fromkeys(sites))}" if sites else ""
-        where = f"called at {sites[0]}; " if sites else ""
-        which = f"{', '.join(names) or 'parameters'} ({where}{count} parameters that no optimizer holds)"
+        which = ", ".join(names) or f"{count} parameters that no optimizer holds"
         return Offer("offered", (Level("off", f"requires_grad_(False) for {which}"),), said, next(iter(sites), ""))
 
     # -- without them

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
-import torch
-from torch.utils.data import IterableDataset, Subset, default_collate
+from torch.utils.data import IterableDataset, default_collate
 
 from perfdoc.core.treatment import Level, Loop, Offer, Treatment
-from perfdoc.inject.feed.whole_batches import WholeBatchDataset, asked_at_once
+from perfdoc.inject.feed.whole_batches import WholeBatchDataset, asked_at_once, makes_batches
+from perfdoc.inject.samples.equal_values import same
 from perfdoc.inject.samples.sample_watch import Unchanged
 from perfdoc.inject.system.random_state import RandomState
 
@@ -76,7 +75,7 @@ def why_not(loader: Any) -> str:
         return "its batches have one sample"
     if loader.collate_fn is not default_collate:
         return "batches are put together by a collate function of the script's own"
-    if _makes_batches(dataset):
+    if makes_batches(dataset):
         return "the data set makes whole batches itself (__getitems__)"
     kept = RandomState(loader)
     try:
@@ -86,12 +85,6 @@ def why_not(loader: Any) -> str:
         return f"asked for several samples at once, the data set raises {type(error).__name__}"
     finally:
         kept.restore()
-
-
-def _makes_batches(dataset: Any) -> bool:
-    if isinstance(dataset, Subset) and type(dataset).__getitems__ is Subset.__getitems__:
-        return _makes_batches(dataset.dataset)
-    return bool(getattr(dataset, "__getitems__", None))
 
 
 def _compared(dataset: Any, length: int) -> str:
@@ -109,18 +102,3 @@ def _compared(dataset: Any, length: int) -> str:
         if not same(default_collate(samples), asked_at_once(dataset, indices)):
             return "asked for several samples at once, the data set gives others than one by one"
     return ""
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two batches have the same containers, types and values; NaNs in the same places are equal."""
-    if isinstance(one, torch.Tensor):
-        if not isinstance(other, torch.Tensor) or (one.dtype, one.shape) != (other.dtype, other.shape):
-            return False
-        return bool(torch.allclose(one, other, 0.0, 0.0, equal_nan=True) if one.is_floating_point()
-                    else torch.equal(one, other))
-    if isinstance(one, Mapping):
-        return isinstance(other, Mapping) and one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        alike = isinstance(other, list | tuple) and len(one) == len(other)
-        return alike and all(same(a, b) for a, b in zip(one, other, strict=True))
-    return type(one) is type(other) and bool(one == other)

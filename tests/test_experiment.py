@@ -176,6 +176,23 @@ def test_time_that_was_kept_for_the_end_is_not_given_back_while_questions_are_op
     assert loop.spent > 29.5
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_where_only_larger_batches_are_asked_for_they_have_most_of_the_budget(seed):
+    """What else waits for the end is all there is to try: it is decided within about thirty blocks, and the smaller trade with
+    twice as many."""
+    factors = [
+        Factor("big", tuple(Level(name, name) for name in ("x2", "x4")), role="trade_off", enlarges=True),
+        factor("small", role="trade_off"), factor("ceiling", role="ceiling"),
+    ]
+    truth = {("big=x2",): math.log(1.3), ("big=x4",): math.log(1.5), ("small=on",): math.log(0.8)}
+    decided = {}
+    for budget in (12.0, 30.0):
+        verdicts = SimulatedLoop(truth, seed=seed, noise=0.05).run(factors, budget, seed=seed).arm_results.verdicts
+        decided[budget] = {name: verdicts.get(name) for name in ("big=x2", "big=x4", "small=on")}
+    assert decided[12.0].items() >= {"big=x2": "helps", "big=x4": "helps"}.items()
+    assert decided[30.0] == {"big=x2": "helps", "big=x4": "helps", "small=on": "hurts"}
+
+
 def slow_to_start(slug, seconds):
     """A treatment whose first switch is expected to take this long."""
     return Factor(slug, (Level("on", slug, seconds),))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import weakref
-from collections import UserList, deque
+from collections import UserList, defaultdict, deque
 from types import SimpleNamespace
 from typing import Any
 
@@ -94,6 +94,37 @@ def test_the_meter_that_keeps_the_graph_is_named_with_its_line_and_the_line_that
     for before, after in (m.samples for m in measured(found, "graph.nodes")):
         assert after > before
     assert Meter.update is method
+
+
+class Tracker:
+    """Collects every number in a list of its own, as trackers do."""
+
+    def __init__(self) -> None:
+        self.values: Any = defaultdict(list)
+
+    def add(self, **numbers: Any) -> None:
+        for name, number in numbers.items():
+            self.values[name].append(number)
+
+
+def feeds_a_tracker(steps: int, probe: RetainedGraph) -> list[Any]:
+    tracker = Tracker()
+    found: list[Any] = []
+    for step in range(steps):
+        if step == steps - 1:
+            probe.prepare(LOOP)
+        tracker.add(loss=1.0, distance=loss())
+        if step == steps - 1:
+            found = probe.measure(LOOP, {})
+    return found
+
+
+def test_a_tracker_of_lists_by_name_is_named_with_the_line_that_feeds_it() -> None:
+    """Lists in a defaultdict in an attribute, filled in a method: the attribute, its line, and the line of the loop."""
+    (holder,) = measured(feeds_a_tracker(20, RetainedGraph()), "graph.holder")
+    assert holder.conditions["name"] == "Tracker.values"
+    assert str(holder.conditions["site"]).endswith(line_of(Tracker, "self.values[name].append"))
+    assert str(holder.conditions["fed"]).endswith(line_of(feeds_a_tracker, "tracker.add("))
 
 
 def adds_up(steps: int, probe: RetainedGraph) -> list[Any]:

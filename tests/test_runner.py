@@ -71,6 +71,15 @@ def test_a_block_is_the_steps_that_count(tmp_path: Path) -> None:
     assert [event["arm"] for event in loop.recorder.all("switch")] == ["control", "fast=on"]
 
 
+def test_a_block_of_much_faster_steps_has_more_of_them(tmp_path: Path) -> None:
+    """Steps a tenth as long: as much time is counted as for the control, so combinations of it can be told apart."""
+    loop, experiment = PlainLoop(tmp_path, [Change("fast", 0.1)]), Scripted(block({}), block(FAST))
+    loop.run(experiment)
+    control, fast = loop.recorder.all("block")
+    assert fast["count"] > 8 * control["count"]
+    assert fast["seconds"] >= BLOCK_SECONDS
+
+
 def test_a_change_that_cannot_be_applied_fails_its_arm(tmp_path: Path) -> None:
     """It is undone, the parent and the experiment hear of it, and the next block runs."""
     broken = Change("broken", fails="apply")

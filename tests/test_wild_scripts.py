@@ -134,6 +134,7 @@ def test_scripts_that_do_not_fail_alone_do_not_fail_in_a_scan(tmp_path: Path, ki
     assert scanned.code == 0, scanned.err
     capture = scanned.capture
     assert capture["run"]["outcome"] == "complete", capture["run"]
+    assert "so the budget was over" not in capture["run"]["reason"], "none of these steps is slow"
     blocks, failed = counts(capture), capture["experiment"]["failed"]
     assert "control" in blocks, blocks
     others = {arm: why for arm, why in failed.items() if not (kind.may_fail and kind.may_fail in why)}

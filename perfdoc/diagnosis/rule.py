@@ -42,8 +42,9 @@ class Rule(ABC):
     needs: ClassVar[tuple[str, ...]]
     """Metric ids without which the rule has nothing to say."""
     effort: ClassVar[Effort] = "one line"
-    names_cause: ClassVar[Literal["", "time", "memory"]] = ""
-    """Whether it names what is wrong in the user's own code, and what that costs: such a finding may be the answer."""
+    names_cause: ClassVar[Literal["", "time", "memory", "run"]] = ""
+    """Whether it names what is wrong in the user's own code, and what that costs: such a finding may be the answer. ``run``:
+    what the time outside of steps goes to, where that is most of the run."""
 
     @abstractmethod
     def check(self, seen: Evidence) -> Finding | None:

@@ -131,6 +131,11 @@ class Between:
     share: float
     """Of the run's time, ordinary steps and all."""
 
+    @property
+    def ceiling(self) -> float:
+        """How much faster the run would be, at most, if this took no time; it is never taken to be more than 99% of it."""
+        return 1 / max(0.01, 1 - self.share)
+
 
 class TimeByLine:
     """What the stacks of one loop say. ``free_step``: seconds of a step whose loader costs nothing, where that is known."""

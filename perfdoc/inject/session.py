@@ -13,7 +13,6 @@ import statistics
 import threading
 import time
 import weakref
-from functools import cached_property
 from typing import Any, NoReturn
 
 import torch
@@ -29,7 +28,7 @@ from perfdoc.inject.experiment.applicability import factors
 from perfdoc.inject.experiment.budget import Budget
 from perfdoc.inject.experiment.earlier_blocks import read_history
 from perfdoc.inject.experiment.experiment import Experiment
-from perfdoc.inject.experiment.heap_thresholds import ArmThresholds, MallocThresholds, Thresholds
+from perfdoc.inject.experiment.heap_thresholds import ProcessHeap
 from perfdoc.inject.experiment.loop_calls import LoopCalls
 from perfdoc.inject.experiment.rank_sync import RankFollower
 from perfdoc.inject.experiment.runner import Runner
@@ -85,10 +84,7 @@ class Session:
             recorder, self.clock, self._wishes, settings.parent, self._is_over,
             lambda why: ending.Ending(recorder, self._close).hard(why),
         )
-        self._on_device = False
-        """Whether the first model that was called in training lives on a device."""
-        self._heap_before: Thresholds | None = None
-        """glibc's thresholds before the first step, where there will be an experiment."""
+        self._heap = ProcessHeap()
         self._seen: set[str] = set()
         self._first_fetch: float | None = None
         self._budget = Budget(settings.budget, settings.spent)
@@ -100,7 +96,7 @@ class Session:
         self._look: NaturalLook | WatchLook | None = None
         """How the loop runs before it is held, where that is looked at."""
         if self._experiments:
-            self._calls.before_training = self._read_heap
+            self._calls.before_training = self._heap.remember
         if settings.loader_after is not None:
             self._calls.fetched = self._fetched
 
@@ -117,16 +113,6 @@ class Session:
     @enabled.setter
     def enabled(self, value: bool) -> None:
         self._calls.enabled = value
-
-    @cached_property
-    def _heap(self) -> MallocThresholds:
-        """glibc's thresholds; looked for when they are first asked for, and left alone on a GPU."""
-        return MallocThresholds(wanted=not self._on_device)
-
-    def _read_heap(self, model: Any) -> None:
-        """The first model is about to be called in training."""
-        self._on_device = any(parameter.device.type != "cpu" for parameter in model.parameters())
-        self._heap_before = self._heap.read()
 
     # -- wrapping torch
 
@@ -275,7 +261,7 @@ class Session:
             return
         self._calls.observing = False
         # What is looked through now is large (a list of all living objects, for one): glibc must learn nothing from it.
-        with self._heap.leaving_nothing():
+        with self._heap.thresholds.leaving_nothing():
             rank = self._look_at_loop(shape)
         if rank == 0 and observation.leads(self.recorder.run_dir, self.recorder.lap):
             self._begin()
@@ -299,12 +285,16 @@ class Session:
 
     def _follow(self) -> None:
         """This is a rank that does not experiment: it switches when and to what rank 0 announces."""
-        thresholds = ArmThresholds(self._heap, self._heap_before)
-        self._follower = RankFollower(self.context, self._treatments, thresholds, self.hold)
+        self._follower = RankFollower(self.context, self._treatments, self._heap.of_arms(), self.hold)
         self._calls.director = self._follower.switcher
 
     def _too_slow(self) -> NoReturn:
-        """The steps are so slow that the budget is over before the loop is known: say so, and end."""
+        """The steps are so slow that the budget is over before the loop is known: say so, and end.
+
+        In a later launch the earlier ones took the budget, and not its steps.
+        """
+        if self.recorder.lap:
+            self.end("budget spent")
         seconds = statistics.median(partial.seconds for _, partial in self.loop.finder.observed[1:])
         self.recorder.write(events.TooSlow(seconds=seconds))
         self.end("its steps are too slow for the budget")
@@ -345,12 +335,11 @@ class Session:
 
     def _begin_experiment(self) -> None:
         settings, budget, treatments = self.settings, self._budget, self._treatments
-        with self._heap.leaving_nothing():
+        with self._heap.thresholds.leaving_nothing():
             offered = factors(
                 self.loop, treatments, self.recorder, budget.seconds, settings.only, self._sensing.failed)
         probes = discover(Probe, settings.packages)  # type: ignore[type-abstract]
-        thresholds = ArmThresholds(self._heap, self._heap_before)
-        self.runner = Runner(self.context, treatments, probes, thresholds, self._wishes)
+        self.runner = Runner(self.context, treatments, probes, self._heap.of_arms(), self._wishes)
         self._calls.run_experiment(self.runner)
         experiment = Experiment(
             offered,

@@ -15,6 +15,8 @@ class Edit(ABC):
 
     slug: ClassVar[str]
     """The treatment's name."""
+    untreated: ClassVar[str] = ""
+    """Why no treatment of this name can try it in a running loop; empty for most."""
 
     @abstractmethod
     def make(self, level: str, work: Workspace) -> str:

@@ -15,8 +15,9 @@ from typing import Any
 from perfdoc.capture.document import Capture
 from perfdoc.core.errors import PerfdocError
 from perfdoc.core.treatment import config_id
+from perfdoc.patch.cannot_edit import CannotEdit
 from perfdoc.patch.edit import discover
-from perfdoc.patch.workspace import CannotEdit, Workspace
+from perfdoc.patch.workspace import Workspace
 
 PLAN, OTHER = "plan", "changes"
 """Names of what a run's folder holds: the plan's patch, and that of other changes that were asked for."""

@@ -7,8 +7,9 @@ from functools import partial
 
 import libcst as cst
 
+from perfdoc.patch.cannot_edit import CannotEdit
 from perfdoc.patch.source import dotted, with_argument
-from perfdoc.patch.workspace import CannotEdit, Workspace
+from perfdoc.patch.workspace import Workspace
 
 DATALOADER = {
     name: place for place, name in enumerate((

@@ -6,7 +6,6 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,58 +16,16 @@ from perfdoc.core.errors import PerfdocError
 from perfdoc.core.treatment import Cores
 from perfdoc.core.typed_json import to_json
 from perfdoc.core.user_code import is_users
-from perfdoc.patch.source import SourceFile, Suite, dotted, last_name
+from perfdoc.patch.calls_of_a_step import Call, dotted_name, frame_of, model_call, shown, shown_at
+from perfdoc.patch.cannot_edit import CannotEdit
+from perfdoc.patch.parameter_holders import assigned_parameters, gone_through, is_plain_name
+from perfdoc.patch.source import SourceFile, Suite, last_name
+from perfdoc.patch.training_region import Region, regions_of
 
 FRAMEWORKS = {
     "lightning": "lightning", "pytorch_lightning": "lightning", "lightning_fabric": "fabric", "transformers": "transformers",
     "accelerate": "accelerate",
 }
-
-
-class CannotEdit(Exception):
-    """Why a change is not made by itself, and what a person would write where."""
-
-    def __init__(self, why: str, snippet: str, where: str = "") -> None:
-        super().__init__(why)
-        self.why = why
-        self.snippet = snippet
-        self.where = where
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A line of the user's code on the stack of a call."""
-
-    file: str
-    line: int
-    function: str
-    first: int
-    """First line of the function, its decorators included."""
-    span: tuple[int, int, int, int] | None = None
-    """Line, column, end line and end column of the call (in UTF-8 bytes); None before Python 3.11."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call that every step makes: ``forward``, ``backward`` or ``step``; frames innermost first."""
-
-    what: str
-    frames: tuple[Frame, ...]
-    fields: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Region:
-    """Statements of one suite: from the first forward pass to the last before a backward."""
-
-    source: SourceFile
-    suite: Suite
-    first: int
-    last: int
-    backward: int
-    """Index of the statement that holds backward."""
-    fronts: tuple[tuple[Frame, ...], ...] = ()
-    """Of every forward pass, the user's frames, innermost first, up to the line in the suite."""
 
 
 class Workspace:
@@ -90,7 +47,7 @@ class Workspace:
         self.imported = places.files
         self._digests = places.digests
         self.calls = [
-            Call(entry.what, tuple(_frame(frame) for frame in entry.frames), to_json(entry)) for entry in places.trail
+            Call(entry.what, tuple(frame_of(frame) for frame in entry.frames), to_json(entry)) for entry in places.trail
         ]
         self._files: dict[str, SourceFile] = {}
         self.root = self._root()
@@ -170,54 +127,7 @@ class Workspace:
 
     def regions(self) -> list[Region]:
         """Forward and loss of every backward of a step. Raises CannotEdit where they are not statements of one suite."""
-        found: list[Region] = []
-        forwards: list[Call] = []
-        for call in self.calls:
-            if call.what == "forward":
-                forwards.append(call)
-            elif call.what == "backward":
-                if forwards:
-                    region = self._region(forwards, call)
-                    if not any(_same(region, other) for other in found):
-                        found.append(region)
-                forwards = []
-        if not found:
-            raise CannotEdit("no forward pass followed by backward was seen in the user's code", "")
-        return found
-
-    def _region(self, forwards: list[Call], backward: Call) -> Region:
-        places = []
-        for forward in forwards:
-            pair = _common(forward, backward)
-            if pair is None:
-                raise CannotEdit("forward and backward are called from different functions", "", _first(backward))
-            places.append(pair)
-        file = places[0][1].file
-        if any(back.file != file or back.line != places[0][1].line for _, back in places):
-            raise CannotEdit("forward passes of one backward are called from different functions", "", _first(backward))
-        source = self.file(file)
-        ends = source.suites(places[0][1].line)
-        best: Region | None = None
-        for suite, last in ends:
-            firsts = []
-            for front, _ in places:
-                at = next((place for other, place in source.suites(front.line) if other is suite), None)
-                if at is None:
-                    break
-                firsts.append(at)
-            else:
-                best = Region(source, suite, min(firsts), last - 1, last)
-        if best is None or best.first > best.backward:
-            raise CannotEdit("backward stands before forward in the text", "", _first(backward))
-        if best.first == best.backward:
-            raise CannotEdit("forward and backward are one statement", "", _first(backward))
-        last = _last_of_loss(best)
-        while last > best.first and _is_zeroing(best.suite.body[last]):
-            last -= 1
-        fronts = tuple(
-            forward.frames[: forward.frames.index(front) + 1] for forward, (front, _) in zip(forwards, places, strict=True)
-        )
-        return Region(source, best.suite, best.first, last, best.backward, fronts)
+        return regions_of(self.calls, self.file)
 
     def forward_calls(self) -> list[tuple[SourceFile, cst.Call, Mapping[str, Any]]]:
         """Calls of outermost models in the user's code, with what was seen of their arguments.
@@ -230,9 +140,9 @@ class Workspace:
                 continue
             frame = call.frames[0]
             source = self.file(frame.file)
-            node = _model_call(source, frame, call.fields)
+            node = model_call(source, frame, call.fields)
             if node is None:
-                raise CannotEdit("the model's call is not found in the text", "", _shown(frame))
+                raise CannotEdit("the model's call is not found in the text", "", shown(frame))
             if not any(node is known for _, known, _ in found):
                 found.append((source, node, call.fields))
         if not found:
@@ -270,7 +180,8 @@ class Workspace:
             source = self.file(str(file))
             node = source.call(int(line), lambda dotted, name=name: last_name(dotted) == name)  # type: ignore[misc]
             if node is None:
-                raise CannotEdit(f"the optimizer is not made by a call of {name} in the text", "", _at(str(file), int(line)))
+                where = shown_at(str(file), int(line))
+                raise CannotEdit(f"the optimizer is not made by a call of {name} in the text", "", where)
             if not any(node is known for _, known in found):
                 found.append((source, node))
         if not found:
@@ -308,12 +219,12 @@ class Workspace:
                 if isinstance(c.func, cst.Attribute) and c.func.attr.value in ("parameters", "named_parameters")
             ]
             if not holders:
-                holders = _assigned_parameters(source, call)
+                holders = assigned_parameters(source, call)
             if not holders:
                 raise CannotEdit("the optimizer is not given `model.parameters()` in one statement", "",
                                  self.shown(source, call))
-            for holder in [each for h in holders for each in _gone_through(source, h)]:
-                if not _is_plain_name(source, holder):
+            for holder in [each for h in holders for each in gone_through(source, h)]:
+                if not is_plain_name(source, holder):
                     raise CannotEdit("the optimizer's parameters are collected by an expression", "", self.shown(source, call))
                 entry = (source, suite, place, source.code(holder))
                 if not any(entry[1] is e[1] and entry[2:] == e[2:] for e in found):
@@ -333,7 +244,7 @@ class Workspace:
         """Calls in the user's files whose dotted name ends with one of these."""
         return [
             (source, call) for source in self.mentioning(*names) for call in source.all(cst.Call)
-            if last_name(_name(call)) in names
+            if last_name(dotted_name(call)) in names
         ]
 
     def runs_always(self, source: SourceFile, node: cst.CSTNode) -> bool:
@@ -373,150 +284,3 @@ class Workspace:
         if not self.main or not is_users(self.main) or not os.path.isfile(self.main):
             raise CannotEdit("the command starts no script of the user's own", change)
         return self.file(self.main)
-
-
-def _name(call: cst.Call) -> str:
-    return dotted(call.func)
-
-
-def _same(one: Region, other: Region) -> bool:
-    return one.suite is other.suite and (one.first, one.last) == (other.first, other.last)
-
-
-def _common(one: Call, other: Call) -> tuple[Frame, Frame] | None:
-    """The innermost function that both calls were made from, as the frame of each."""
-    for frame in one.frames:
-        for second in other.frames:
-            if (frame.file, frame.function, frame.first) == (second.file, second.function, second.first):
-                return frame, second
-    return None
-
-
-def _frame(entry: list[Any]) -> Frame:
-    span = entry[4] if len(entry) > 4 else None
-    file, line, function, first = entry[:4]
-    return Frame(file, line, function, first, tuple(span) if span else None)
-
-
-def _model_call(source: SourceFile, frame: Frame, fields: Mapping[str, Any]) -> cst.Call | None:
-    """The call that the frame is at; where the interpreter does not tell, the only one there with so many arguments."""
-    calls = [c for c in source.all(cst.Call) if source.covers(c, frame.line)]
-    if frame.span is not None:
-        exact = [c for c in calls if source.span(c) == frame.span]
-        if exact:
-            return exact[0]
-    args, names = len(fields.get("args", ())), set(fields.get("kwargs", ()))
-
-    def fits(call: cst.Call) -> bool:
-        plain = [a for a in call.args if a.keyword is None and not a.star]
-        named = {a.keyword.value for a in call.args if a.keyword is not None}
-        starred = any(a.star for a in call.args)
-        return starred or (len(plain) == args and named == names)
-
-    found = [c for c in calls if fits(c) and not _is_builtin(c)]
-    return found[0] if len(found) == 1 else None
-
-
-BUILTINS = frozenset({"print", "len", "float", "int", "range", "enumerate", "zip", "tuple", "list", "dict"})
-TENSOR_METHODS = frozenset({
-    "to", "cuda", "cpu", "float", "half", "mean", "sum", "view", "reshape", "item", "backward", "squeeze", "unsqueeze",
-    "detach", "flatten", "permute", "transpose", "long", "bfloat16", "contiguous", "size", "pow", "zero_grad", "step",
-})
-
-
-def _is_builtin(call: cst.Call) -> bool:
-    name = _name(call)
-    return name in BUILTINS or ("." in name and last_name(name) in TENSOR_METHODS) or not name or _is_functional(name)
-
-
-def _is_functional(name: str) -> bool:
-    return any(part in ("F", "functional", "torch") for part in name.split(".")[:-1])
-
-
-def _last_of_loss(region: Region) -> int:
-    """Index of the last statement that assigns what backward starts from; the last one before backward where none is seen."""
-    source = region.source
-    calls = [c for c in source.all(cst.Call, region.suite.body[region.backward]) if last_name(_name(c)) == "backward"]
-    if not calls:
-        return region.last
-    first = calls[0]
-    roots = [cst.ensure_type(first.func, cst.Attribute).value, *(a.value for a in first.args)]
-    names = {source.code(root) for root in roots if isinstance(root, cst.Name | cst.Attribute)}
-    for place in range(region.last, region.first - 1, -1):
-        statement = region.suite.body[place]
-        targets = [t.target for a in source.all(cst.Assign, statement) for t in a.targets]
-        targets += [a.target for a in source.all(cst.AugAssign, statement)]
-        targets += [a.target for a in source.all(cst.AnnAssign, statement)]
-        parts = [e.value for t in targets if isinstance(t, cst.Tuple | cst.List) for e in t.elements]
-        if names & {source.code(target) for target in [*targets, *parts]}:
-            return place
-    return region.last
-
-
-def _is_plain_name(source: SourceFile, holder: cst.CSTNode) -> bool:
-    """Whether it is a name, or attributes of one, that also exists outside of the expression it stands in."""
-    root = holder
-    while isinstance(root, cst.Attribute):
-        root = root.value
-    if not isinstance(root, cst.Name):
-        return False
-    for above in source.ancestors(holder):
-        if isinstance(above, cst.BaseStatement):
-            return True
-        bound: list[cst.CSTNode] = []
-        if isinstance(above, cst.BaseComp):
-            loop: cst.CompFor | None = above.for_in
-            while loop is not None:
-                bound.append(loop.target)
-                loop = loop.inner_for_in
-        elif isinstance(above, cst.Lambda):
-            bound.append(above.params)
-        if any(name.value == root.value for node in bound for name in source.all(cst.Name, node)):
-            return False
-    return True
-
-
-def _gone_through(source: SourceFile, holder: cst.BaseExpression) -> list[cst.BaseExpression]:
-    """What the name stands for where it goes through a literal: ``D`` and ``G`` in ``(... m.parameters() for m in (D, G))``."""
-    for above in source.ancestors(holder):
-        loop = above.for_in if isinstance(above, cst.BaseSimpleComp) else None
-        if loop is None or loop.inner_for_in is not None or not isinstance(loop.iter, cst.Tuple | cst.List):
-            continue
-        if isinstance(holder, cst.Name) and isinstance(loop.target, cst.Name) and loop.target.value == holder.value:
-            return [element.value for element in loop.iter.elements]
-    return [holder]
-
-
-def _is_zeroing(statement: cst.CSTNode) -> bool:
-    if not isinstance(statement, cst.SimpleStatementLine) or len(statement.body) != 1:
-        return False
-    only = statement.body[0]
-    return isinstance(only, cst.Expr) and isinstance(only.value, cst.Call) and last_name(_name(only.value)) == "zero_grad"
-
-
-def _assigned_parameters(source: SourceFile, call: cst.Call) -> list[cst.BaseExpression]:
-    """Holders of ``.parameters()`` in the assignment of the name that the optimizer is given."""
-    names = {a.value.value for a in call.args if isinstance(a.value, cst.Name)}
-    scope = source.function_of(call) or source.module
-    found = []
-    for assignment in source.all(cst.Assign, scope):
-        targets = {t.target.value for t in assignment.targets if isinstance(t.target, cst.Name)}
-        if targets & names:
-            found += [
-                c.func.value for c in source.all(cst.Call, assignment)
-                if isinstance(c.func, cst.Attribute) and c.func.attr.value in ("parameters", "named_parameters")
-            ]
-    return found
-
-
-def _first(call: Call) -> str:
-    return _shown(call.frames[0]) if call.frames else ""
-
-
-def _shown(frame: Frame) -> str:
-    return _at(frame.file, frame.line)
-
-
-def _at(file: str, line: int) -> str:
-    path = os.path.relpath(file)
-    return f"{file if path.startswith('..') else path}:{line}"

@@ -26,7 +26,7 @@ def answer(diagnosis: Diagnosis) -> tuple[str, ...]:
     cause = leading_cause.sentences(diagnosis, time[0]) if time else ()
     if cause:
         return (*cause, first, *more)
-    own = _own_work(diagnosis) if capture.blocks and not seen.withheld and not _something_helps(diagnosis) else ""
+    own = _own_work(diagnosis) if capture.blocks and not seen.withheld else ""
     return (f"{step}{own}. {first}", *more)
 
 
@@ -46,13 +46,6 @@ def _tried(diagnosis: Diagnosis) -> tuple[str, ...]:
         return (f"No change is known to help yet. The best so far came out {changed(plan.effect)}: "
                 f"{' + '.join(plan.changes)}.",)
     return (_nothing(diagnosis), *_loader(diagnosis))
-
-
-def _something_helps(diagnosis: Diagnosis) -> bool:
-    """Whether the answer speaks of a change."""
-    plan = diagnosis.plan
-    return (plan is not None and (plan.tried is not None or (plan.effect is not None and plan.effect.known))) or any(
-        arm.verdict == "helps" for arm in summary.arms(diagnosis))
 
 
 def _withheld(diagnosis: Diagnosis) -> str:

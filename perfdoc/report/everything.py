@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from perfdoc.diagnosis.diagnose import Diagnosis
-from perfdoc.report import cause_words, drawing, summary
+from perfdoc.report import cause_words, drawing, sample_words, summary
 from perfdoc.report.figures import seconds, speedup
 from perfdoc.report.first_screen import BAR, COLOURS, EVERYTHING, NOTHING, Next, what_next
 from perfdoc.report.model import ReportModel
@@ -61,7 +61,7 @@ def _lines(model: ReportModel) -> list[RenderableType]:
 
 
 def _ceilings(diagnosis: Diagnosis) -> list[RenderableType]:
-    said = [*summary.ceilings(diagnosis), summary.sample_sentence(diagnosis)]
+    said = [*summary.ceilings(diagnosis), sample_words.sample_sentence(diagnosis)]
     return [drawing.text(line) for line in said if line]
 
 

@@ -23,7 +23,7 @@ def as_json(model: ReportModel) -> dict[str, Any]:
         "lines": [to_json(row) for row in model.lines],
         "outside_steps": diagnosis.seen.lines.outside_steps if diagnosis.seen.lines else None,
         "between_steps": [
-            {"where": f"{one.line.file}:{one.line.line}", "what": one.what, "share": one.share}
+            {"where": f"{one.line.file}:{one.line.line}", "what": one.what, "share": one.share, "ceiling": one.ceiling}
             for one in (diagnosis.seen.lines.between if diagnosis.seen.lines else [])
         ],
         "ceilings": {

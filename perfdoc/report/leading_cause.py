@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeGuard
 
-from perfdoc.core.finding import Finding
+from perfdoc.core.finding import Effect, Finding
 from perfdoc.diagnosis.diagnose import Diagnosis
 from perfdoc.diagnosis.rule import discover_rules
 from perfdoc.diagnosis.time_by_line import Cause
 from perfdoc.report import cause_words
-from perfdoc.report.figures import seconds
+from perfdoc.report.figures import changed, seconds
 
 LEAST_GAIN = 1.1
 """Minimum speed-up, or bound of one, for a finding about the user's code to be the answer."""
 MEASURED_SHARE = 0.5
 """Minimum share of the plan's speed-up (of its log) that a measured cause must bring to stand above the plan."""
+BOUND_SHARE = 1 / 3
+"""Minimum share of a bound (of its log) that a measured cause must bring to be told before it: a bound only says "at most"."""
 SAME_PLACE = 0.5
 """Minimum share of a line's ceiling (of its log) that a finding must bring to be told in its place."""
 
@@ -36,11 +39,11 @@ def sentences(diagnosis: Diagnosis, step: float) -> tuple[str, ...]:
 
     ``step``: seconds.
     """
-    run = cause_words.run_sentence(diagnosis, step)
-    if run:
-        return (run,)
     kinds = {rule.code: rule.names_cause for rule in discover_rules() if rule.names_cause}
     named = [finding for finding in diagnosis.findings if kinds.get(finding.code)]
+    run = cause_words.run_sentence(diagnosis, step)
+    if run:
+        return (run, _of_the_run(diagnosis, [finding for finding in named if kinds[finding.code] == "run"]))
     memory = next((f for f in named if kinds[f.code] == "memory" and f.verdict == "hurts"), None)
     if memory is not None:
         return (f"{seconds(step)} a step, and {_placed(memory)}.",)
@@ -51,6 +54,15 @@ def sentences(diagnosis: Diagnosis, step: float) -> tuple[str, ...]:
     return cause_words.cause_sentences(line, step, diagnosis.capture.run.directory) if line is not None else ()
 
 
+def _of_the_run(diagnosis: Diagnosis, findings: list[Finding]) -> str:
+    """What is known to shorten the time outside of steps; else the most that can be won there."""
+    for finding in findings:
+        if finding.verdict == "helps" and finding.effect is not None and finding.effect.known:
+            return f"With {finding.fix} the run gets {changed(finding.effect)}."
+    found = diagnosis.seen.lines
+    return f"Without that it would be {cause_words.at_most(found.between[0].ceiling)} faster." if found is not None else ""
+
+
 def _placed(finding: Finding) -> str:
     """A finding's title, with its line where the title does not name it."""
     title = finding.title
@@ -58,18 +70,25 @@ def _placed(finding: Finding) -> str:
 
 
 def _most(diagnosis: Diagnosis, findings: list[Finding]) -> _Known | None:
-    """The finding that brings most, measured or bounded."""
+    """The finding that brings most: the best measured one, or one whose bound is far above it."""
     found = []
     for finding in findings:
         if finding.verdict == "helps" and finding.effect is not None and finding.effect.known:
             found.append(_Known(finding, finding.effect.speedup, True, _placed(finding)))
         elif finding.verdict == "undecided" and (estimate := _in_plan(diagnosis, finding)) is not None:
             found.append(estimate)
+        elif finding.verdict == "undecided" and _is_clear(finding.effect):
+            found.append(_Known(finding, finding.effect.speedup, True, _placed(finding)))
         elif finding.verdict == "undecided" and finding.seconds_saved_a_step > 0 and diagnosis.seen.step_seconds > 0:
             left = max(0.01, 1 - finding.seconds_saved_a_step / diagnosis.seen.step_seconds)
             found.append(_Known(finding, 1 / left, False, _placed(finding)))
-    best = max(found, key=lambda one: one.gain, default=None)
+    best = max(found, key=lambda one: math.log(max(1.0, one.gain)) * (1 if one.measured else BOUND_SHARE), default=None)
     return best if best is not None and best.gain >= LEAST_GAIN else None
+
+
+def _is_clear(effect: Effect | None) -> TypeGuard[Effect]:
+    """Whether even the lower end of an interval is a gain: too few pairs for a verdict, and none of them leaves a doubt."""
+    return effect is not None and effect.known and effect.low >= LEAST_GAIN
 
 
 def _in_plan(diagnosis: Diagnosis, finding: Finding) -> _Known | None:

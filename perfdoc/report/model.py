@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from perfdoc.core.finding import Finding
 from perfdoc.core.metrics import PHASES
 from perfdoc.diagnosis.diagnose import Diagnosis
-from perfdoc.report import answer, cause_words, outcomes, summary
+from perfdoc.report import answer, cause_words, outcomes, sample_words, summary
 from perfdoc.report.cause_words import LineRow
 from perfdoc.report.figures import command_line
 from perfdoc.report.outcomes import Counts, Row
@@ -84,5 +84,5 @@ def _sites(diagnosis: Diagnosis) -> dict[str, str]:
     if "data" in found or loop is None or not loop.loaders:
         return found
     site = _short_path(loop.loaders[0].site)
-    most = summary.most_of_a_sample(diagnosis)
+    most = sample_words.most_of_a_sample(diagnosis)
     return {**found, "data": ", ".join(filter(None, (f"loader at {site}" if site else "", most)))}

@@ -13,7 +13,6 @@ from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.metrics import PHASES
 from perfdoc.core.treatment import config_from_id
 from perfdoc.diagnosis.diagnose import Diagnosis
-from perfdoc.loader_bench import samples as sample_answer
 from perfdoc.report import incident_notes
 from perfdoc.report.figures import faster, seconds, speedup
 
@@ -21,12 +20,6 @@ PHASE_WORDS = {
     "data": "waiting for data", "transfer": "copying to the device", "forward": "forward", "loss": "loss",
     "backward": "backward", "optimizer": "optimizer", "other": "other",
 }
-
-
-LOADER_MATTERS = 0.3
-"""Share of the step that the loader takes by itself, from which the anatomy of a sample is told beside the step's."""
-OVERSIZED = 16
-"""Pixels decoded for one that is used from which that is told with it: four times the size used, either way."""
 
 
 @dataclass(frozen=True)
@@ -139,20 +132,6 @@ def ceilings(diagnosis: Diagnosis) -> list[str]:
         if isinstance(found, Unavailable) and found.metric == "loader.ceiling":
             lines.append(f"loader alone: {found.reason}")
     return lines
-
-
-def sample_sentence(diagnosis: Diagnosis) -> str:
-    """Where a sample's time goes, where making the batches is a good part of what a step could take; else an empty string.
-
-    Judged by the loader alone, not by the wait: workers that take the cores from the model show as slow compute.
-    """
-    seen = diagnosis.seen
-    anatomy, loader = sample_answer.read(diagnosis.capture.measurements), seen.measurement("loader.ceiling")
-    if anatomy is None or loader is None or stats.trimmed_mean(loader.samples) < LOADER_MATTERS * seen.step_seconds:
-        return ""
-    said = f"making a sample: {anatomy.sentence}"
-    pixels = sample_answer.pixels(diagnosis.capture.measurements)
-    return f"{said} {sample_answer.pixels_sentence(*pixels)}." if pixels and pixels[0] >= OVERSIZED * pixels[1] else said
 
 
 def arms(diagnosis: Diagnosis) -> list[Arm]:
@@ -374,15 +353,6 @@ def warnings(diagnosis: Diagnosis) -> list[str]:
         found.append("new or changed in your folder since, by a program that the script started, or by somebody else: "
                      + ", ".join(left[:3]) + more)
     return found
-
-
-def most_of_a_sample(diagnosis: Diagnosis) -> str:
-    """What most of a sample's time is, where making the batches is a good part of the step; else an empty string."""
-    loader = diagnosis.seen.measurement("loader.ceiling")
-    found = sample_answer.read(diagnosis.capture.measurements)
-    if found is None or loader is None or stats.trimmed_mean(loader.samples) < LOADER_MATTERS * diagnosis.seen.step_seconds:
-        return ""
-    return f"{found.parts[0].words} {found.parts[0].share:.0%} of a sample"
 
 
 def samples(diagnosis: Diagnosis, metric: str) -> tuple[float, ...]:

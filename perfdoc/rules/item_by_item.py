@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from perfdoc.core.finding import Finding
 from perfdoc.core.measurement import Measurement
 from perfdoc.core.treatment import config_from_id
@@ -67,9 +69,11 @@ class ItemByItem(TreatmentRule):
             return tried
         title = (f"samples that lie in memory are fetched {_how(seen)}: {_ms(single)}, "
                  f"cut out at once {_ms(whole)}")
-        said = [tried.title] if tried is not None else []
-        return Finding(self.code, self.slug, title, self.where(seen), "undecided", _fix(seen), tuple(said), effort=self.effort,
-                       seconds_saved_a_step=saved)
+        if tried is None:
+            return Finding(self.code, self.slug, title, self.where(seen), "undecided", _fix(seen), (), effort=self.effort,
+                           seconds_saved_a_step=saved)
+        return replace(tried, title=title, evidence=(tried.title, *tried.evidence),
+                       seconds_saved_a_step=max(saved, tried.seconds_saved_a_step))
 
     def where(self, seen: Evidence) -> str:
         """The line of the loader."""

@@ -6,17 +6,19 @@ from perfdoc.diagnosis.rule import TreatmentRule
 
 
 class OversubscribedThreads(TreatmentRule):
-    """OpenCV starts a thread for every core in every worker.
+    """OpenCV, or the BLAS library behind NumPy and SciPy, starts a thread for every core in every worker.
 
     What it measures
     ----------------
-    Your step with ``cv2.setNumThreads(0)`` where samples are made, switched on and off in your running loop. Fewer threads for
-    the model are tried by the rules about workers and threads.
+    Your step with one thread for these libraries where samples are made, switched on and off in your running loop. BLAS is
+    tried where a few samples, made one after the other, keep more than 1.3 threads at work. Its threads are set by
+    ``threadpoolctl`` if that is installed, else by OpenBLAS' own function. Fewer threads for the model are tried by the rules
+    about workers and threads.
 
     Why it costs time
     -----------------
-    torch gives each worker one thread, but OpenCV does not know that and uses all cores in each worker. With 8 workers on 8
-    cores, 64 threads then compete for the cores, and with them the model's own threads.
+    torch gives each worker one thread, but these libraries do not know that and use all cores in each worker. With 8 workers on
+    8 cores, 64 threads then compete for the cores, and with them the model's own threads.
 
     Example
     -------
@@ -34,7 +36,9 @@ class OversubscribedThreads(TreatmentRule):
 
     When this is wrong
     ------------------
-    With one worker and large pictures OpenCV's threads may be worth more than they cost.
+    With one worker and large pictures or matrices these threads may be worth more than they cost. For NumPy, call
+    ``threadpoolctl.threadpool_limits(1, "blas")`` in ``worker_init_fn``, or set ``OPENBLAS_NUM_THREADS=1`` before NumPy is
+    imported.
     """
 
     code = "PD111"

@@ -44,6 +44,7 @@ class RespawnedWorkers(Rule):
 
     code = "PD105"
     slug = "respawned-workers"
+    names_cause = "run"
     needs = ("loader.turnover", "loader.batches_an_epoch", "step.time")
 
     def check(self, seen: Evidence) -> Finding | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perfdoc.diagnosis.evidence import Evidence
 from perfdoc.diagnosis.rule import TreatmentRule
 
 
@@ -49,3 +50,10 @@ class UnusedGradients(TreatmentRule):
     names_cause = "time"
     needs = ("step.time", "unused_gradients.speedup")
     treatment = "unused_gradients"
+
+    def title(self, seen: Evidence, arm: str) -> str:
+        """Whose gradients nobody uses, and what the step is without them."""
+        effect, offer = seen.effect(arm), seen.offer(self.treatment)
+        if effect is None or not effect.known or seen.verdict(arm) != "helps" or offer is None or not offer.reason:
+            return super().title(seen, arm)
+        return f"{offer.reason}. Without, the step is {effect.speedup:.2f}x faster"

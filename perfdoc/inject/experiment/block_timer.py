@@ -21,6 +21,10 @@ LONGEST_BURST = 32
 BLOCK_SECONDS = 0.2
 """Aim for the counted part of a block, in seconds. On shared machines drift is the larger noise: in the same time, many short
 blocks that alternate quickly know a ratio about twice as well as blocks of 0.4 s (``benchmarks/block_length.py``)."""
+SHORT_BLOCK = 0.5
+"""Minimum share of that aim for a block to end: one whose steps are faster than expected has more of them."""
+MOST_STEPS = 400
+"""Maximum number of counted steps of a block."""
 SLOW_STEP = 0.25
 """Minimum duration of a step, in seconds, from which blocks are kept to two counted steps (or a burst of workers) and one of
 warm-up."""
@@ -128,7 +132,7 @@ class BlockTimer:
         if step > SLOW_STEP:
             return max(2, min(workers, 4)) if self.waits else 2
         bursts = 2 * workers
-        return max(3, min(bursts, 16), min(math.ceil(BLOCK_SECONDS / step), 400))
+        return max(3, min(bursts, 16), min(math.ceil(BLOCK_SECONDS / step), MOST_STEPS))
 
     # -- steps
 
@@ -153,11 +157,25 @@ class BlockTimer:
                 self._loop.finder.relax()
             if not self._steps and self.irregular >= UNLIKE:
                 return BlockState.UNLIKE
-        slow = math.fsum(self._steps) > 6 * BLOCK_SECONDS and len(self._steps) >= 3
+        seconds = math.fsum(self._steps)
+        slow = seconds > 6 * BLOCK_SECONDS and len(self._steps) >= 3
         whole = len(self._steps) % self._period == 0
-        if len(self._steps) >= self._wanted or (slow and self._wanted > 3 and whole):
+        if len(self._steps) >= self._wanted and not self._extended(seconds):
             return BlockState.COMPLETE
-        return BlockState.RUNNING
+        return BlockState.COMPLETE if slow and self._wanted > 3 and whole else BlockState.RUNNING
+
+    def _extended(self, seconds: float) -> bool:
+        """Whether the block goes on for some steps, because its steps are much faster than the loop's own.
+
+        A change that makes a step ten times as fast would be known from a tenth of the time that the control is, and every
+        combination with it would look alike. ``seconds``: of the steps so far.
+        """
+        count = len(self._steps)
+        if self._context.device.asynchronous or not 0 < seconds < SHORT_BLOCK * BLOCK_SECONDS or count >= MOST_STEPS:
+            return False
+        wanted = min(MOST_STEPS, math.ceil(BLOCK_SECONDS * count / seconds))
+        self._wanted = -(-wanted // self._period) * self._period
+        return self._wanted > count
 
     def _begin_counting(self) -> None:
         self._context.device.wait()

@@ -81,7 +81,7 @@ class Experiment:
         yield ProbeRequest(False, dict(self.plan))
         yield from self._try_trades()
         yield ProbeRequest(False, dict(self.plan), late=True)
-        yield from self._settle_rest(self.policy.enlarging_share * self.budget if known.enlarging() else 0.0)
+        yield from self._settle_rest(self._share_kept(trades=False) * self.budget)
         # From here on the process is no more as the user's script made it: see Factor.enlarges.
         yield from self._try_enlarging()
         yield from self._settle_rest(0.0, with_plan=False)
@@ -92,10 +92,23 @@ class Experiment:
 
     def _kept_for_the_end(self) -> float:
         """Seconds of the budget for what is measured when the plan is known."""
+        return (self.policy.probes_share + self._share_kept()) * self.budget
+
+    def _share_kept(self, *, trades: bool = True) -> float:
+        """Share of the budget kept for what enlarges the process and, with ``trades``, for what trades something for time."""
         policy, known = self.policy, self.arm_results
-        trades = policy.trades_share * bool(known.trades(policy.trade_pairs))
-        enlarging = policy.enlarging_share * bool(known.enlarging())
-        return math.fsum((policy.probes_share, trades, enlarging)) * self.budget
+        shares = {
+            "trades": policy.trades_share * bool(known.trades(policy.trade_pairs)),
+            "enlarging": policy.enlarging_share * bool(known.enlarging()),
+        }
+        kept = shares["enlarging"] + trades * shares["trades"]
+        if kept and self._nothing_to_plan():
+            return policy.asked_share * kept / math.fsum(shares.values())
+        return kept
+
+    def _nothing_to_plan(self) -> bool:
+        """Whether all that is to be tried trades something else for time, or enlarges the process."""
+        return not any(factor.planned for factor in self.arm_results.factors)
 
     def _decide_few(self) -> Steps:
         """Where steps are slow: as many changes as can be decided, one of each treatment, those that act on most of the step.
@@ -154,8 +167,11 @@ class Experiment:
         }
         open_ones = rounds.affordable(quick, floor, policy.sure_pairs)
         if len(open_ones) < len(quick):
-            # What trades something else for time waits for what is left at the end.
-            can = {name: arm for name, arm in quick.items() if known.plannable(arm) or name in known.ceiling_ids}
+            # What trades something else for time waits for what is left at the end, unless there is nothing else.
+            can = {
+                name: arm for name, arm in quick.items()
+                if known.plannable(arm) or name in known.ceiling_ids or self._nothing_to_plan()
+            }
             first = self.remaining() - policy.first_round_share * (self.remaining() - floor)
             open_ones = rounds.affordable(can, first, 1)
         while self.remaining() > floor:
@@ -187,7 +203,7 @@ class Experiment:
 
     def _try_trades(self) -> Steps:
         """A block or two of everything that trades something else for time, so that nobody must ask what it would bring."""
-        floor = max(0.0, self.remaining() - self.policy.trades_share * self.budget)
+        floor = max(0.0, self.remaining() - (self._share_kept() - self._share_kept(trades=False)) * self.budget)
         for _ in range(self.policy.trade_pairs):
             live = self.arm_results.trades(self.policy.trade_pairs)
             if not live or self.remaining() <= floor:

@@ -27,7 +27,8 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from perfdoc.core.treatment import CONTROL, Config, config_id
 
@@ -127,6 +128,28 @@ class ArmThresholds:
     def settle(self, config: Config) -> None:
         """A block of ``config`` has ended: what its steps made of the thresholds stays its own."""
         self._known.setdefault(config_id(config), self._process.read())
+
+
+class ProcessHeap:
+    """The thresholds of this process, looked for when they are first asked for; left alone where a model is on a GPU."""
+
+    def __init__(self) -> None:
+        self._on_device = False
+        self._before: Thresholds | None = None
+
+    @cached_property
+    def thresholds(self) -> MallocThresholds:
+        """The process's own."""
+        return MallocThresholds(wanted=not self._on_device)
+
+    def remember(self, model: Any) -> None:
+        """``model``, the first one, is about to be called in training: what holds now is from before the first step."""
+        self._on_device = any(parameter.device.type != "cpu" for parameter in model.parameters())
+        self._before = self.thresholds.read()
+
+    def of_arms(self) -> ArmThresholds:
+        """Those of an experiment that begins now."""
+        return ArmThresholds(self.thresholds, self._before)
 
 
 def _word(address: int) -> ctypes.c_size_t:

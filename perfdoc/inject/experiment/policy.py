@@ -22,6 +22,8 @@ class Policy:
     """Maximum share for what trades something else for time, where screening did not reach it: it is never advised."""
     enlarging_share: float = 0.1
     """Share kept for what enlarges the process, at the very end, because nothing measured after it would be the user's own."""
+    asked_share: float = 0.7
+    """Share kept for these two together where nothing else is to be tried: then they are what the user asked for."""
     numerics_share: float = 0.12
     """Maximum share for comparing numbers: seconds that measure no speed."""
     again_share: float = 0.03

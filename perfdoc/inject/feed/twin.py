@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import dataloader as torch_dataloader
 
@@ -22,6 +23,12 @@ sets takes minutes, and every worker makes one."""
 _BaseIter: Any = torch_dataloader._BaseDataLoaderIter
 MultiIter: Any = torch_dataloader._MultiProcessingDataLoaderIter
 original_next: Callable[[Any], Any] = _BaseIter.__next__
+
+
+def start_method(loader: Any) -> str:
+    """How the loader's workers are started: ``fork``, ``spawn`` or ``forkserver``."""
+    context = loader.multiprocessing_context or torch.multiprocessing
+    return str(context.get_start_method())
 
 
 class Endless:

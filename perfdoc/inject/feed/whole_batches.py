@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.utils.data import Dataset, default_convert
+from torch.utils.data import Dataset, Subset, default_convert
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from perfdoc.inject.feed.swapped_dataset import Transparent
@@ -36,6 +36,13 @@ class WholeBatchDataset(Transparent, Dataset):  # type: ignore[misc]
     def __getitems__(self, indices: Any) -> list[Whole]:
         """The batch of these indices, as torch's collate function is to leave it."""
         return [Whole(asked_at_once(self._perfdoc_inner, indices))]
+
+
+def makes_batches(dataset: Any) -> bool:
+    """Whether the data set makes whole batches itself; a Subset does where the one inside does."""
+    if isinstance(dataset, Subset) and type(dataset).__getitems__ is Subset.__getitems__:
+        return makes_batches(dataset.dataset)
+    return bool(getattr(dataset, "__getitems__", None))
 
 
 def _as_it_is(samples: Any, *, collate_fn_map: Any = None) -> Any:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from perfdoc.inject.guard.opening import at
-from perfdoc.inject.guard.overlay import (
-    Overlay,
+from perfdoc.inject.guard.overlay import Overlay
+from perfdoc.inject.guard.real_files import (
     exists,
     failure,
     is_folder,

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from perfdoc.inject.guard.opening import named
-from perfdoc.inject.guard.overlay import Overlay, failure, is_folder, missing, real_listdir, real_lstat, real_scandir
+from perfdoc.inject.guard.overlay import Overlay
+from perfdoc.inject.guard.real_files import failure, is_folder, missing, real_listdir, real_lstat, real_scandir
 
 
 class Entry:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from perfdoc.inject.guard.overlay import Overlay, exists, is_folder
+from perfdoc.inject.guard.overlay import Overlay
+from perfdoc.inject.guard.real_files import exists, is_folder
 from perfdoc.inject.system.import_hooks import when_imported
 
 MOST_COPIED = 2**28

@@ -12,7 +12,8 @@ import shutil
 import stat
 from typing import Any
 
-from perfdoc.inject.guard.overlay import Overlay, exists, real_lstat
+from perfdoc.inject.guard.overlay import Overlay
+from perfdoc.inject.guard.real_files import exists, real_lstat
 from perfdoc.inject.system import audit
 from perfdoc.inject.system.recorder import Recorder
 

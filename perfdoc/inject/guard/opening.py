@@ -9,7 +9,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from perfdoc.inject.guard.overlay import Overlay, failure, is_folder, real_open
+from perfdoc.inject.guard.overlay import Overlay
+from perfdoc.inject.guard.real_files import failure, is_folder, real_open
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 TEMPORARY = getattr(os, "O_TMPFILE", 0)

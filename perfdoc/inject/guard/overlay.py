@@ -12,72 +12,41 @@ a file that nothing has happened to costs no look at the disk.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import stat
-import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from perfdoc.inject.guard.journal import Journal
+from perfdoc.inject.guard.real_files import (
+    exists,
+    failure,
+    is_folder,
+    is_link,
+    links_beside,
+    missing,
+    real_access,
+    real_getcwd,
+    real_listdir,
+    real_lstat,
+    real_mkdir,
+    real_open,
+    real_readlink,
+    real_remove,
+    real_rename,
+    real_rmtree,
+    real_symlink,
+)
+from perfdoc.inject.guard.territory import Territory
 from perfdoc.inject.system.recorder import Recorder
 
 MOST_TOLD = 2000
 """Maximum number of files that are told one by one in the events of a process."""
 MOST_LINKS = 40
 """Symbolic links on one path after which Linux gives up with ELOOP."""
-MOST_NEIGHBOURS = 5000
-"""Maximum number of entries of a folder that are searched for links to a file that has changed."""
-CACHES = (".cache", ".triton", ".nv", ".torch", ".keras", ".config/matplotlib", ".pyenv", ".local/share")
-"""Folders in the home folder that programs keep caches in: what is written there is no result of the script's."""
-CACHE_VARIABLES = (
-    "XDG_CACHE_HOME", "TORCH_HOME", "HF_HOME", "HF_DATASETS_CACHE", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR",
-    "MPLCONFIGDIR", "NUMBA_CACHE_DIR", "CUDA_CACHE_PATH",
-)
-
-real_lstat, real_stat, real_remove, real_mkdir, real_rename = os.lstat, os.stat, os.remove, os.mkdir, os.rename
-real_readlink, real_listdir, real_rmtree, real_getcwd = os.readlink, os.listdir, shutil.rmtree, os.getcwd
-real_open, real_utime, real_chmod, real_symlink, real_link = os.open, os.utime, os.chmod, os.symlink, os.link
-real_access, real_scandir, real_rmdir, real_chdir = os.access, os.scandir, os.rmdir, os.chdir
-"""The system's own functions, from before any of them was replaced."""
-
-
-def exists(place: str) -> bool:
-    """Whether anything is at a real place, links included."""
-    try:
-        real_lstat(place)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def is_folder(place: str | None) -> bool:
-    """Whether a real place is a folder itself, no link to one."""
-    try:
-        return place is not None and stat.S_ISDIR(real_lstat(place).st_mode)
-    except (OSError, ValueError):
-        return False
-
-
-def is_link(place: str | None) -> bool:
-    """Whether a real place is a symbolic link."""
-    try:
-        return place is not None and stat.S_ISLNK(real_lstat(place).st_mode)
-    except (OSError, ValueError):
-        return False
-
-
-def failure(number: int, *files: Any) -> OSError:
-    """The OSError of an errno, of the subclass that Python has for it. ``files``: one or two, as the script named them."""
-    named = [os.fspath(file) if isinstance(file, os.PathLike) else file for file in files]
-    return OSError(number, os.strerror(number), *((named[0], None, named[1]) if len(named) == 2 else named))
-
-
-def missing(*files: Any) -> OSError:
-    """What the system raises where there is no such file."""
-    return failure(errno.ENOENT, *files)
 
 
 class Overlay:
@@ -89,17 +58,7 @@ class Overlay:
         self._tree, self._gone_tree = os.path.join(self.root, "tree"), os.path.join(self.root, "gone")
         os.makedirs(self._tree, exist_ok=True)
         os.makedirs(self._gone_tree, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._journal = real_open(os.path.join(self.root, "journal"), flags, 0o644)
-        self._read = 0
-        self._names: set[str] = set()
-        self._gone: set[str] = set()
-        self._made: set[str] = set()
-        """Folders that the script made, or whose mode or times it set."""
-        self._parents: set[str] = set()
-        """Folders with entries of their own in the overlay, or with removed ones."""
-        self._folders: dict[str, tuple[str, bool]] = {}
-        """What a folder's name leads to, and whether any of it is the overlay's."""
+        self._journal = Journal(os.path.join(self.root, "journal"))
         self._told = 0
         run_dir = os.path.realpath(recorder.run_dir)
         base = os.path.dirname(os.path.dirname(run_dir))
@@ -107,14 +66,7 @@ class Overlay:
         """Where runs are kept: no script meets it in a listing of the folder around it."""
         self._virtual: str | None = None
         self._inside = threading.local()
-        home = os.path.expanduser("~")
-        free = [recorder.run_dir, "/dev", "/proc", "/sys", "/run", tempfile.gettempdir(), "/tmp", "/var/tmp",
-                *(os.path.join(home, name) for name in CACHES), *(os.environ.get(name, "") for name in CACHE_VARIABLES)]
-        self._free = tuple(os.path.join(os.path.realpath(path), "") for path in free if path)
-        self._protected = tuple(os.path.join(os.path.realpath(path), "") for path in protect)
-        self._read_journal()
-
-    # -- at work
+        self._territory = Territory(recorder.run_dir, protect)
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -132,47 +84,13 @@ class Overlay:
 
     def untouched(self) -> bool:
         """Whether nothing has been written or removed so far, by any process, and no path needs a second look."""
-        self._sync()
-        return not self._read and self._virtual is None
-
-    def _sync(self) -> None:
-        if os.fstat(self._journal).st_size != self._read:
-            self._read_journal()
-
-    def _read_journal(self) -> None:
-        data = os.pread(self._journal, max(0, os.fstat(self._journal).st_size - self._read), self._read)
-        whole = data.rfind(b"\n") + 1
-        self._read += whole
-        for line in data[:whole].splitlines():
-            kind, path = json.loads(line)
-            self._note(kind, path)
-
-    def _note(self, kind: str, path: str) -> None:
-        parent, name = os.path.split(path)
-        self._names.add(name)
-        self._parents.add(parent)
-        if kind == "gone":
-            self._gone.add(path)
-        elif kind == "folder":
-            self._made.add(path)
-        if kind != "file" or is_folder(path) or is_link(path):  # a file in place of one too
-            self._folders.clear()
-
-    def _add(self, kind: str, path: str) -> None:
-        """Tell all processes of a change. ``kind``: ``file``, ``folder``, ``link`` or ``gone``."""
-        if kind == "file" and os.path.basename(path) in self._names and os.path.dirname(path) in self._parents:
-            return  # nothing that any process must learn
-        os.write(self._journal, (json.dumps([kind, path]) + "\n").encode())
-        self._sync()
+        return self._journal.empty() and self._virtual is None
 
     # -- paths
 
     def guarded(self, path: str) -> bool:
         """Whether what the script does at ``path`` must not reach the user's tree."""
-        inside = path + os.sep
-        if inside.startswith(self._protected) and not inside.startswith(self._free[0]):
-            return True  # the user's project is protected even where it lies in a temporary folder
-        return not inside.startswith(self._free)
+        return self._territory.guarded(path)
 
     def ours(self, path: str) -> bool:
         """Whether what happens at ``path`` happens in the overlay: it is guarded, or stands there or in a folder of it."""
@@ -185,14 +103,11 @@ class Overlay:
         """Where what the script writes at ``path`` is kept."""
         return self._tree + path
 
-    def _marker(self, path: str) -> str:
-        return self._gone_tree + path + ".gone"
-
     def hidden(self, path: str) -> bool:
         """Whether the user's own ``path`` was removed, by itself or with a folder that holds it."""
-        if not self._gone:
+        if not self._journal.gone:
             return False
-        while path not in self._gone:
+        while path not in self._journal.gone:
             parent = os.path.dirname(path)
             if parent == path:
                 return False
@@ -214,9 +129,9 @@ class Overlay:
         """The real place of what the script sees at ``path``; None where it sees nothing there."""
         upper = self.upper(path)
         if exists(upper):
-            passed_through = path not in self._made and is_folder(upper) and is_folder(self.below(path))
+            passed_through = path not in self._journal.made and is_folder(upper) and is_folder(self.below(path))
             return path if passed_through else upper
-        return path if not self.hidden(path) and exists(path) else None
+        return self.below(path)
 
     def below(self, path: str) -> str | None:
         """The user's own file at ``path``, where the script has not removed it."""
@@ -233,14 +148,14 @@ class Overlay:
     def moved_to(self, path: str) -> None:
         """The script has changed its working directory; ``path``: its real place."""
         self._virtual = path if path.startswith(self._tree) else None
-        self._folders.clear()
+        self._journal.folders.clear()
 
     def view(self, file: Any, follow: bool = True) -> str:
         """The absolute path that ``file`` means to the script. ``follow``: through a link at its end as well."""
         name = os.fsdecode(file)
         if not name:
             raise missing(file)
-        self._sync()
+        self._journal.sync()
         try:
             return self._view(name, follow)
         except OSError as error:  # named as the script does
@@ -260,19 +175,15 @@ class Overlay:
     def _folder(self, head: str) -> tuple[str, bool]:
         """The folder that ``head`` leads to, and whether it is not simply the user's own."""
         key = head if head.startswith("/") else os.path.join(self.getcwd(), head)
-        found = self._folders.get(key)
+        found = self._journal.folders.get(key)
         if found is None:
             path = self._walk(key, True)
             with self.at_work():
-                plain = path == os.path.realpath(key) and not self.hidden(path) and (path in ("/",) or self._is_plain(path))
-            if len(self._folders) > 10_000:
-                self._folders.clear()
-            found = self._folders[key] = (path, not plain)
+                plain = path == os.path.realpath(key) and not self.hidden(path) and exists(path)
+            if len(self._journal.folders) > 10_000:
+                self._journal.folders.clear()
+            found = self._journal.folders[key] = (path, not plain)
         return found
-
-    def _is_plain(self, path: str) -> bool:
-        """Whether a folder is the user's own: where it stands in the overlay too, that only holds what lies deeper."""
-        return exists(path)
 
     def _walk(self, name: str, follow: bool) -> str:
         if not name.startswith("/"):
@@ -312,7 +223,7 @@ class Overlay:
         except TypeError:
             return file
         head, tail = os.path.split(name)
-        if tail not in self._names and tail not in ("", ".", ".."):
+        if tail not in self._journal.names and tail not in ("", ".", ".."):
             try:
                 folder, ours = self._folder(head)
             except OSError as error:
@@ -342,7 +253,8 @@ class Overlay:
 
     def is_merged(self, path: str) -> bool:
         """Whether the entries of a folder are not simply those of one real folder."""
-        return path == os.path.dirname(self._base) or path in self._parents or self.hidden(path) or exists(self.upper(path))
+        changed = path in self._journal.parents or self.hidden(path) or exists(self.upper(path))
+        return changed or path == os.path.dirname(self._base)
 
     def entries(self, path: str) -> list[str]:
         """Names of what the script sees in a folder."""
@@ -350,7 +262,7 @@ class Overlay:
         if self.below(path) is not None and is_folder(path):
             for name in real_listdir(path):
                 inner = os.path.join(path, name)
-                if inner not in self._gone and inner != self._base:
+                if inner not in self._journal.gone and inner != self._base:
                     found[name] = None
         upper = self.upper(path)
         if is_folder(upper):
@@ -363,7 +275,7 @@ class Overlay:
         """Where to write ``file`` to. ``keep``: what it holds is read or appended to, so a copy begins with it."""
         if self.idle() or isinstance(file, int) or file is None:
             return file
-        self._sync()
+        self._journal.sync()
         path = self.view(file, not exclusive)
         if os.fsdecode(file).endswith("/"):
             raise failure(errno.EISDIR, file)
@@ -396,9 +308,9 @@ class Overlay:
         """Where a checkpoint goes: into the overlay, wherever the script wants it. What is no path is left alone."""
         if self.idle() or not isinstance(file, str | bytes | os.PathLike):
             return file
-        self._sync()
+        self._journal.sync()
         path = self.view(file)
-        if path.startswith(self._free[0]):
+        if self._territory.is_of_the_run(path):
             return file
         return self.for_writing(path, file, False)
 
@@ -406,8 +318,8 @@ class Overlay:
         """Make room in the overlay for something new at ``path``; its place."""
         upper = self.upper(path)
         self._make_parents(path)
-        self._add(kind, path)
-        self._tell(path)
+        self._journal.add(kind, path)
+        self._tell("redirected", path=path, to=os.path.relpath(upper, self._recorder.run_dir))
         return upper
 
     def _make_parents(self, path: str) -> None:
@@ -449,21 +361,19 @@ class Overlay:
 
     def touched(self, path: str) -> None:
         """A folder of the user's, through which the overlay only passed so far, has mode or times of its own there."""
-        self._add("folder", path)
+        self._journal.add("folder", path)
 
     def hide(self, path: str) -> None:
         """The user's own ``path`` is removed as far as the script is concerned."""
         if self.hidden(path) or not exists(path):
             return
-        marker = self._marker(path)
+        marker = f"{self._gone_tree}{path}.gone"
         with self.at_work():
             os.makedirs(os.path.dirname(marker), exist_ok=True)
             os.close(real_open(marker, os.O_WRONLY | os.O_CREAT, 0o600))
-        self._add("gone", path)
+        self._journal.add("gone", path)
         self.tell_neighbours(path)
-        if self._told < MOST_TOLD:
-            self._told += 1
-            self._recorder.write("kept", path=path)
+        self._tell("kept", path=path)
 
     def drop(self, path: str) -> None:
         """Nothing is at ``path`` any more: neither in the overlay nor, as far as the script is concerned, of the user's."""
@@ -472,34 +382,19 @@ class Overlay:
         with self.at_work():
             if is_folder(upper):
                 real_rmtree(upper, ignore_errors=True)
-                self._add("folder", path)
+                self._journal.add("folder", path)
             elif exists(upper):
                 if is_link(upper):
-                    self._add("link", path)
+                    self._journal.add("link", path)
                 real_remove(upper)
 
-    def _tell(self, path: str) -> None:
+    def _tell(self, kind: str, **fields: str) -> None:
         if self._told < MOST_TOLD:
             self._told += 1
-            to = os.path.relpath(self.upper(path), self._recorder.run_dir)
-            self._recorder.write("redirected", path=path, to=to)
+            self._recorder.write(kind, **fields)
 
     def tell_neighbours(self, path: str) -> None:
         """Links beside ``path`` may lead to it: their names are looked at from now on too."""
-        for name in self._links_beside(path):
-            if name not in self._names:
-                self._add("link", os.path.join(os.path.dirname(path), name))
-
-    @staticmethod
-    def _links_beside(path: str) -> Iterable[str]:
-        found = []
-        try:
-            with real_scandir(os.path.dirname(path)) as entries:
-                for count, entry in enumerate(entries):
-                    if count > MOST_NEIGHBOURS:
-                        break
-                    if entry.is_symlink():
-                        found.append(entry.name)
-        except OSError:
-            pass
-        return found
+        for name in links_beside(path):
+            if name not in self._journal.names:
+                self._journal.add("link", os.path.join(os.path.dirname(path), name))

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from perfdoc.inject.guard.opening import at, named
-from perfdoc.inject.guard.overlay import Overlay, exists, is_folder, real_chdir, real_getcwd
+from perfdoc.inject.guard.overlay import Overlay
+from perfdoc.inject.guard.real_files import exists, is_folder, real_chdir, real_getcwd
 
 
 def replacements(overlay: Overlay) -> dict[Callable[..., Any], Callable[..., Any]]:

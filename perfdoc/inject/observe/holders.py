@@ -19,7 +19,7 @@ from typing import Any
 
 from perfdoc.core.user_code import is_users
 
-CONTAINERS = (list, tuple, dict, set, deque)
+CONTAINERS = (list, tuple, set, deque)
 OURS = frozenset({"perfdoc", "perfdoc_probes"})
 CODE = (ModuleType, FunctionType, FrameType, type)
 DEEPEST = 2
@@ -27,6 +27,8 @@ DEEPEST = 2
 MOST_REFERRERS = 2000
 """Maximum number of objects that are looked at on the way; a tensor of the loop has a handful."""
 ADDING = frozenset({"append", "appendleft", "extend", "insert", "add", "update", "setdefault"})
+ENTRY = frozenset({"get", "setdefault"})
+"""Methods of a dictionary that give an entry, which may be added to then."""
 ITSELF, ADDED, ANYTHING, CONSTANT = range(4)
 """How a line fills a name, the most telling first: from its own value, by adding to it, from anything, with a constant."""
 
@@ -102,9 +104,11 @@ def _variables_of(owner: Any) -> dict[str, Any] | None:
 
 def _entries(holding: Any) -> Iterable[Any]:
     """What a container, or an object of a library, holds."""
-    if type(holding) is dict:
-        return list(holding.values())
-    return list(holding) if type(holding) in CONTAINERS else list((_variables_of(holding) or {}).values())
+    if issubclass(type(holding), dict):
+        return list(dict.values(holding))
+    # Each by the method of its own kind: what a script makes of these kinds may run code when it is iterated.
+    kind: Any = next((kind for kind in CONTAINERS if issubclass(type(holding), kind)), None)
+    return list(kind.__iter__(holding) if kind is not None else (_variables_of(holding) or {}).values())
 
 
 def _names_in(holding: Any, held: set[int]) -> Iterator[tuple[Any, Holder]]:
@@ -200,7 +204,7 @@ def _filled(name: str, shown: str, file: str, owner: type | None, function: tupl
 
 def _read_in(scope: ast.AST, name: str, attribute: bool, filled: int) -> int:
     """The first line that reads a name, in the innermost loop that fills it at line ``filled`` if any does; 0: none."""
-    adding = {id(node.func.value) for node in ast.walk(scope) if isinstance(node, ast.Call)
+    adding = {id(_whole(node.func.value)) for node in ast.walk(scope) if isinstance(node, ast.Call)
               and isinstance(node.func, ast.Attribute) and node.func.attr in ADDING}
     loops = [node for node in ast.walk(scope) if isinstance(node, ast.For | ast.While | ast.AsyncFor)
              and node.lineno <= filled <= (node.end_lineno or 0)]
@@ -237,11 +241,11 @@ def _scopes(file: str, owner: type | None, function: tuple[str, int] | None) -> 
 def _fills(node: ast.AST, name: str, attribute: bool) -> int | None:
     """How a node fills the name, as one of ``ITSELF``...; None where it does not."""
     if isinstance(node, ast.AugAssign):
-        return ITSELF if _is(node.target, name, attribute) else None
+        return ITSELF if _is(_whole(node.target), name, attribute) else None
     if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         flat = [inner for target in targets for inner in (target.elts if isinstance(target, ast.Tuple) else [target])]
-        if any(isinstance(target, ast.Subscript) and _is(target.value, name, attribute) for target in flat):
+        if any(isinstance(target, ast.Subscript) and _is(_whole(target), name, attribute) for target in flat):
             return ADDED
         if not any(_is(target, name, attribute) for target in flat):
             return None
@@ -250,8 +254,19 @@ def _fills(node: ast.AST, name: str, attribute: bool) -> int | None:
         empty = isinstance(node.value, ast.Constant) or not list(ast.iter_child_nodes(node.value))[:-1]
         return CONSTANT if empty else ANYTHING
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ADDING:
-        return ADDED if _is(node.func.value, name, attribute) else None
+        return ADDED if _is(_whole(node.func.value), name, attribute) else None
     return None
+
+
+def _whole(node: ast.expr) -> ast.expr:
+    """What an entry is taken from: ``values`` in ``values[name]`` and in ``values.setdefault(name, [])``."""
+    while True:
+        if isinstance(node, ast.Subscript):
+            node = node.value
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ENTRY:
+            node = node.func.value
+        else:
+            return node
 
 
 def _is(node: ast.AST, name: str, attribute: bool) -> bool:

@@ -6,9 +6,12 @@ from functools import partial
 
 import libcst as cst
 
+from perfdoc.patch.calls_of_a_step import Frame
+from perfdoc.patch.cannot_edit import CannotEdit
 from perfdoc.patch.edit import Edit
 from perfdoc.patch.source import SourceFile, argument, dotted, last_name, with_argument, without_argument
-from perfdoc.patch.workspace import CannotEdit, Frame, Region, Workspace
+from perfdoc.patch.training_region import Region
+from perfdoc.patch.workspace import Workspace
 
 LIGHTNING = {"bf16": '"bf16-mixed"', "fp16": '"16-mixed"'}
 LEAVE_IT_ALONE = frozenset({

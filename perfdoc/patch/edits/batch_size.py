@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from perfdoc.patch.cannot_edit import CannotEdit
 from perfdoc.patch.edit import Edit
 from perfdoc.patch.statements import loader_argument
-from perfdoc.patch.workspace import CannotEdit, Workspace
+from perfdoc.patch.workspace import Workspace
 
 
 class BatchSizeEdit(Edit):

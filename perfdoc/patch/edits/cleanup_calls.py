@@ -6,9 +6,10 @@ import re
 
 import libcst as cst
 
+from perfdoc.patch.cannot_edit import CannotEdit
 from perfdoc.patch.edit import Edit
 from perfdoc.patch.source import last_name
-from perfdoc.patch.workspace import CannotEdit, Workspace
+from perfdoc.patch.workspace import Workspace
 
 CALL = re.compile(r"([\w.]+)\(\) at (\S+):(\d+)")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import libcst as cst
 
+from perfdoc.patch.cannot_edit import CannotEdit
 from perfdoc.patch.edit import Edit
 from perfdoc.patch.source import last_name
-from perfdoc.patch.workspace import CannotEdit, Workspace
+from perfdoc.patch.workspace import Workspace
 
 
 class DeterministicAlgorithmsEdit(Edit):

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import libcst as cst
 
+from perfdoc.patch.cannot_edit import CannotEdit
 from perfdoc.patch.edit import Edit
 from perfdoc.patch.source import SourceFile, argument, dotted, last_name, with_argument
-from perfdoc.patch.workspace import CannotEdit, Workspace
+from perfdoc.patch.workspace import Workspace
 
 FOLDERS = {"ImageFolder": 3, "ImageNet": None}
 """Data sets of torchvision that open a picture with a function they are given, and the place of that argument."""

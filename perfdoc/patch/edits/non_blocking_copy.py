@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import libcst as cst
 
+from perfdoc.patch.cannot_edit import CannotEdit
 from perfdoc.patch.edit import Edit
 from perfdoc.patch.source import SourceFile, argument, with_argument
 from perfdoc.patch.statements import loader_argument
-from perfdoc.patch.workspace import CannotEdit, Workspace
+from perfdoc.patch.workspace import Workspace
 
 
 class NonBlockingCopyEdit(Edit):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import libcst as cst
 
+from perfdoc.patch.cannot_edit import CannotEdit
 from perfdoc.patch.edit import Edit
 from perfdoc.patch.source import argument, last_name, with_argument
-from perfdoc.patch.workspace import CannotEdit, Workspace
+from perfdoc.patch.workspace import Workspace
 
 PLACES = {"torch.autocast": 2, "torch.amp.autocast": 2, "autocast": 2, "amp.autocast": 2, "torch.cuda.amp.autocast": 0,
           "torch.cpu.amp.autocast": 0}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from perfdoc.patch.cannot_edit import CannotEdit
 from perfdoc.patch.edit import Edit
-from perfdoc.patch.workspace import CannotEdit, Workspace
+from perfdoc.patch.workspace import Workspace
 
 
 class TrimmedPaddingEdit(Edit):

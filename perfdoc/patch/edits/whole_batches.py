@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import libcst as cst
 
+from perfdoc.patch.cannot_edit import CannotEdit
 from perfdoc.patch.edit import Edit
 from perfdoc.patch.source import SourceFile, argument, dotted
 from perfdoc.patch.statements import DATALOADER
-from perfdoc.patch.workspace import CannotEdit, Workspace
+from perfdoc.patch.workspace import Workspace
 
 REPLACED = ("dataset", "batch_size", "shuffle", "sampler", "batch_sampler", "drop_last")
 """Arguments that are written anew."""

@@ -1,0 +1,44 @@
+"""A data set that serves some of its samples in place of all: those that a cache holds, as epochs after the first would do."""
+
+from __future__ import annotations
+
+import math
+from time import perf_counter
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from perfdoc.inject.feed.swapped_dataset import Transparent
+from perfdoc.inject.samples.sample_watch import Unchanged
+
+FILL_SECONDS = 3.0
+"""Time given to filling the cache that the loop is tried with."""
+MOST_KEPT = 512
+"""Maximum number of samples in it."""
+
+
+class FewSamples(Transparent, Dataset):  # type: ignore[misc]
+    """``cached``: a data set that keeps what it makes. It is asked for samples from all over ``inner``, then for these only.
+
+    Attributes are those of the user's own data set.
+    """
+
+    def __init__(self, inner: Any, cached: Any) -> None:
+        self._perfdoc_inner = inner
+        self._perfdoc_cached = cached
+        self._perfdoc_indices: list[int] = []
+        start, length = perf_counter(), len(inner)
+        # Nothing that this opens may be shared by the workers that are forked afterwards.
+        with Unchanged(inner):
+            for index in range(0, length, max(1, math.ceil(length / MOST_KEPT))):
+                cached[index]
+                self._perfdoc_indices.append(index)
+                if perf_counter() - start > FILL_SECONDS:
+                    break
+
+    def __len__(self) -> int:
+        return len(self._perfdoc_inner)
+
+    def __getitem__(self, index: Any) -> Any:
+        place = index if isinstance(index, int) else hash(index)
+        return self._perfdoc_cached[self._perfdoc_indices[place % len(self._perfdoc_indices)]]
