@@ -84,6 +84,8 @@ class Finding:
     """For ``undecided``: about how many more blocks would settle it."""
     numerics: str = ""
     """What the change does to loss and gradients (see ``perfdoc.core.numerics``); empty where it does nothing to them."""
+    cause: str = ""
+    """What is wrong, without what came of trying; empty where the title is all there is to say."""
 
     def to_json(self) -> dict[str, Any]:
         """The finding as ``--json`` prints it."""
@@ -101,4 +103,5 @@ class Finding:
             "arms": list(self.arms),
             "blocks_to_settle": self.blocks_to_settle,
             "numerics": self.numerics,
+            "cause": self.cause,
         }

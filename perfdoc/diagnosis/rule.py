@@ -7,6 +7,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from perfdoc.core import numerics, stats
@@ -100,6 +101,10 @@ class TreatmentRule(Rule):
         """What else was seen of this arm."""
         return []
 
+    def cause(self, seen: Evidence) -> str:
+        """What is wrong, whatever comes of trying; empty where the change says it."""
+        return ""
+
     def title(self, seen: Evidence, arm: str) -> str:
         """One sentence about the arm with its figures."""
         effect = seen.effect(arm)
@@ -133,7 +138,8 @@ class TreatmentRule(Rule):
         ]
         if offer.reason:
             evidence.append(offer.reason)
-        return self.finding(seen, best, self.title(seen, best), self.where(seen), seen.change(best), evidence)
+        found = self.finding(seen, best, self.title(seen, best), self.where(seen), seen.change(best), evidence)
+        return replace(found, cause=self.cause(seen))
 
 
 WORTH_A_WORD = 20

@@ -98,8 +98,9 @@ def _in_plan(diagnosis: Diagnosis, finding: Finding) -> _Known | None:
     for arm in finding.arms:
         estimate = diagnosis.seen.estimate(arm) if arm in parts else None
         if estimate is not None and estimate.low > 1:
-            where = f" ({finding.where})" if finding.where else ""
-            words = f"{diagnosis.seen.change(arm)} makes it about {estimate.words} faster beside the rest of the plan{where}"
+            where = f" ({finding.where})" if finding.where and finding.where not in finding.cause else ""
+            change = f"{finding.cause}. Without, it is" if finding.cause else f"{diagnosis.seen.change(arm)} makes it"
+            words = f"{change} about {estimate.words} faster beside the rest of the plan{where}"
             return _Known(finding, estimate.speedup, True, words)
     return None
 

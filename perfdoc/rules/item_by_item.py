@@ -67,8 +67,7 @@ class ItemByItem(TreatmentRule):
         saved = min(saved, waits.mean if waits is not None else seen.step_seconds)
         if not worth_a_word(saved, seen):
             return tried
-        title = (f"samples that lie in memory are fetched {_how(seen)}: {_ms(single)}, "
-                 f"cut out at once {_ms(whole)}")
+        title = f"{self.cause(seen)}: {_ms(single)}, cut out at once {_ms(whole)}"
         if tried is None:
             return Finding(self.code, self.slug, title, self.where(seen), "undecided", _fix(seen), (), effort=self.effort,
                            seconds_saved_a_step=saved)
@@ -79,13 +78,16 @@ class ItemByItem(TreatmentRule):
         """The line of the loader."""
         return seen.loader_site
 
+    def cause(self, seen: Evidence) -> str:
+        """What is done for a batch now."""
+        return f"samples that lie in memory are fetched {_how(seen)}"
+
     def title(self, seen: Evidence, arm: str) -> str:
         """What is done for a batch now, and what the step becomes without."""
         effect = seen.effect(arm)
         if effect is None or not effect.known or seen.verdict(arm) != "helps":
             return super().title(seen, arm)
-        return (f"samples that lie in memory are fetched {_how(seen)}; cut out at once, the step is "
-                f"{effect.speedup:.2f}x faster")
+        return f"{self.cause(seen)}; cut out at once, the step is {effect.speedup:.2f}x faster"
 
     def evidence(self, seen: Evidence, arm: str) -> list[str]:
         """What a batch takes both ways, and together with other numbers of workers."""

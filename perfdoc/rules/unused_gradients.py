@@ -51,9 +51,14 @@ class UnusedGradients(TreatmentRule):
     needs = ("step.time", "unused_gradients.speedup")
     treatment = "unused_gradients"
 
+    def cause(self, seen: Evidence) -> str:
+        """Whose gradients nobody uses."""
+        offer = seen.offer(self.treatment)
+        return offer.reason if offer is not None else ""
+
     def title(self, seen: Evidence, arm: str) -> str:
-        """Whose gradients nobody uses, and what the step is without them."""
-        effect, offer = seen.effect(arm), seen.offer(self.treatment)
-        if effect is None or not effect.known or seen.verdict(arm) != "helps" or offer is None or not offer.reason:
+        """The cause, and what the step is without it."""
+        effect, cause = seen.effect(arm), self.cause(seen)
+        if effect is None or not effect.known or seen.verdict(arm) != "helps" or not cause:
             return super().title(seen, arm)
-        return f"{offer.reason}. Without, the step is {effect.speedup:.2f}x faster"
+        return f"{cause}. Without, the step is {effect.speedup:.2f}x faster"

@@ -127,7 +127,9 @@ class _Made:
 
 def _again(make: Callable[[Any], Any], state: RandomState, deadline: float, given: Any) -> _Made:
     """Make it several times of a copy of ``given``, with other seeds. Raises TimeoutError where once takes too long."""
-    values, times, fixed = [], [], True
+    values: list[Any] = []
+    times: list[float] = []
+    fixed = True
     for seed in range(TIMES):
         if perf_counter() > deadline and len(values) >= 2:
             break
