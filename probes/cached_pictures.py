@@ -9,10 +9,10 @@ from torch.utils.data import IterableDataset
 
 from perfdoc.core.treatment import Level, Loop, Offer, Treatment
 from perfdoc.inject.feed.decoder_swap import holders
-from perfdoc.inject.samples.few_samples import FewSamples
 from perfdoc.inject.feed.swapped_dataset import SwappedDataset
 from perfdoc.inject.feed.twin import start_method
 from perfdoc.inject.samples.equal_values import BYTES_A_PIXEL
+from perfdoc.inject.samples.few_samples import FewSamples
 from perfdoc.inject.system import process_use
 
 from .image_decoder import seen_samples

@@ -7,11 +7,11 @@ from typing import Any
 from torch.utils.data import IterableDataset, default_collate
 
 from perfdoc.core.treatment import Level, Loop, Offer, Treatment
-from perfdoc.inject.samples.few_samples import FewSamples
 from perfdoc.inject.feed.kept_samples import KeptPrefix, KeptSamples
 from perfdoc.inject.feed.twin import start_method
 from perfdoc.inject.feed.whole_batches import makes_batches
 from perfdoc.inject.samples import fixed_part
+from perfdoc.inject.samples.few_samples import FewSamples
 from perfdoc.inject.samples.fixed_part import FixedPart
 from perfdoc.inject.system import process_use
 
