@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Scanned, left_behind, perfdoc
@@ -58,6 +59,13 @@ def line_of(comment: str) -> int:
     return next(n for n, line in enumerate(SCRIPT.splitlines(), 1) if comment in line)
 
 
+def row_at(rows: list[dict[str, Any]], line: int) -> dict[str, Any]:
+    """The row of a line; on a busy machine the one below it may be as hot, and they are told as ``train.py:18-19``."""
+    (found,) = [row for row in rows if (ends := row["where"].removeprefix("train.py:").split("-"))
+                and int(ends[0]) <= line <= int(ends[-1])]
+    return found
+
+
 @pytest.mark.parametrize(("workers", "context", "length"), [(0, None, 48), (2, "fork", 48), (2, "spawn", 4800)])
 def test_a_scan_names_the_lines(tmp_path: Path, workers: int, context: str | None, length: int) -> None:
     """Code of a data set, made by the loop or by workers of either kind, and code of the loop itself, with their shares."""
@@ -66,8 +74,7 @@ def test_a_scan_names_the_lines(tmp_path: Path, workers: int, context: str | Non
     scanned = perfdoc("scan", "--budget", "12", "--json", "train.py", cwd=tmp_path)
     assert scanned.code == 0, scanned.err
     found = json.loads(scanned.out)
-    rows = {row["where"]: row for row in found["lines"]}
-    sample, loops = rows[f"train.py:{line_of('in a worker')}"], rows[f"train.py:{line_of('in the loop')}"]
+    sample, loops = row_at(found["lines"], line_of("in a worker")), row_at(found["lines"], line_of("in the loop"))
     assert (sample["function"], sample["kind"], sample["phase"], sample["in_worker"]) == (
         "Samples.__getitem__", "code", "data", bool(workers))
     assert (loops["function"], loops["kind"], loops["phase"]) == ("follow", "code", "other")

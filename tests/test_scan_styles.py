@@ -26,7 +26,7 @@ Scan = Callable[..., Scanned]
 )
 def test_loops_with_a_loader(scan: Scan, script: str, step: dict[str, int], line: int) -> None:
     """The step, its batches and the loader's place are recognised, and workers are among what is tried or was asked."""
-    scanned = scan(script)
+    scanned = scan(script, budget=12)
     assert scanned.code == 0, scanned.err
     loop = scanned.found["loop"]
     assert step.items() <= loop["step"].items()

@@ -146,7 +146,7 @@ class Overlay:
         return place[len(self._tree):] or "/" if place.startswith(self._tree) else place
 
     def moved_to(self, path: str) -> None:
-        """The script has changed its working directory; ``path``: its real place."""
+        """The script has changed its working directory to this real place."""
         self._virtual = path if path.startswith(self._tree) else None
         self._journal.folders.clear()
 
@@ -319,7 +319,8 @@ class Overlay:
         upper = self.upper(path)
         self._make_parents(path)
         self._journal.add(kind, path)
-        self._tell("redirected", path=path, to=os.path.relpath(upper, self._recorder.run_dir))
+        if self._may_tell():
+            self._recorder.write("redirected", path=path, to=os.path.relpath(upper, self._recorder.run_dir))
         return upper
 
     def _make_parents(self, path: str) -> None:
@@ -373,7 +374,8 @@ class Overlay:
             os.close(real_open(marker, os.O_WRONLY | os.O_CREAT, 0o600))
         self._journal.add("gone", path)
         self.tell_neighbours(path)
-        self._tell("kept", path=path)
+        if self._may_tell():
+            self._recorder.write("kept", path=path)
 
     def drop(self, path: str) -> None:
         """Nothing is at ``path`` any more: neither in the overlay nor, as far as the script is concerned, of the user's."""
@@ -388,10 +390,9 @@ class Overlay:
                     self._journal.add("link", path)
                 real_remove(upper)
 
-    def _tell(self, kind: str, **fields: str) -> None:
-        if self._told < MOST_TOLD:
-            self._told += 1
-            self._recorder.write(kind, **fields)
+    def _may_tell(self) -> bool:
+        self._told += 1
+        return self._told <= MOST_TOLD
 
     def tell_neighbours(self, path: str) -> None:
         """Links beside ``path`` may lead to it: their names are looked at from now on too."""

@@ -66,7 +66,8 @@ class StackSampler:
         self._interval: float | None = None
 
     def start(self) -> None:
-        """Begin."""
+        """Begin; also again, after :meth:`stop`."""
+        self._end.clear()
         self._interval = sys.getswitchinterval()
         if not self._gentle:
             sys.setswitchinterval(min(SWITCH_INTERVAL, self._interval))
