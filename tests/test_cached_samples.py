@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from perfdoc.inject.feed.handle import Handle
 from perfdoc.inject.samples import fixed_part
 
-SIDE = 400
+SIDE = 150
 """A sample of so many numbers a side takes longer than fifty microseconds to make."""
 
 

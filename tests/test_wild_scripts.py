@@ -111,8 +111,8 @@ COUNTED = [
 ]
 """Arithmetic with the number of batches or steps, which sees a loop that is held."""
 SHORT = [
-    Kind("max_iters.py", "optimizer_implementation", budget=10),
-    Kind("range_of_len.py", "optimizer_implementation", budget=10),
+    Kind("max_iters.py", "optimizer_implementation", budget=20),
+    Kind("range_of_len.py", "optimizer_implementation", budget=20),
 ]
 """Over long before the budget is."""
 SLOW_OR_LOCKED = [

@@ -105,6 +105,8 @@ def _find(dataset: Any, state: RandomState) -> FixedPart | None:
         inputs = [given for place in places for given in _inputs(dataset, place, chain)]
         count, spent, kept = 0, 0.0, 0
         for transform in chain.transforms:
+            if perf_counter() > deadline:  # what is known so far is worth something by itself
+                break
             made = [_again(transform, state, deadline, given) for given in inputs]
             if not made or not all(each.fixed for each in made):
                 break
