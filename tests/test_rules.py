@@ -255,6 +255,13 @@ def test_respawned_workers_do_not_matter_in_long_epochs():
     assert findings(capture)["PD105"].verdict == "no difference"
 
 
+def test_one_turn_of_each_kind_has_no_interval():
+    """PD105 says what was seen, and claims nothing: [6.88, 6.88] would be an interval that says nothing."""
+    once = findings(make(workers=2, epoch=10, measurements=turnover([0.5], [0.01])))["PD105"]
+    assert (once.verdict, once.effect, once.seconds_saved_a_step) == ("undecided", None, 0.0)
+    assert once.evidence == ("epoch of 10 steps; 1 turn of each kind: too few for an interval",)
+
+
 def test_persistent_workers_are_not_advised_to_those_who_have_them():
     """PD105 is silent with persistent workers, and where turns could not be measured."""
     turns = turnover([0.5] * 4, [0.01] * 4)

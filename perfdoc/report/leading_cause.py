@@ -59,6 +59,8 @@ def _of_the_run(diagnosis: Diagnosis, findings: list[Finding]) -> str:
     for finding in findings:
         if finding.verdict == "helps" and finding.effect is not None and finding.effect.known:
             return f"With {finding.fix} the run gets {changed(finding.effect)}."
+        if finding.verdict == "undecided" and finding.effect is None:
+            return f"{finding.title}."  # seen, but too rarely for an interval
     found = diagnosis.seen.lines
     return f"Without that it would be {cause_words.at_most(found.between[0].ceiling)} faster." if found is not None else ""
 

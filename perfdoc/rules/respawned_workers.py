@@ -6,9 +6,12 @@ import math
 import random
 import statistics
 
-from perfdoc.core.finding import Effect, Finding, Verdict
+from perfdoc.core.finding import Effect, Finding, Verdict, counted
 from perfdoc.diagnosis.evidence import Evidence
 from perfdoc.diagnosis.rule import Rule
+
+FEWEST_TURNS = 2
+"""Minimum number of turns of each kind for an interval: drawn again and again, a single one is always itself."""
 
 
 class RespawnedWorkers(Rule):
@@ -69,13 +72,15 @@ class RespawnedWorkers(Rule):
             saved.append((before - after) / steps)
         ratios.sort()
         saved.sort()
+        pairs = min(len(respawned.samples), len(persistent.samples))
         effect = Effect(
-            (epoch + respawned.mean) / (epoch + persistent.mean), ratios[25], ratios[974], len(respawned.samples),
-            "measured in isolation",
-        )
+            (epoch + respawned.mean) / (epoch + persistent.mean), ratios[25], ratios[974], pairs, "measured in isolation",
+        ) if pairs >= FEWEST_TURNS else None
         verdict: Verdict = "undecided"
         if seen.withheld:
             verdict = "withheld"
+        elif effect is None:
+            pass
         elif effect.low > 1 and effect.speedup > 1 + seen.asked_effect:
             verdict = "helps"
         elif effect.high < 1 and 1 / effect.speedup > 1 + seen.asked_effect:
@@ -89,5 +94,7 @@ class RespawnedWorkers(Rule):
         )
         return Finding(
             self.code, self.slug, title, seen.loader_site, verdict, "persistent_workers=True",
-            (f"epoch of {steps:.0f} steps; {len(respawned.samples)} turns of each kind",), effect, self.effort, saved[25],
+            (f"epoch of {steps:.0f} steps; {counted(pairs, 'turn')} of each kind"
+             + ("" if effect is not None else ": too few for an interval"),), effect, self.effort,
+            saved[25] if effect is not None else 0.0,
         )
