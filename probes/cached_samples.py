@@ -50,7 +50,7 @@ class CachedSamples(Treatment):
         except Exception as error:  # the user's code, called out of turn: that is the answer
             return Offer("not applicable", reason=f"its samples cannot be made several times: {type(error).__name__}: {error}")
         if part is None:
-            return Offer("not applicable", reason="a sample is made anew, by chance, from its first transform on")
+            return Offer("not applicable", reason="neither a sample nor what its first transforms make was the same every time")
         if part.seconds < IN_MEMORY:
             return Offer("not applicable", reason="samples are in memory already")
         if part.fixed_seconds < LEAST_SHARE * part.seconds:
