@@ -95,6 +95,7 @@ CARRIED = [
     Kind("carried_hidden_state.py", "autocast", may_fail="LSTM"),
     Kind("moving_average.py", "autocast", may_fail="dtype"),
     Kind("replay_buffer.py", "autocast", may_fail="dtype"),
+    Kind("picture_pool.py", "autocast", beside="optimizer_implementation", budget=10),
     Kind("cached_mask.py", "batch_size", budget=12, may_fail="size of tensor"),
     Kind("state_of_the_batch.py", "batch_size", budget=12, may_fail="hidden size"),
     Kind("feature_maps_kept.py", "channels_last", may_fail="view"),

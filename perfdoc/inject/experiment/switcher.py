@@ -13,10 +13,6 @@ from perfdoc.core.treatment import CONTROL, Config, Treatment, config_id
 from perfdoc.inject.experiment.arm_results import OUT_OF_MEMORY
 from perfdoc.inject.observe.loop_context import LoopContext
 
-STUMBLES = 3
-"""Maximum number of steps after a change was taken back in which a failing step may be due to what it left in the user's
-variables."""
-
 
 class Allocator(Protocol):
     """What the allocator has learned under each arm (see ``heap_thresholds.ArmThresholds``)."""
@@ -47,16 +43,16 @@ class Switcher:
         self._loop = context.loop
         self._allocator = allocator
         self._broken = broken
-        self._left_at: int | None = None
-        """Optimizer calls when a change was taken back last."""
         self._left: Config = CONTROL
+        """The last arm that was left of those that compute other numbers than the user's own settings."""
         self._stumbled: set[str] = set()
 
     def switch(self, config: Config) -> None:
         """Leave the current arm and enter ``config``. A treatment that raises is undone and fails its arm."""
         self._context.device.wait()
-        if any(config.get(slug) != level for slug, level in self.config.items()):
-            self._left, self._left_at = self.config, self._loop.optimizer_calls
+        leaves = any(config.get(slug) != level for slug, level in self.config.items())
+        if leaves and any(self.treatments[slug].numerics for slug in self.config):
+            self._left = self.config
         for slug in [s for s in self.config if config.get(s) != self.config[s]]:
             self._undo(slug)
         applied = {s: level for s, level in self.config.items() if config.get(s) == level}
@@ -121,9 +117,8 @@ class Switcher:
 
     @property
     def may_stumble(self) -> bool:
-        """Whether a change was taken back so lately that the loop may still hold what it computed."""
-        return self._left_at is not None and (
-            self._loop.optimizer_calls - self._left_at <= STUMBLES * self._loop.calls_a_step)
+        """Whether the loop may hold what it computed under a change: a pool of old pictures keeps them as long as it likes."""
+        return bool(self._left)
 
     def stumbled(self, error: BaseException) -> None:
         """A step after a change failed over what the change had left in the user's variables, and was saved."""
