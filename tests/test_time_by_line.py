@@ -313,9 +313,11 @@ def finding(code: str, verdict: str, speedup: float = 0.0, saved: float = 0.0) -
 
 
 @pytest.mark.parametrize(("found", "first"), [
-    ([finding("PD319", "helps", 3.4)], "100 ms a step. what PD319 says (net.py:7)."),
-    ([finding("PD320", "undecided", saved=0.08)], "100 ms a step. what PD320 says (net.py:7)."),
+    ([finding("PD319", "helps", 3.4)], "100 ms a step. What PD319 says (net.py:7)."),
+    ([finding("PD320", "undecided", saved=0.08)], "100 ms a step. What PD320 says (net.py:7)."),
     ([finding("PD320", "undecided", saved=0.005)], "100 ms a step."),
+    ([finding("PD320", "undecided", saved=0.09), finding("PD319", "helps", 3.0)], "100 ms a step. What PD319 says (net.py:7)."),
+    ([finding("PD320", "undecided", saved=0.09), finding("PD319", "helps", 1.2)], "100 ms a step. What PD320 says (net.py:7)."),
     ([finding("PD319", "no difference", 1.0)], "100 ms a step."),
     ([finding("PD301", "helps", 2.0)], "100 ms a step."),
     ([finding("PD319", "helps", 3.4), finding("PD404", "hurts")], "100 ms a step, and what PD404 says (net.py:7)."),

@@ -50,7 +50,7 @@ def sentences(diagnosis: Diagnosis, step: float) -> tuple[str, ...]:
     known = _most(diagnosis, [finding for finding in named if kinds[finding.code] == "time"])
     line = cause_words.first_cause(diagnosis)
     if known is not None and _stands(diagnosis, known) and not (line is not None and _better(line, known)):
-        return (f"{seconds(step)} a step. {known.words}.",)
+        return (f"{seconds(step)} a step. {_begun(known.words)}.",)
     return cause_words.cause_sentences(line, step, diagnosis.capture.run.directory) if line is not None else ()
 
 
@@ -60,9 +60,15 @@ def _of_the_run(diagnosis: Diagnosis, findings: list[Finding]) -> str:
         if finding.verdict == "helps" and finding.effect is not None and finding.effect.known:
             return f"With {finding.fix} the run gets {changed(finding.effect)}."
         if finding.verdict == "undecided" and finding.effect is None:
-            return f"{finding.title}."  # seen, but too rarely for an interval
+            return f"{_begun(finding.title)}."  # seen, but too rarely for an interval
     found = diagnosis.seen.lines
     return f"Without that it would be {cause_words.at_most(found.between[0].ceiling)} faster." if found is not None else ""
+
+
+def _begun(sentence: str) -> str:
+    """A sentence with a capital letter, unless it begins with code: ``leaving out ...``, but ``torch.compile(...)``."""
+    first = sentence.split(" ", 1)[0].rstrip(",:")
+    return sentence[:1].upper() + sentence[1:] if first.isalpha() else sentence
 
 
 def _placed(finding: Finding) -> str:
@@ -100,8 +106,8 @@ def _in_plan(diagnosis: Diagnosis, finding: Finding) -> _Known | None:
     for arm in finding.arms:
         estimate = diagnosis.seen.estimate(arm) if arm in parts else None
         if estimate is not None and estimate.low > 1:
-            where = f" ({finding.where})" if finding.where and finding.where not in finding.cause else ""
             change = f"{finding.cause}. Without, it is" if finding.cause else f"{diagnosis.seen.change(arm)} makes it"
+            where = f" ({finding.where})" if finding.where and finding.where not in change else ""
             words = f"{change} about {estimate.words} faster beside the rest of the plan{where}"
             return _Known(finding, estimate.speedup, True, words)
     return None
