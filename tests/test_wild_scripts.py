@@ -121,6 +121,7 @@ SLOW_OR_LOCKED = [
     Kind("locked_data.py", "dataloader_workers", budget=10),
 ]
 OTHERS = [
+    Kind("folds.py", "optimizer_implementation", budget=10),
     Kind("tries_again.py", "autocast", beside="optimizer_implementation", may_fail="no step came of"),
 ]
 

@@ -85,6 +85,8 @@ class Session:
             lambda why: ending.Ending(recorder, self._close).hard(why),
         )
         self._heap = ProcessHeap()
+        self._leads = False
+        """Whether this process is the one that acts."""
         self._seen: set[str] = set()
         self._first_fetch: float | None = None
         self._budget = Budget(settings.budget, settings.spent)
@@ -206,6 +208,9 @@ class Session:
     def _take_partials(self) -> None:
         for key, partial in self.clock.partials():
             step = self.loop.finder.add(key, partial)
+            if self.loop.finder.changed and isinstance(self._look, NaturalLook):
+                self._look_again()
+                return
             if self.loop.finder.changed:
                 self._another_loop()
             if self._follower is not None:
@@ -225,6 +230,14 @@ class Session:
         if self.runner is not None:
             self.runner.start_block_again()
 
+    def _look_again(self) -> None:
+        """The loop that was looked at is over, and another one runs (the next fold): find out about it, and hold that one."""
+        self._end_look()
+        self.loop.forget()
+        self._calls.observe_anew()
+        self._hooks.widen()
+        self.clock.restart()
+
     def _step(self, step: Step) -> None:
         shape, runner = self.loop.finder.shape, self.runner
         assert shape is not None
@@ -235,8 +248,11 @@ class Session:
         if runner is None:
             self._steps.write(CLOCK_STEP if regular else IRREGULAR_STEP, step.seconds, step.phases)
             if self._look is not None and self._look.on_step(step, regular):
-                self._end_look()
-                self._begin_experiment()
+                if all(handle.loader is not None for handle in self.loop.loaders):
+                    self._end_look()
+                    self._begin_experiment()
+                else:
+                    self._look_again()
             return
         if regular and runner.counting() and runner.arm == CONTROL_ARM:
             self._steps.write(CONTROL_STEP, step.seconds, step.phases)
@@ -263,7 +279,7 @@ class Session:
         # What is looked through now is large (a list of all living objects, for one): glibc must learn nothing from it.
         with self._heap.thresholds.leaving_nothing():
             rank = self._look_at_loop(shape)
-        if rank == 0 and observation.leads(self.recorder.run_dir, self.recorder.lap):
+        if rank == 0 and (self._leads or observation.leads(self.recorder.run_dir, self.recorder.lap)):
             self._begin()
         elif observation.distributed() and not self.settings.watch:
             self._follow()
@@ -303,7 +319,8 @@ class Session:
         """The loop is known, and this process is the one that acts."""
         seconds = [partial.seconds for _, partial in self.loop.finder.observed[1:]]
         training = len(seconds) * statistics.median(seconds) if seconds else 0.0
-        late = self._budget.forgive_late_start(training) if not self.recorder.lap else 0.0
+        late = self._budget.forgive_late_start(training) if not self.recorder.lap and not self._leads else 0.0
+        self._leads = True
         if late:
             self.recorder.write(events.LateStart(seconds=round(late, 3)))
         if self._experiments and self._budget.remaining() <= 0:

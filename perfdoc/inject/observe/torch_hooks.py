@@ -87,6 +87,10 @@ class TorchHooks:
         """Modules that were called from outside any other while the loop was observed."""
         return list(self._outermost.seen.values())
 
+    def widen(self) -> None:
+        """Another loop may train other models: wrap the calls of all modules again."""
+        self._outermost.observe()
+
     def narrow(self, models: Iterable[Any]) -> None:
         """The loop is known, ``models`` train in it: wrap their calls, and no other modules' any more."""
         self._outermost.narrow(models)
