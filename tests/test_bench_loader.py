@@ -82,6 +82,7 @@ def children():
     return psutil.Process().children(recursive=True)
 
 
+@pytest.mark.alone
 def test_a_script_is_benched_for_what_its_step_takes(tmp_path):
     """The training loader is caught, waits are shortened by workers, the demand is the loop's; the script is not run on."""
     (tmp_path / "train.py").write_text(TRAIN)

@@ -11,7 +11,6 @@ import importlib
 import os
 import statistics
 import threading
-import time
 import weakref
 from typing import Any, NoReturn
 
@@ -44,6 +43,7 @@ from perfdoc.inject.observe import observation
 from perfdoc.inject.observe.clock import Clock
 from perfdoc.inject.observe.device import Device
 from perfdoc.inject.observe.epoch_hold import EpochHold
+from perfdoc.inject.observe.loader_only import LoaderOnly
 from perfdoc.inject.observe.loop_context import LoopContext
 from perfdoc.inject.observe.loop_description import describe
 from perfdoc.inject.observe.loop_state import LoopState
@@ -52,10 +52,6 @@ from perfdoc.inject.observe.torch_hooks import TorchHooks
 from perfdoc.inject.system import ending
 from perfdoc.inject.system.recorder import Recorder
 from perfdoc.inject.system.step_writer import CLOCK_STEP, CONTROL_STEP, IRREGULAR_STEP, OBSERVED_STEP, StepWriter
-
-EVALUATING = 30.0
-"""Minimum time in seconds of forward passes without backward after which a script is taken to evaluate only (sanity checks are
-shorter)."""
 
 current: Session | None = None
 """The session of this process, for perfdoc's own benchmarks."""
@@ -88,7 +84,7 @@ class Session:
         self._leads = False
         """Whether this process is the one that acts."""
         self._seen: set[str] = set()
-        self._first_fetch: float | None = None
+        self._loader_only = LoaderOnly(settings.loader_after or 0.0)
         self._budget = Budget(settings.budget, settings.spent)
         self._enough_seconds = observation.enough_seconds(settings.trained_seconds)
         self._steps = StepWriter(recorder, limited=settings.experiment or settings.watch)
@@ -181,10 +177,7 @@ class Session:
         if self.loop.training or "backward" in self._seen:
             self._calls.fetched = None  # a loop: it is waited for
             return
-        if self._first_fetch is None:
-            self._first_fetch = time.monotonic()
-        patience = EVALUATING if "forward" in self._seen else self.settings.loader_after or 0.0
-        if time.monotonic() - self._first_fetch >= patience:
+        if self._loader_only.is_all("forward" in self._seen):
             self._calls.fetched = None
             self._begin_task()
             self.task.on_loader(handle)
@@ -248,11 +241,9 @@ class Session:
         if runner is None:
             self._steps.write(CLOCK_STEP if regular else IRREGULAR_STEP, step.seconds, step.phases)
             if self._look is not None and self._look.on_step(step, regular):
-                if all(handle.loader is not None for handle in self.loop.loaders):
-                    self._end_look()
-                    self._begin_experiment()
-                else:
-                    self._look_again()
+                self._end_look()
+                goes_on = all(handle.loader is not None for handle in self.loop.loaders)
+                self._begin_experiment() if goes_on else self._look_again()
             return
         if regular and runner.counting() and runner.arm == CONTROL_ARM:
             self._steps.write(CONTROL_STEP, step.seconds, step.phases)
@@ -268,9 +259,8 @@ class Session:
         """Look at the loop until it is known; then begin with what is to be done with it."""
         finder, budget = self.loop.finder, self._budget
         seconds = [partial.seconds for _, partial in finder.observed[1:]]
-        if self._experiments and budget.remaining() <= 0 and len(seconds) >= 2 and (
-            statistics.median(seconds) > budget.seconds / 3
-        ):
+        slow = len(seconds) >= 2 and statistics.median(seconds) > budget.seconds / 3
+        if slow and self._experiments and budget.remaining() <= 0:
             self._too_slow()
         shape = observation.settled(finder, budget.elapsed(), self._enough_seconds)
         if shape is None:
