@@ -47,12 +47,15 @@ class Journal:
         self.sync()
 
     def _catch_up(self) -> None:
-        data = os.pread(self._file, max(0, os.fstat(self._file).st_size - self._read), self._read)
+        # Several threads of the script may come here at once. No lock: a forked child could find it locked for ever. Each notes
+        # the lines that it has read itself, which does no harm twice, and what is set as read ends with a whole line.
+        start = self._read
+        data = os.pread(self._file, max(0, os.fstat(self._file).st_size - start), start)
         whole = data.rfind(b"\n") + 1
-        self._read += whole
         for line in data[:whole].splitlines():
             kind, path = json.loads(line)
             self._note(kind, path)
+        self._read = start + whole
 
     def _note(self, kind: str, path: str) -> None:
         parent, name = os.path.split(path)
