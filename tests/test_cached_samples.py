@@ -19,6 +19,12 @@ SIDE = 150
 """A sample of so many numbers a side takes longer than fifty microseconds to make."""
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """On a machine where several tests run at a time a sample may take a hundred times as long."""
+    monkeypatch.setattr(fixed_part, "PATIENCE", 60.0)
+
+
 class Loop:
     """A loop that fetches from one loader."""
 
