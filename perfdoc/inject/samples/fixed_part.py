@@ -143,7 +143,7 @@ def _again(make: Callable[[Any], Any], state: RandomState, deadline: float, give
         values.append(make(of))
         times.append(perf_counter() - start)
         fixed = fixed and same(before, _drawn()) and same(values[0], values[-1])
-        if not fixed:
+        if not fixed and len(times) > 1:  # the first time is no measure: files are cold, threads start
             break
     return _Made(fixed, values[0], _median(times[1:] or times), size(values[0]))
 
