@@ -12,13 +12,9 @@ from perfdoc.inject.feed.decoder_swap import holders
 from perfdoc.inject.feed.swapped_dataset import SwappedDataset
 from perfdoc.inject.feed.twin import start_method
 from perfdoc.inject.samples.equal_values import BYTES_A_PIXEL
-from perfdoc.inject.samples.few_samples import FewSamples
-from perfdoc.inject.system import process_use
+from perfdoc.inject.samples.few_samples import FewSamples, no_room
 
 from .image_decoder import seen_samples
-
-SHARE_OF_FREE = 0.5
-"""Share of the free memory that all decoded pictures together may take."""
 
 
 class _Cache:
@@ -82,11 +78,9 @@ class CachedPictures(Treatment):
             return Offer("not applicable", reason="workers that are not forked start with an empty cache")
         pixels = sum(sum(s.decoded) for s in samples) / len(samples)
         needed = pixels * BYTES_A_PIXEL * len(dataset)
-        copies = max(1, loop.loaders[0].loader.num_workers)
-        free = process_use.free_memory()
-        if free is None or needed * copies > SHARE_OF_FREE * free:
-            each = f" in each of {copies} workers" if copies > 1 else ""
-            return Offer("not applicable", reason=f"decoded, the data set takes {needed / 2**30:.3g} GiB{each}: too much here")
+        why = no_room(needed, loop.loaders[0].loader, "decoded")
+        if why:
+            return Offer("not applicable", reason=why)
         return Offer("offered", (Level("on", f"keep decoded pictures in memory ({needed / 2**20:.0f} MiB)"),))
 
     def apply(self, loop: Loop, level: str) -> None:

@@ -11,12 +11,10 @@ from perfdoc.inject.feed.kept_samples import KeptPrefix, KeptSamples
 from perfdoc.inject.feed.twin import start_method
 from perfdoc.inject.feed.whole_batches import makes_batches
 from perfdoc.inject.samples import fixed_part
-from perfdoc.inject.samples.few_samples import FewSamples
+from perfdoc.inject.samples.few_samples import FewSamples, no_room
 from perfdoc.inject.samples.fixed_part import FixedPart
-from perfdoc.inject.system import process_use
+from perfdoc.inject.samples.out_of_turn import SampleFailed
 
-SHARE_OF_FREE = 0.5
-"""Maximum share of the free memory that all that is kept may take together."""
 IN_MEMORY = 50e-6
 """Maximum time for a sample, in seconds, for it to be called as good as in memory: what a few indexing operations take."""
 LEAST_SHARE = 0.1
@@ -47,8 +45,8 @@ class CachedSamples(Treatment):
             return Offer("untestable here", reason="with several ranks the data set is not swapped: scan with one")
         try:
             part = fixed_part.find(loader)
-        except Exception as error:  # the user's code, called out of turn: that is the answer
-            return Offer("not applicable", reason=f"its samples cannot be made several times: {type(error).__name__}: {error}")
+        except SampleFailed as error:
+            return Offer("not applicable", reason=f"its samples cannot be made several times: {error}")
         if part is None:
             return Offer("not applicable", reason="neither a sample nor what its first transforms make was the same every time")
         if part.seconds < IN_MEMORY:
@@ -56,11 +54,9 @@ class CachedSamples(Treatment):
         if part.fixed_seconds < LEAST_SHARE * part.seconds:
             return Offer("not applicable", reason="what is the same every time takes little of a sample's time")
         needed = part.bytes * len(loader.dataset)
-        copies = max(1, loader.num_workers)
-        free = process_use.free_memory()
-        if free is None or needed * copies > SHARE_OF_FREE * free:
-            each = f" in each of {copies} workers" if copies > 1 else ""
-            return Offer("not applicable", reason=f"prepared, the data set takes {needed / 2**30:.3g} GiB{each}: too much here")
+        why = no_room(needed, loader, "prepared")
+        if why:
+            return Offer("not applicable", reason=why)
         self._part = part
         return Offer("offered", (Level("on", f"keep {_words(part)} in memory ({max(1.0, needed / 2**20):.0f} MiB)"),))
 

@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset
 from perfdoc.core.treatment import Level, Loop, Offer, Treatment
 from perfdoc.core.user_code import is_users
 from perfdoc.inject.feed.swapped_dataset import swapped
+from perfdoc.inject.samples.out_of_turn import SampleFailed, called
 from perfdoc.inject.samples.sample_watch import Unchanged
 from perfdoc.inject.system import native_threads
 from perfdoc.inject.system.native_threads import Limit
@@ -65,7 +66,7 @@ def _opencv_used() -> bool:
 
 
 def _threads_at_work(loader: Any) -> float:
-    """How many threads make a sample, where torch has one, as in workers. Raises what the data set raises."""
+    """How many threads make a sample, where torch has one, as in workers. Raises SampleFailed where none can be made."""
     dataset = loader.dataset
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__") or not len(dataset):
         return 1.0
@@ -74,9 +75,9 @@ def _threads_at_work(loader: Any) -> float:
     try:
         torch.set_num_threads(1)
         with Unchanged(dataset):
-            dataset[next(places)]
+            called(dataset.__getitem__, next(places))
             time.sleep(SPINNING)
-            return native_threads.busy(lambda: dataset[next(places)], WATCHED)
+            return native_threads.busy(lambda: called(dataset.__getitem__, next(places)), WATCHED)
     finally:
         torch.set_num_threads(threads)
         kept.restore()
@@ -109,8 +110,8 @@ class WorkerThreads(Treatment):
         if any(limit.get() > 1 for limit in _limits(False, True)):
             try:
                 self._blas = self._more_than_one(loader)
-            except Exception as error:  # the user's code, called out of turn
-                return Offer("not applicable", reason=f"a sample cannot be made here: {type(error).__name__}: {error}")
+            except SampleFailed as error:
+                return Offer("not applicable", reason=f"a sample cannot be made here: {error}")
         if self._opencv or self._blas:
             return Offer("offered", (Level("one", f"{self._written()} in the workers"),))
         return Offer("already on", reason="OpenCV has one thread" if opencv else "one thread makes a sample")

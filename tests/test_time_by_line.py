@@ -148,6 +148,25 @@ def test_the_models_arithmetic_is_no_cause() -> None:
     assert not any("cost nothing" in sentence for sentence in model.answer)
 
 
+def test_a_loop_without_loader_is_not_one_cause_when_its_backward_pass_was_traced() -> None:
+    """Batches made by hand, an optimizer that takes next to nothing: the loop is known by its backward pass, and the cause is
+    the helper that makes the batch, not the line of the loop that everything hangs on."""
+    stacks = Stacks()
+    loop, torch = stacks.at(95, text="loss = train(*batch())"), stacks.library("torch")
+    model, back = stacks.at(60, "train", "out = decoder(inp)"), stacks.at(63, "train", "loss.backward()")
+    batch = stacks.at(43, "batch", "inp[i] = chars(chunk)")
+    helper = stacks.at(25, "chars", "t[c] = index(s)", "/home/me/helpers.py")
+    stacks.add(0.29, [loop, model, torch], "forward")
+    stacks.add(0.46, [loop, back, torch], "backward")
+    stacks.add(0.001, [loop, stacks.at(64, "train"), torch], "optimizer")
+    stacks.add(0.23, [loop, batch, helper], "other")
+    stacks.add(0.01, [loop, model, torch], "backward", where="backward")
+    by_hand = next(c for c in by_line(stacks.seen()).causes if c.phase == "other")
+    assert by_hand.where("/home/me") == "helpers.py:25"
+    assert (by_hand.kind, by_hand.function) == ("code", "chars")
+    assert by_hand.share.value == pytest.approx(0.23, abs=0.005)
+
+
 def test_the_backward_pass_is_told_at_the_lines_that_made_it() -> None:
     """Of 40% of the step in backward, three quarters go to the line that made them, beside its forward pass."""
     stacks = Stacks()

@@ -200,11 +200,10 @@ class TimeByLine:
     def loop_functions(self) -> frozenset[Where]:
         """Functions that hold the loop: more than one of the step's phases runs under them."""
         phases: dict[Where, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-        for row in self.rows:
-            if row.made_forward:
-                continue
-            for where in {function_of(line) for line in row.lines}:
-                phases[where][row.phase] += row.total
+        # The stacks as they were: rows tell the backward pass elsewhere, at the lines that made it.
+        for path in self._seen.in_steps:
+            for where in {function_of(line) for line in self._users(path)}:
+                phases[where][path.phase] += math.fsum(path.seconds)
         least = LEAST_PHASE * self.total
         return frozenset(
             where for where, seconds in phases.items() if sum(seconds[phase] > least for phase in STEP_PHASES) > 1)

@@ -16,6 +16,8 @@ IN_TABLE = 0.01
 """Minimum share of the step for a line to stand in the table."""
 MOST_TOLD = 3
 """Maximum number of lines that are told while the scan goes on."""
+UNTELLING = frozenset({"Python", "Python operators", "an operator", "native code", "torch"})
+"""What a line's time may be that is no name of anything: the line itself says more."""
 LONGEST_CEILING = 100.0
 """Maximum ceiling that is given as a figure, because the rest of the step is not known better than to 1%."""
 
@@ -71,7 +73,7 @@ def cause_sentences(cause: Cause, step: float, directory: str) -> tuple[str, str
     time = step * cause.share.value
     source = f"  {cause.text}" if len(cause.lines) == 1 and cause.text else ""
     place = f"{cause.where(directory)}{source}" if not cause.function else f"{cause.function}, {cause.where(directory)}{source}"
-    telling = cause.what not in ("Python", "an operator", "native code", "torch") and cause.what not in source
+    telling = cause.what not in UNTELLING and cause.what not in source
     inside = f", most of that in {cause.what}" if telling else ""
     whose = " of waiting for workers, which spend it" if cause.in_worker else ""
     first = f"{seconds(step)} a step, and {seconds(time)} of them{whose} in {place}{inside}."

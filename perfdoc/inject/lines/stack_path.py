@@ -16,7 +16,7 @@ from perfdoc.inject.lines.stack_sampler import Stack
 
 MOST_FRAMES = 24
 """Maximum number of places in a path: of a deep recursion the outermost ones are kept."""
-PYTHON, OPERATOR = "Python", "an operator"
+PYTHON, OPERATOR = "Python", "Python operators"
 WAITING = "waiting for workers"
 """What runs where the training thread waits for a batch that a worker makes."""
 IDLE = "idle"

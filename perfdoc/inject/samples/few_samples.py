@@ -10,11 +10,27 @@ from torch.utils.data import Dataset
 
 from perfdoc.inject.feed.swapped_dataset import Transparent
 from perfdoc.inject.samples.sample_watch import Unchanged
+from perfdoc.inject.system import process_use
 
 FILL_SECONDS = 3.0
 """Time given to filling the cache that the loop is tried with."""
 MOST_KEPT = 512
 """Maximum number of samples in it."""
+
+SHARE_OF_FREE = 0.5
+"""Maximum share of the free memory that the cache of a whole data set may take."""
+
+
+def no_room(needed: float, loader: Any, how: str) -> str:
+    """Why a cache of the whole data set is too much here; empty where it is not. Every worker keeps its own.
+
+    ``needed``: bytes of one cache. ``how``: what is done to what is kept, ``decoded``.
+    """
+    copies, free = max(1, loader.num_workers), process_use.free_memory()
+    if free is not None and needed * copies <= SHARE_OF_FREE * free:
+        return ""
+    each = f" in each of {copies} workers" if copies > 1 else ""
+    return f"{how}, the data set takes {needed / 2**30:.3g} GiB{each}: too much here"
 
 
 class FewSamples(Transparent, Dataset):  # type: ignore[misc]

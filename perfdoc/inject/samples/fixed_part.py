@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from perfdoc.inject.samples.equal_values import same, size
+from perfdoc.inject.samples.out_of_turn import SampleFailed, called
 from perfdoc.inject.samples.sample_watch import Unchanged, nested
 from perfdoc.inject.system.random_state import RandomState
 
@@ -29,9 +30,8 @@ PATIENCE = 1.5
 
 @dataclass(frozen=True)
 class Chain:
-    """Transforms in a list that are called one after the other (torchvision's ``Compose``), and the object that holds them."""
+    """Transforms that are called one after the other: the list of torchvision's ``Compose``."""
 
-    holder: Any
     transforms: list[Any]
 
 
@@ -57,7 +57,8 @@ class FixedPart:
 def find(loader: Any) -> FixedPart | None:
     """Look for it in a map-style data set; None where every sample is made by chance from its beginning.
 
-    Random generators and the attributes of the data set are put back. Raises what the data set raises.
+    Random generators and the attributes of the data set are put back. Raises SampleFailed where the data set raises
+    something, or takes too long for one sample.
     """
     kept = RandomState(loader)
     try:
@@ -75,7 +76,7 @@ def chains(dataset: Any) -> list[Chain]:
             for inner in (value, getattr(value, "transform", None)):
                 steps = getattr(inner, "transforms", None)
                 if steps and _is_chain(inner) and not any(steps is chain.transforms for chain in found):
-                    found.append(Chain(inner, steps))
+                    found.append(Chain(steps))
     return found
 
 
@@ -91,11 +92,9 @@ def _find(dataset: Any, state: RandomState) -> FixedPart | None:
     if not length:
         return None
     places = sorted({number * length // LOOKED_AT for number in range(LOOKED_AT)})
-    deadline = perf_counter() + PATIENCE
-    whole: list[_Made] = []
-    for place in places:
-        if not whole or perf_counter() < deadline:
-            whole.append(_again(dataset.__getitem__, state, deadline, place))
+    whole = _each(dataset.__getitem__, places, state, perf_counter() + PATIENCE)
+    if not whole:
+        raise SampleFailed(f"one takes longer than {PATIENCE:g} s")
     places = places[: len(whole)]
     seconds = _median([made.seconds for made in whole])
     if all(made.fixed for made in whole):
@@ -105,11 +104,9 @@ def _find(dataset: Any, state: RandomState) -> FixedPart | None:
         inputs = [given for place in places for given in _inputs(dataset, place, chain)]
         count, spent, kept = 0, 0.0, 0
         for transform in chain.transforms:
-            if perf_counter() > deadline:  # what is known so far is worth something by itself
-                break
-            made = [_again(transform, state, deadline, given) for given in inputs]
+            made = _each(transform, inputs, state, deadline)
             if not made or not all(each.fixed for each in made):
-                break
+                break  # what is known so far is worth something by itself
             count, spent = count + 1, spent + _median([each.seconds for each in made])
             kept = sum(each.size for each in made) // len(made)
             inputs = [each.value for each in made]
@@ -127,20 +124,31 @@ class _Made:
     size: int
 
 
-def _again(make: Callable[[Any], Any], state: RandomState, deadline: float, given: Any) -> _Made:
-    """Make it several times of a copy of ``given``, with other seeds. Raises TimeoutError where once takes too long."""
+def _each(make: Callable[[Any], Any], given: Sequence[Any], state: RandomState, deadline: float) -> list[_Made]:
+    """What is made of each of these, as far as there is time: at least twice each."""
+    found = []
+    for one in given:
+        made = _again(make, state, deadline, one) if perf_counter() < deadline else None
+        if made is None:
+            break
+        found.append(made)
+    return found
+
+
+def _again(make: Callable[[Any], Any], state: RandomState, deadline: float, given: Any) -> _Made | None:
+    """Make it several times of a copy of ``given``, with other seeds; None where there is no time for a second one."""
     values: list[Any] = []
     times: list[float] = []
     fixed = True
     for seed in range(TIMES):
-        if perf_counter() > deadline and len(values) >= 2:
+        if perf_counter() > deadline and values:
+            if len(values) == 1:
+                return None
             break
-        if perf_counter() > deadline and seed:
-            raise TimeoutError("making one takes too long")
         state.seed(seed)
         before, of = _drawn(), copy.deepcopy(given)
         start = perf_counter()
-        values.append(make(of))
+        values.append(called(make, of))
         times.append(perf_counter() - start)
         fixed = fixed and same(before, _drawn()) and same(values[0], values[-1])
         if not fixed and len(times) > 1:  # the first time is no measure: files are cold, threads start
@@ -165,7 +173,7 @@ def _inputs(dataset: Any, place: int, chain: Chain) -> Iterator[Any]:
 
     chain.transforms.insert(0, look)
     try:
-        dataset[place]
+        called(dataset.__getitem__, place)
     finally:
         del chain.transforms[0]
     if len(seen) == 1 and len(seen[0]) == 1:
