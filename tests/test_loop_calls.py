@@ -143,12 +143,20 @@ def test_with_several_ranks_a_failure_is_not_repeated(tmp_path: Path) -> None:
 
 
 def test_a_hidden_state_of_reduced_precision_is_put_right(tmp_path: Path) -> None:
-    """In the first steps after a change its results may still be there: the same call with float32 is the user's own."""
+    """After a change its results may still be there, in a pool for long: the same call with float32 is the user's own."""
     calls = Calls(tmp_path, Hooked())
     calls.runner.switcher.switch({})
-    assert calls.forward(torch.ones(3, 2, dtype=torch.bfloat16)).flatten().tolist() == [2.0] * 3
+    for steps in (0, 100):
+        calls.loop.optimizer_calls = steps
+        assert calls.forward(torch.ones(3, 2, dtype=torch.bfloat16)).flatten().tolist() == [2.0] * 3
     assert [event["arm"] for event in calls.recorder.all("carried")] == ["hooked=on"]
-    calls.loop.optimizer_calls = 100
+
+
+def test_a_hidden_state_that_no_change_left_is_the_users_own_failure(tmp_path: Path) -> None:
+    """Where no change was ever made, what is of reduced precision is the script's, and so is its failure."""
+    calls = Calls(tmp_path, Hooked())
+    calls.runner.switcher.switch({})
+    calls.runner.switcher._left = {}
     with pytest.raises(RuntimeError, match="dtype"):
         calls.forward(torch.ones(3, 2, dtype=torch.bfloat16))
 

@@ -66,7 +66,7 @@ def row_at(rows: list[dict[str, Any]], line: int) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(("workers", "context", "length"), [(0, None, 48), (2, "fork", 48), (2, "spawn", 4800)])
+@pytest.mark.parametrize(("workers", "context", "length"), [(0, None, 48), (2, "fork", 48), (2, "spawn", 480000)])
 def test_a_scan_names_the_lines(tmp_path: Path, workers: int, context: str | None, length: int) -> None:
     """Code of a data set, made by the loop or by workers of either kind, and code of the loop itself, with their shares."""
     text = SCRIPT.replace("WORKERS", str(workers)).replace("CONTEXT", repr(context)).replace("LENGTH", str(length))
