@@ -335,7 +335,8 @@ def test_blocks_of_all_laps_are_kept(tmp_path):
 
 def test_the_users_failure_is_kept(tmp_path):
     """The script's own exception is in the capture as it was shown."""
-    failure = {"type": "KeyError", "message": "'x'", "traceback": "Traceback...", "site": "train.py:3", "guarded": False}
+    failure = {"type": "KeyError", "message": "'x'", "traceback": "Traceback...", "site": "train.py:3", "guarded": False,
+               "inside": ""}
     written(tmp_path, [event("process", **PROCESS), event("failure", **failure)])
     capture = built(tmp_path)
     assert to_json(capture.failure) == failure

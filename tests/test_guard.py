@@ -384,6 +384,29 @@ def test_the_scripts_own_failure_is_shown_and_recorded(project):
     assert (failure["type"], failure["message"]) == ("KeyError", "'no such column'")
 
 
+INSIDE = [
+    ("import json.nothing", ""),
+    ("open('no such file')", ""),
+    ("import json; json.loads('{')", ""),
+    ("import json; json.load(open(__file__))", ""),
+    ("os.listdir('no such folder')", ""),
+    ("open('new.txt', 'no such mode')", "perfdoc/inject/guard/opening.py"),
+    ("import itertools; from unittest.mock import Mock; from perfdoc.inject.guard.journal import Journal\n"
+     "open('new.txt', 'w').close(); Journal.sync = Mock(side_effect=itertools.chain([KeyError('x')], itertools.repeat(None)))\n"
+     "open('newer.txt', 'w')",
+     "perfdoc/inject/guard/overlay.py"),
+]
+"""A statement that fails, and perfdoc's own file that it failed in."""
+
+
+@pytest.mark.parametrize(("statement", "inside"), INSIDE)
+def test_an_error_of_perfdocs_is_told_from_the_scripts(project, statement, inside):
+    """What was raised in perfdoc's own code may be perfdoc's fault; what only passed through it is the script's."""
+    assert project.attempt(statement).returncode == 1
+    [failure] = project.events("failure")
+    assert failure["inside"].startswith(inside) if inside else failure["inside"] == ""
+
+
 def test_torch_checkpoints_go_to_the_run(project, tmp_path_factory):
     """torch.save writes over nothing, and torch.load gives the script its own checkpoint back."""
     project.file("model.pt")

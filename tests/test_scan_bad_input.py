@@ -88,6 +88,16 @@ def test_the_scripts_own_failure_is_shown(scan: Scan, text: str, code: int, word
     assert left_behind(scanned.run_folder) == []
 
 
+def test_an_error_raised_in_perfdocs_own_code_is_not_simply_laid_to_the_script(scan: Scan) -> None:
+    """The guard's file names stand in for Python's: what fails in there is told with the way to find out whose fault it is."""
+    scanned = scan("train.py", text="import torch\nopen('out.txt', 'no such mode')\n", options=())
+    assert scanned.code == 1
+    assert "failed by itself" not in scanned.err
+    assert "a call that perfdoc stands in (perfdoc/inject/guard/opening.py" in scanned.err
+    assert "--no-guard would show it" in scanned.err
+    assert "ValueError: invalid mode" in scanned.err
+
+
 def test_three_steps_are_too_few(scan: Scan) -> None:
     """A script that ends after three steps: said, with what to do, and not a failure."""
     scanned = scan("train.py", text=loop(steps=3), options=())

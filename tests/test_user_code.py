@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from perfdoc.core.user_code import is_ours, is_users
+from perfdoc.core import user_code
+from perfdoc.core.user_code import is_ours, is_standard, is_users, own_name
 
 pytestmark = pytest.mark.any_python
 
@@ -31,6 +32,19 @@ def test_what_was_installed_into_a_folder_is_no_code_of_the_users(folder: Path) 
     assert not is_users(str(folder / "single.py"))
     assert is_users(str(folder / "train.py"))
     assert is_users(str(folder / "bigmodels" / "net.py"))
+
+
+def test_the_standard_library_is_told_from_libraries() -> None:
+    """Python's own modules, also those that are frozen into it; what was installed lies below the same folder."""
+    assert is_standard(json.__file__)
+    assert is_standard("<frozen importlib._bootstrap>")
+    assert not is_standard(pytest.__file__)
+    assert not is_standard(__file__)
+
+
+def test_a_file_of_perfdocs_is_named_from_its_package_on() -> None:
+    """The same words on every machine."""
+    assert own_name(user_code.__file__) == "perfdoc/core/user_code.py"
 
 
 def test_python_itself_and_perfdoc_are_not_the_users() -> None:

@@ -132,6 +132,7 @@ class Failure:
     traceback: Annotated[str, About("The traceback as Python prints it, its end.")]
     site: Annotated[str, About("file:line of the user's innermost frame; may be empty.")] = ""
     guarded: Annotated[bool, About("Whether it is about a file that the guard keeps apart.")] = False
+    inside: Annotated[str, About("file:line of perfdoc's own code, where it was raised there and not below the user's.")] = ""
 
 
 Losses = list[float | None]

@@ -8,6 +8,9 @@ import sys
 import sysconfig
 from types import FrameType
 
+_STANDARD, _LIBRARIES = (
+    tuple({os.path.join(sysconfig.get_path(key), "") for key in keys})
+    for keys in (("stdlib", "platstdlib"), ("purelib", "platlib")))
 _INSTALLED = tuple(
     os.path.join(path, "")
     for path in {*(sysconfig.get_paths().get(key, "") for key in ("stdlib", "platstdlib", "purelib", "platlib"))}
@@ -57,6 +60,19 @@ def _installed_in(folder: str) -> frozenset[str]:
 def is_ours(filename: str) -> bool:
     """Whether a code object's file belongs to perfdoc or to a probe package."""
     return os.path.abspath(filename).startswith(_OURS)
+
+
+def is_standard(filename: str) -> bool:
+    """Whether a code object's file belongs to Python's standard library."""
+    if filename.startswith("<frozen"):
+        return True
+    return filename.startswith(_STANDARD) and not filename.startswith(_LIBRARIES)
+
+
+def own_name(filename: str) -> str:
+    """A file of perfdoc's or of a probe package, from its package on: ``perfdoc/inject/startup.py``."""
+    folder = next(folder for folder in _OURS if os.path.abspath(filename).startswith(folder))
+    return os.path.relpath(os.path.abspath(filename), os.path.dirname(os.path.dirname(folder))).replace(os.sep, "/")
 
 
 def calling_site(depth: int = 2) -> str:

@@ -9,13 +9,16 @@ import traceback
 from types import ModuleType, TracebackType
 from typing import Any
 
-from perfdoc.core.user_code import is_ours, is_users
+from perfdoc.core.user_code import is_ours, is_standard, is_users, own_name
 from perfdoc.inject import guard
 from perfdoc.inject.guard import trackers
 from perfdoc.inject.guard.overlay import Overlay
 from perfdoc.inject.system import import_hooks, script_options
 from perfdoc.inject.system.import_hooks import when_imported
 from perfdoc.inject.system.recorder import Recorder
+
+NEVER_OURS = (ImportError, SyntaxError, MemoryError, RecursionError, KeyboardInterrupt)
+"""Errors that come up below any frame, and say nothing of whose it is."""
 
 
 def guard_only(run_dir: str) -> None:
@@ -79,6 +82,9 @@ def _keep_failure(recorder: Recorder, files: Overlay | None) -> None:
     show = sys.excepthook
 
     def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        inside = "" if isinstance(error, NEVER_OURS) else _inside(trace)
+        if isinstance(error, OSError) and os.path.join("guard", "") in inside:
+            inside = ""  # what the system says of a file: whose, is told by ``guarded``
         trace = error.__traceback__ = _without_ours(trace)
         recorder.write(
             "failure",
@@ -86,11 +92,28 @@ def _keep_failure(recorder: Recorder, files: Overlay | None) -> None:
             message=str(error)[:2000],
             site=_innermost(trace),
             guarded=isinstance(error, OSError) and files is not None and files.about(error.filename),
+            inside=inside,
             traceback="".join(traceback.format_exception(kind, error, trace))[-8000:],
         )
         show(kind, error, trace)
 
     sys.excepthook = excepthook
+
+
+def _inside(trace: TracebackType | None) -> str:
+    """``file:line`` of perfdoc's own frame that raised it, or that the standard library raised it below.
+
+    Empty where the user's code or a library stands below perfdoc's frames: those only passed a call on.
+    """
+    place = ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if is_ours(file):
+            place = f"{own_name(file)}:{trace.tb_lineno}"
+        elif not is_standard(file):
+            place = ""
+        trace = trace.tb_next
+    return place
 
 
 def _innermost(trace: TracebackType | None) -> str:

@@ -20,6 +20,9 @@ FROM_OUTSIDE = (signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGINT)
 """Signals that a process does not raise in itself by an error: somebody, or the kernel short of memory, sent them."""
 
 
+GUARD = "inject/guard/"
+"""Where the guard of the script's files lies in perfdoc."""
+GUARDS_DOING = "; --no-guard would show it"
 NO_ROOM = 65536
 """Minimum of the disk, in bytes, that must be free for a failure to be looked at: with less, whatever writes fails."""
 
@@ -77,6 +80,10 @@ def outcome(
             return Ending("failed", (
                 f"the script failed over a file: {own} ({how}). Its files are kept apart in a scan: should it not fail alone, "
                 "the guard is wrong; --no-guard would show it"), code)
+        if own.inside:
+            return Ending("failed", (
+                f"the script failed in a call that perfdoc stands in ({own.inside}): {own} ({how}). "
+                f"Should it not fail alone, that is perfdoc's doing{GUARDS_DOING if GUARD in own.inside else ''}"), code)
         if -code in FROM_OUTSIDE:
             return Ending("failed", f"the script was ended from outside: {own} ({how})", 128 - code)
         return Ending("failed", f"the script failed by itself: {own} ({how})", code if code > 0 else 128 - code)

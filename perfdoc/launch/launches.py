@@ -39,6 +39,8 @@ class Failure:
     """``file:line`` of the user's innermost frame; empty where there is none."""
     guarded: bool = False
     """Whether it is about files, and the script's files are kept apart: then it may be the guard's fault."""
+    inside: str = ""
+    """``file:line`` of perfdoc's own code, where it was raised there: then it may be perfdoc's fault."""
 
     def like(self, other: Failure | None) -> bool:
         """Whether it is the same failure: the same exception and words at the same line; figures in it may differ."""

@@ -261,7 +261,7 @@ class Scan:
         if not failures:
             return launches.Failure(f"it ended with {endings.status(code)}", "")
         failed = failures[-1].record
-        return launches.Failure(failed.type, failed.message, failed.site, failed.guarded)
+        return launches.Failure(failed.type, failed.message, failed.site, failed.guarded, failed.inside)
 
     def _wait(self, process: subprocess.Popen[bytes], budget: float) -> str:
         """Wait for the command's end; end it where it does not end itself. Says why it was ended, if it was."""
