@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from perfdoc.core.treatment import Level, Loop, Offer, Treatment
+from perfdoc.core.unsaved import UnsavedForward
 
 FEWEST_BLOCKS = 2
 """Children of one kind from which a container is taken to be a stack of blocks."""
@@ -67,7 +68,8 @@ class ActivationCheckpointing(Treatment):
             for block in chosen(model, level):
                 had = block.__dict__.get("forward", MISSING)
                 self._wrapped.append((block, had))
-                block.__dict__["forward"] = _checkpointed(block, block.forward)
+                run = _checkpointed(block, block.forward)
+                block.__dict__["forward"] = UnsavedForward(run, block, None if had is MISSING else had)
 
     def restore(self, loop: Loop) -> None:
         """Take the forwards off again."""

@@ -14,6 +14,7 @@ from torch.nn import functional
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.probe import Probe
 from perfdoc.core.treatment import Loop
+from perfdoc.core.unsaved import Unsaved
 
 MULTIPLE = 8
 """Sizes that 16-bit matrix units want (NVIDIA, Deep Learning Performance: Matrix Multiplication Background, section 2.1)."""
@@ -51,7 +52,8 @@ class AlignedShapes(Probe):
             for name, module in model.named_modules():
                 odd = isinstance(module, nn.Linear) and any(size % MULTIPLE for size in module.weight.shape)
                 if odd and module.weight.numel() > WORTH_A_LOOK * total:
-                    self._handles.append(module.register_forward_pre_hook(self._saw(name or type(module).__name__)))
+                    saw = Unsaved(self._saw(name or type(module).__name__))
+                    self._handles.append(module.register_forward_pre_hook(saw))
 
     def _saw(self, name: str) -> Callable[[Any, Any], None]:
         def ran(module: Any, inputs: Any) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.probe import Probe
 from perfdoc.core.treatment import Loop
+from perfdoc.core.unsaved import Unsaved
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """Norms that subtract the mean of each channel over the batch: a constant added to the channel before is lost."""
@@ -42,9 +43,9 @@ class BiasBeforeNorm(Probe):
         for model in loop.models:
             for name, module in model.named_modules():
                 if isinstance(module, LAYERS) and module.bias is not None:
-                    self._handles.append(module.register_forward_hook(self._layer(name)))
+                    self._handles.append(module.register_forward_hook(Unsaved(self._layer(name))))
                 elif isinstance(module, NORMS):
-                    self._handles.append(module.register_forward_pre_hook(self._norm))
+                    self._handles.append(module.register_forward_pre_hook(Unsaved(self._norm)))
 
     def _layer(self, name: str) -> Callable[[Any, Any, Any], None]:
         def ran(module: Any, inputs: Any, output: Any) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.probe import Probe
 from perfdoc.core.treatment import Loop
+from perfdoc.core.unsaved import Unsaved
 from perfdoc.inject.observe import user_source
 
 LARGE = 1_000_000
@@ -69,7 +70,7 @@ class DenseEmbedding(Probe):
         self._take_back()
         self._tables = [_Table(name, module) for name, module in large_tables(loop)]
         for table in self._tables:
-            self._handles.append(table.module.register_forward_hook(table.called))
+            self._handles.append(table.module.register_forward_hook(Unsaved(table.called)))
             self._handles.append(table.module.weight.register_post_accumulate_grad_hook(table.accumulated))
 
     def _take_back(self) -> None:

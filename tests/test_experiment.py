@@ -619,6 +619,14 @@ def test_what_earns_its_place_stays(seed):
     assert set(loop.run([factor("a"), factor("b"), factor("c")], budget=120.0, seed=seed).plan) == {"a", "b", "c"}
 
 
+def test_beside_a_change_of_many_times_there_are_hardly_any_passengers():
+    """One change makes a step eight times faster, ten others do nothing, in noise: hardly any of them stays in the plan."""
+    factors = [factor("big"), *(factor(name) for name in "abcdefghij")]
+    plans = [SimulatedLoop(alone(big=8.0), seed=seed, noise=0.06).run(factors, seed=seed).plan for seed in range(8)]
+    assert all(plan.get("big") == "on" for plan in plans)
+    assert sum(len(plan) - 1 for plan in plans) <= 4
+
+
 def test_what_contradicts_is_never_tried_together():
     """Prefetching without workers has no meaning: no block has both, though each helps alone."""
     factors = [factor("workers", "0", "2", interacts=("prefetch",)), factor("prefetch", "8", contradicts=("workers=0",))]

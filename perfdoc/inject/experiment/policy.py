@@ -74,13 +74,11 @@ class Policy:
 
     # -- the plan's parts
 
-    prune_share: float = 0.08
+    prune_share: float = 0.12
     """Maximum share of the budget for comparing the plan with what it is without one of its parts."""
-    pruned_at_once: int = 2
-    """Maximum number of parts that are left out, one at a time, in the rounds of such a comparison."""
     beyond_doubt: float = 0.25
     """Minimum log speed-up that a part of the plan is expected to bring beside the others for it not to be compared."""
-    prune_pairs: int = 4
+    prune_pairs: int = 3
     """Minimum number of pairs by which it is decided whether a part earns its place; twice as many where it is not clear."""
 
     # -- what takes long to switch to
