@@ -30,7 +30,7 @@ demo: wheel $(VENV)/torch
 test: wheel $(VENV)/torch
 	tests/system_packages.sh
 	$(BIN)/pip install --quiet --group test
-	$(BIN)/pytest -n 3 -m "not alone"
+	$(BIN)/pytest -n 3 --dist worksteal -m "not alone"
 	$(BIN)/pytest -m alone
 
 # What needs no torch, on the other Pythons that this machine has.
