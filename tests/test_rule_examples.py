@@ -44,7 +44,7 @@ GROWING = {"PD122", "PD321", "PD807", "PD808"}
 PICTURES = {"PD107", "PD108", "PD110", "PD116"}
 """Rules on files; scans of a real data set in test_picture_treatments.py fire them."""
 LOADER_RULES = {"PD101", "PD102", "PD103", "PD105"}
-LINES = {"PD117", "PD322", "PD800"}
+LINES = {"PD117", "PD322", "PD800", "PD801"}
 """Rules on sampled stacks; what they say is tested in test_time_by_line.py."""
 STORES = {"PD121"}
 """Rules on files that another library reads; its examples run in test_chunked_storage.py, where it is installed."""

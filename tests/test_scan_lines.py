@@ -85,3 +85,35 @@ def test_a_scan_names_the_lines(tmp_path: Path, workers: int, context: str | Non
     assert {one["what"] for one in incidents} <= {"stalled", "went_on"}, "a busy machine may stand still; nothing failed"
     assert left_behind(scanned.run_folder) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == [".perfdoc", "train.py"]
+
+
+ANEW = '''
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+
+def main():
+    loader = DataLoader(TensorDataset(torch.randn(2000, 8), torch.randn(2000, 1)), batch_size=8, num_workers=1)
+    model = torch.nn.Linear(8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    while True:
+        x, y = next(iter(loader))
+        loss = ((model(x) - y) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+if __name__ == "__main__":
+    main()
+'''
+
+
+def test_a_scan_sees_that_every_batch_starts_the_loader(tmp_path: Path) -> None:
+    """While the loop is held its batches come from one iterator; what it takes as it is written is said first."""
+    (tmp_path / "train.py").write_text(ANEW)
+    scanned = perfdoc("scan", "--budget", "15", "--json", "train.py", cwd=tmp_path)
+    assert scanned.code == 0, scanned.err
+    first, second, *_ = json.loads(scanned.out)["answer"]
+    assert "to start the loader anew for every batch (train.py:11)" in first
+    assert second.startswith("With one iterator for all of them")

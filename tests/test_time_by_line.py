@@ -230,6 +230,46 @@ def test_time_outside_of_steps_is_that_of_a_whole_epoch() -> None:
     assert second.line.line == 66
 
 
+def test_a_validation_within_the_epoch_is_one_thing_at_the_line_that_calls_it() -> None:
+    """Its fetches and its forward passes are no turn of an epoch, and their lines are not told one by one."""
+    stacks = plain_loop(0.0)
+    call = stacks.at(70, text="accuracy = evaluate()")
+    for line, phase, seconds in ((18, "data", 3.0), (19, "forward", 2.5)):
+        path = [call, stacks.at(line, "evaluate"), stacks.library("torch")]
+        stacks.add(seconds, path, phase, where="between")
+        stacks.add(0.01, path, phase)  # a short one passed for an ordinary step
+    (found,) = by_line(stacks.seen(other=5.5)).between
+    assert (found.line.line, found.what) == (70, "evaluate")
+
+
+def iterated_anew(data: float = 0.95) -> Stacks:
+    """A step that takes its batch from a new iterator of the loader."""
+    stacks = plain_loop(data)
+    stacks.add(data, [stacks.at(58, text="x, y = next(iter(loader))"), stacks.library("torch")], "data")
+    return stacks
+
+
+def test_a_loader_that_is_started_anew_for_every_batch_is_the_answer() -> None:
+    """Steps of 2 s, and of 0.1 s where batches come from one iterator, as under the experiment; watched alone, a bound."""
+    from test_rules import make
+
+    lines = replace(iterated_anew().seen(), stretch_seconds=[20.0] * STRETCHES, iterators=50)
+    first, second, *_ = build(diagnose(replace(make({}), lines=lines))).answer
+    assert first == "2 s a step as it is written, 1.9 s of them to start the loader anew for every batch (train.py:58)."
+    assert second.startswith("With one iterator for all of them, as while changes were tried, a step takes 99.9 ms: 20.0")
+    watched = build(diagnose(capture(replace(iterated_anew().seen(), iterators=50)))).answer
+    assert watched[0].startswith("100 ms a step as it is written, 95 ms of them to start the loader anew")
+
+
+@pytest.mark.parametrize(("iterators", "turns", "stretch"), [(50, 50, 20.0), (5, 0, 20.0), (50, 0, 1.0)])
+def test_no_loader_is_started_anew(iterators: int, turns: int, stretch: float) -> None:
+    """Epochs that turn make iterators, and so does a validation; where the step is as fast without, there is nothing to say."""
+    from test_rules import make
+
+    lines = replace(iterated_anew().seen(), stretch_seconds=[stretch] * STRETCHES, iterators=iterators, turns=turns)
+    assert "PD801" not in {finding.code for finding in diagnose(replace(make({}), lines=lines)).findings}
+
+
 # -- what people read
 
 
@@ -269,7 +309,7 @@ def test_a_run_that_is_mostly_no_steps_says_so_first() -> None:
     loop = builders.loop(loaders=[builders.loader(batches_an_epoch=30, num_workers=2)])
     model = build(diagnose(capture(short_epochs().seen(other=27.0, turns=1), loop)))
     assert model.answer[0] == (
-        "100 ms a step, but steps are only 10% of the run: 87% is turn of the epoch, 27 s after every 30 steps (train.py:58).")
+        "100 ms a step, but steps are only 10% of the run: 87% is turn of the epoch, 27 s an epoch of 30 steps (train.py:58).")
     assert model.answer[1] == "Without that it would be at most 7.5x faster."
     assert "10% steps, 87% turn of the epoch" in first_screen.render(model, 100)
 

@@ -52,3 +52,4 @@ class Lines:
     )] = field(default_factory=list)
     in_workers: Annotated[list[StackPath], About("Main threads of all workers of the step's loaders.")] = field(
         default_factory=list)
+    iterators: Annotated[int, About("Iterators of the step's loaders that were made during the look.", minimum=0)] = 0

@@ -43,9 +43,10 @@ class Rule(ABC):
     needs: ClassVar[tuple[str, ...]]
     """Metric ids without which the rule has nothing to say."""
     effort: ClassVar[Effort] = "one line"
-    names_cause: ClassVar[Literal["", "time", "memory", "run"]] = ""
+    names_cause: ClassVar[Literal["", "time", "memory", "run", "pace"]] = ""
     """Whether it names what is wrong in the user's own code, and what that costs: such a finding may be the answer. ``run``:
-    what the time outside of steps goes to, where that is most of the run."""
+    what the time outside of steps goes to, where that is most of the run. ``pace``: why the script's own steps take longer than
+    those that are measured; its title tells how long, its cause what a step takes without."""
 
     @abstractmethod
     def check(self, seen: Evidence) -> Finding | None:

@@ -23,6 +23,8 @@ WAITING, IDLE, PYTHON = "waiting for workers", "idle", "Python"
 """Leaves of paths, as ``perfdoc.inject.lines.stack_path`` writes them."""
 COMPREHENSIONS = ("<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>", "<lambda>")
 STEP_PHASES = ("data", "forward", "backward", "optimizer")
+LEARNING = ("backward", "optimizer")
+"""Those of them that a validation has not."""
 LEAST_PHASE = 0.005
 """Minimum share of the step for a phase to count as one that a function has."""
 ONE_CHILD = 0.8
@@ -198,7 +200,7 @@ class TimeByLine:
 
     @cached_property
     def loop_functions(self) -> frozenset[Where]:
-        """Functions that hold the loop: more than one of the step's phases runs under them."""
+        """Functions that hold the loop: several of the step's phases run under them, not only those of a validation."""
         phases: dict[Where, dict[str, float]] = defaultdict(lambda: defaultdict(float))
         # The stacks as they were: rows tell the backward pass elsewhere, at the lines that made it.
         for path in self._seen.in_steps:
@@ -206,7 +208,8 @@ class TimeByLine:
                 phases[where][path.phase] += math.fsum(path.seconds)
         least = LEAST_PHASE * self.total
         return frozenset(
-            where for where, seconds in phases.items() if sum(seconds[phase] > least for phase in STEP_PHASES) > 1)
+            where for where, seconds in phases.items() if sum(seconds[phase] > least for phase in STEP_PHASES) > 1
+            and max(seconds[phase] for phase in LEARNING) > least)
 
     @cached_property
     def _shared(self) -> frozenset[Where]:
@@ -282,6 +285,43 @@ class TimeByLine:
         gone = min(1.0, share.high * self.total / waiting) if waiting else 0.0
         return max(1.0, self.step / max(computing, (1 - gone) * batch, 1e-3 * self.step))
 
+    def _loops_line(self, path: StackPath) -> Line | None:
+        """The line of the loop itself that a stack goes through; None where no code of the user's is in it."""
+        lines = self._users(path)
+        here = next((n for n, line in enumerate(lines) if function_of(line) not in self.loop_functions), len(lines))
+        return lines[max(0, here - 1)] if lines else None
+
+    def _called(self, path: StackPath, line: Line) -> str:
+        """The function of the user's own that a line of the loop calls, not through a library; or an empty string."""
+        lines = [self._seen.lines[number] for number in path.lines]
+        place = len(lines) - 1 - lines[::-1].index(line)
+        after = lines[place + 1] if place + 1 < len(lines) else None
+        return after.function if after is not None and not after.package else ""
+
+    # -- a loader that is iterated anew for every batch
+
+    @property
+    def iterators_a_step(self) -> float:
+        """Iterators of the step's loaders that the script makes in an ordinary step: none, unless it makes them for batches."""
+        return max(0, self._seen.iterators - self._seen.turns) / self._seen.steps
+
+    @property
+    def pace(self) -> tuple[float, ...]:
+        """Seconds a step, as the script makes it itself, in each stretch."""
+        return tuple(len(self._seen.stretch_seconds) * seconds / self._seen.steps for seconds in self._seen.stretch_seconds)
+
+    def fetching(self) -> tuple[Line | None, float]:
+        """The line of the loop that spends most on batches, None where there is none; and the share that batches have."""
+        at: dict[tuple[str, int], float] = defaultdict(float)
+        lines: dict[tuple[str, int], Line] = {}
+        for path in self._seen.in_steps:
+            line = self._loops_line(path) if path.phase == "data" else None
+            if line is not None:
+                at[line.file, line.line] += math.fsum(path.seconds)
+                lines[line.file, line.line] = line
+        most = max(at, key=lambda place: at[place], default=None)
+        return (lines[most], at[most] / self.total) if most is not None else (None, 0.0)
+
     # -- the run
 
     @property
@@ -299,10 +339,8 @@ class TimeByLine:
         """Where the time outside of steps goes, the most first."""
         groups: dict[tuple[str, int], list[StackPath]] = defaultdict(list)
         for path in self._seen.between:
-            lines = self._users(path)
-            here = next((n for n, line in enumerate(lines) if function_of(line) not in self.loop_functions), len(lines))
-            if lines:
-                line = lines[max(0, here - 1)]
+            line = self._loops_line(path)
+            if line is not None:
                 groups[line.file, line.line].append(path)
         total = math.fsum(math.fsum(path.seconds) for path in self._seen.between)
         found = []
@@ -311,6 +349,12 @@ class TimeByLine:
             line = next(one for path in paths for one in self._users(path) if (one.file, one.line) == (file, number))
             turn = math.fsum(math.fsum(p.seconds) for p in paths if p.phase == "data") > seconds / 2
             what = "turn of the epoch" if turn else self._what(max(paths, key=lambda path: math.fsum(path.seconds)))[0]
+            called: dict[str, float] = defaultdict(float)
+            for path in paths:
+                called[self._called(path, line)] += math.fsum(path.seconds)
+            most = max(called, key=lambda name: called[name])
+            if most and called[most] > seconds / 2:
+                what = most
             found.append(Between(line, what, self.outside_steps * seconds / total if total else 0.0))
         return sorted(found, key=lambda one: -one.share)
 

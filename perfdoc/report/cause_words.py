@@ -104,7 +104,7 @@ def run_sentence(diagnosis: Diagnosis, step: float) -> str:
         return ""
     place = found.between[0]
     turn, epoch = found.turn_seconds, found.epoch_steps
-    often = f", {seconds(turn)} after every {epoch:.0f} steps" if turn is not None and epoch else ""
+    often = f", {seconds(turn)} an epoch of {epoch:.0f} steps" if turn is not None and epoch else ""
     return (f"{seconds(step)} a step, but steps are only {1 - found.outside_steps:.0%} of the run: {place.share:.0%} is "
             f"{place.what}{often} ({relative(place.line.file, directory)}:{place.line.line}).")
 

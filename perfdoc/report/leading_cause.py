@@ -44,6 +44,9 @@ def sentences(diagnosis: Diagnosis, step: float) -> tuple[str, ...]:
     run = cause_words.run_sentence(diagnosis, step)
     if run:
         return (run, _of_the_run(diagnosis, [finding for finding in named if kinds[finding.code] == "run"]))
+    pace = next((f for f in named if kinds[f.code] == "pace"), None)
+    if pace is not None:
+        return (f"{_placed(pace)}.", f"{pace.cause}.")
     memory = next((f for f in named if kinds[f.code] == "memory" and f.verdict == "hurts"), None)
     if memory is not None:
         return (f"{seconds(step)} a step, and {_placed(memory)}.",)

@@ -32,6 +32,8 @@ class Epoch:
         """Epochs that were ended here."""
         self.free_turns = 0
         """Epochs that ended before the loop was held."""
+        self.iterators = 0
+        """Iterators of the loader through which the loop has fetched, before it was held."""
         self.overran: Callable[[int], None] | None = None
         self._seen: int | None = None
         self._anew = False

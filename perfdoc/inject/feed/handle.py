@@ -56,6 +56,7 @@ class Handle:
             if self.held:
                 self.epoch.begin()
             else:
+                self.epoch.iterators += 1
                 self._loader = weakref.ref(loader)
 
     def ended(self, iterator: Any) -> None:

@@ -47,7 +47,7 @@ class NaturalLook:
         lengths = [handle.batches_an_epoch / handle.batches_a_step for handle in self._loop.loaders if handle.batches_an_epoch]
         waits = bool(lengths) and min(lengths) * self._loop.step_seconds < LONGEST_EPOCH
         self._longest = max(self._seconds, TURN_SHARE * budget) if waits else self._seconds
-        self._free_turns = 0
+        self._free_turns = self._iterators = 0
         self._steps = Steps(0.0)
         self._turns = 0
         self._told = False
@@ -61,7 +61,7 @@ class NaturalLook:
             self._begin_sampling()
 
     def _begin_sampling(self) -> None:
-        self._free_turns = self._loop.free_turns()
+        self._free_turns, self._iterators = self._loop.free_turns(), self._loop.iterators()
         self._steps = Steps(perf_counter())
         self._sampler.start()
 
@@ -138,6 +138,7 @@ class NaturalLook:
             PERIOD, seen.steps, seen.stretch_seconds, seen.other_seconds, self._turns, table.lines,
             table.paths(seen.in_steps, stretches), table.paths({(path, 0): s for path, s in seen.between.items()}, 1),
             table.paths(self._by_forward_line(), 1), table.paths(workers, stretches),
+            iterators=self._loop.iterators() - self._iterators,
         )
 
     def _by_forward_line(self) -> dict[tuple[Path, int], float]:

@@ -65,7 +65,7 @@ class WatchLook:
         self._steps = Steps(0.0)
         self._end = self._first = 0.0
         """End of the last step, and begin of the look."""
-        self._free_turns = self._turns = 0
+        self._free_turns = self._turns = self._iterators = 0
         self._write_after = FIRST_WRITE
 
     def begin(self) -> None:
@@ -73,7 +73,7 @@ class WatchLook:
         self._clock.restart()
         self._end = self._first = self._clock.last_sign()
         self._steps = Steps(self._end)
-        self._free_turns = self._loop.free_turns()
+        self._free_turns, self._iterators = self._loop.free_turns(), self._loop.iterators()
         self._sampler.start()
 
     def on_step(self, step: Step, regular: bool) -> bool:
@@ -136,4 +136,5 @@ class WatchLook:
             self._turns, table.lines,
             table.paths({(path, n): s for n, w in enumerate(windows) for path, s in w.in_steps.items()}, len(windows)),
             table.paths({(path, 0): seconds for path, seconds in between.items()}, 1), [], table.paths(workers, len(windows)),
+            iterators=self._loop.iterators() - self._iterators,
         )

@@ -95,6 +95,10 @@ class LoopState:
         """Epochs of the step's loaders that ended before the loop was held."""
         return sum(handle.epoch.free_turns for handle in self.loaders)
 
+    def iterators(self) -> int:
+        """Iterators that the script has made of the step's loaders, before the loop was held."""
+        return sum(handle.epoch.iterators for handle in self.loaders)
+
     def in_step(self) -> bool:
         """Whether it is the loop that calls: its thread, after its first step."""
         return self.training and self._mine()
