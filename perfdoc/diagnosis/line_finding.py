@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from perfdoc.core.finding import Finding
 from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.line_causes import Cause, relative
 from perfdoc.diagnosis.rule import Rule, worth_a_word
-from perfdoc.diagnosis.time_by_line import Cause, relative
 
 
 def about(rule: Rule, seen: Evidence, cause: Cause, fix: str) -> Finding | None:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 from perfdoc.capture.lines import Line, Lines, StackPath
 from perfdoc.capture.records import Loop
 from perfdoc.core import stats
+from perfdoc.diagnosis.line_causes import Between, Cause, Row, Share
 
 WAITING, IDLE, PYTHON = "waiting for workers", "idle", "Python"
 """Leaves of paths, as ``perfdoc.inject.lines.stack_path`` writes them."""
@@ -31,112 +30,11 @@ ONE_CHILD = 0.8
 """Minimum share of a function's time that a function called by it has for that one to be named in its place."""
 HOT_LINES = 0.8
 """Minimum share of a function's time that the lines which are named for it have."""
-NEAR = 4
-"""Maximum number of lines between hot lines that are named as one range."""
 CODE = 0.6
 """Minimum share of the time under a model's call that is not torch's for it to count as code of the user's."""
 
 Where = tuple[str, str]
 """A file and a function in it."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share of the time with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def words(self) -> str:
-        """``88% [85%, 91%]``."""
-        return f"{self.value:.0%} [{self.low:.0%}, {self.high:.0%}]"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A stack of ordinary steps: the user's lines, outermost first."""
-
-    lines: tuple[Line, ...]
-    phase: str
-    what: str
-    """What runs at the innermost line: a library, the callee of a native call, or Python."""
-    library: bool
-    """Whether that is a library other than torch."""
-    seconds: tuple[float, ...]
-    """By stretch."""
-    in_worker: bool
-    made_forward: bool = False
-    """Whether it is time of the backward pass, at the line that made what it goes through."""
-
-    @property
-    def total(self) -> float:
-        """Seconds in all stretches."""
-        return math.fsum(self.seconds)
-
-
-@dataclass(frozen=True)
-class Cause:
-    """A place of the user's code and what it costs a step."""
-
-    file: str
-    lines: tuple[int, ...]
-    """Those that have most of the time, in their order."""
-    function: str
-    """Empty where a line of the loop itself is meant."""
-    text: str
-    """The hottest line as it is written."""
-    what: str
-    """What most of its time is spent in."""
-    callers: tuple[Line, ...]
-    """Lines that lead to it, outermost first."""
-    phase: str
-    kind: str
-    """``code``: the user's own, outside of the model. ``model``: a call of the model, backward, the optimizer. ``loader``:
-    torch's loader, without any code of the user's."""
-    in_worker: bool
-    seconds: float
-    """A step."""
-    backward: float
-    """Share of that which is the backward pass of what the line computes."""
-    share: Share
-    ceiling: float
-    """How many times faster a step could be at most, if it cost nothing."""
-
-    @property
-    def span(self) -> str:
-        """``40-42``, ``41`` or ``12, 40``."""
-        first, last = self.lines[0], self.lines[-1]
-        if first == last:
-            return str(first)
-        return f"{first}-{last}" if last - first <= NEAR + len(self.lines) else ", ".join(map(str, self.lines))
-
-    def where(self, directory: str) -> str:
-        """``train.py:40-42``, relative to ``directory`` where it lies in it."""
-        return f"{relative(self.file, directory)}:{self.span}"
-
-
-def relative(file: str, directory: str) -> str:
-    """A path as it is shown: relative to ``directory`` where it lies in it."""
-    shown = os.path.relpath(file, directory) if directory else file
-    return file if shown.startswith("..") else shown
-
-
-@dataclass(frozen=True)
-class Between:
-    """Time that is no ordinary step, by the line of the loop that it is spent at."""
-
-    line: Line
-    what: str
-    """``turn of the epoch``, or what runs there."""
-    share: float
-    """Of the run's time, ordinary steps and all."""
-
-    @property
-    def ceiling(self) -> float:
-        """How much faster the run would be, at most, if this took no time; it is never taken to be more than 99% of it."""
-        return 1 / max(0.01, 1 - self.share)
 
 
 class TimeByLine:

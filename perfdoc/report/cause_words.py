@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from perfdoc.diagnosis.diagnose import Diagnosis
-from perfdoc.diagnosis.time_by_line import Cause, TimeByLine, relative
+from perfdoc.diagnosis.line_causes import Cause, relative
+from perfdoc.diagnosis.time_by_line import TimeByLine
 from perfdoc.report.figures import seconds
 
 TOLD = 0.1

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from perfdoc.diagnosis.time_by_line import Row, TimeByLine, relative
+from perfdoc.diagnosis.line_causes import Row, relative
+from perfdoc.diagnosis.time_by_line import TimeByLine
 
 SMALLEST = 0.003
 """Minimum share of the step for a box of its own: less than that is no wider than two pixels."""

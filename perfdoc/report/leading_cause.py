@@ -8,8 +8,8 @@ from typing import TypeGuard
 
 from perfdoc.core.finding import Effect, Finding
 from perfdoc.diagnosis.diagnose import Diagnosis
+from perfdoc.diagnosis.line_causes import Cause
 from perfdoc.diagnosis.rule import discover_rules
-from perfdoc.diagnosis.time_by_line import Cause
 from perfdoc.report import cause_words
 from perfdoc.report.figures import changed, seconds
 

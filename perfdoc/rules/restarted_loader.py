@@ -9,8 +9,8 @@ from perfdoc.core import stats
 from perfdoc.core.blocks import CONTROL_ARM
 from perfdoc.core.finding import Effect, Finding
 from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.line_causes import relative
 from perfdoc.diagnosis.rule import Rule
-from perfdoc.diagnosis.time_by_line import relative
 
 MANY = 0.5
 """Minimum number of iterators that are made in a step for it not to be the turn of a short epoch."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from perfdoc.core.finding import Finding
 from perfdoc.diagnosis.evidence import Evidence
+from perfdoc.diagnosis.line_causes import relative
 from perfdoc.diagnosis.rule import Rule
-from perfdoc.diagnosis.time_by_line import relative
 
 LEAST = 0.05
 """Minimum share of the run outside of steps that is worth a word."""
