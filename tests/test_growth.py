@@ -275,6 +275,14 @@ def test_workers_that_copy_the_data_set_are_told_as_such() -> None:
     assert "leak" not in finding.title
 
 
+def test_a_copy_that_is_complete_before_the_scan_ends_is_told_too() -> None:
+    """Within the first third of the scan nearly everything was visited: the rate is that of the time in which it grew."""
+    found = with_workers(moments(), lambda step: (20 + 170 * (1 - math.exp(-step / 300))) * MIB)
+    finding = found_in(capture(found, num_workers=2, batch_size=64))["PD122"]
+    assert int(finding.evidence[0].split(" MiB more in each")[0]) > 140
+    assert float(finding.title.split("grows by ")[1].split()[0]) > 10
+
+
 def test_workers_that_stay_as_they_are_are_not_told() -> None:
     """What libraries take at first use is no growth, and other workers in their place are other workers."""
     assert "PD122" not in found_in(capture(with_workers(moments(), lambda step: 20 * MIB), num_workers=2))

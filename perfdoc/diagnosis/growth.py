@@ -36,6 +36,8 @@ SETTLING = 2.0
 MOST_WINDOWS = 12
 FEWEST_WINDOWS = 6
 """Stretches of the scan in each of which a rate is taken: with fewer than six, their scatter says nothing."""
+MOSTLY_GROWN = 0.8
+"""Share of all growth up to which a rate is taken where it may come to an end: the last part of a copy takes very long."""
 
 
 class Growth(NamedTuple):
@@ -161,7 +163,10 @@ def memory_rate(capture: Capture, device: bool = False) -> Rate | None:
 
 
 def worker_rate(capture: Capture) -> Rate | None:
-    """Growth of the memory that a worker has for itself, the mean of all, in bytes a batch that they make together."""
+    """Growth of the memory that a worker has for itself, the mean of all, in bytes a batch that they make together.
+
+    Copies of what all workers share come to an end when everything has been visited: the rate is that until ``MOSTLY_GROWN``.
+    """
     series: dict[tuple[int, ...], list[tuple[int, float]]] = {}
     for moment in moments(capture):
         if moment.workers and moment.batches is not None:
@@ -169,7 +174,12 @@ def worker_rate(capture: Capture) -> Rate | None:
             size = statistics.fmean(size for _, size in moment.workers)
             series.setdefault(pids, []).append((moment.batches, size))
     longest = max(series.values(), key=len, default=[])
-    return rate(longest)
+    if not longest:
+        return None
+    mostly = longest[0][1] + MOSTLY_GROWN * (longest[-1][1] - longest[0][1])
+    until = next(n for n, (_, size) in enumerate(longest) if size >= min(mostly, longest[-1][1]))
+    found = rate(longest[:until + 1]) or rate(longest)
+    return found._replace(grown=longest[-1][1] - longest[0][1]) if found is not None else None
 
 
 def rate(points: Sequence[tuple[int, float]]) -> Rate | None:
