@@ -30,6 +30,8 @@ class OptimizerImplementation(Treatment):
             return Offer("not applicable", reason="no torch optimizer in the loop")
         if any(not type(o).step.__module__.startswith("torch.optim") for o in loop.optimizers):
             return Offer("not applicable", reason="the optimizer's step is not torch's own")
+        if getattr(loop, "optimizers_made_anew", 0):
+            return Offer("not applicable", reason="the script makes its optimizer anew while it trains")
         groups = [group for optimizer in loop.optimizers for group in optimizer.param_groups]
         parameters = [p for group in groups for p in group["params"]]
         if any(group.get("differentiable") or group.get("capturable") for group in groups):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ACTIVATED, SCRIPTS, SHARING, Scanned, left_behind
+from conftest import ACTIVATED, SCRIPTS, SHARING, Scanned, left_behind, perfdoc
 
 from perfdoc.launch.launches import LEAST_LEFT
 
@@ -121,6 +121,7 @@ SLOW_OR_LOCKED = [
     Kind("locked_data.py", "dataloader_workers", budget=10),
 ]
 OTHERS = [
+    Kind("optimizer_made_anew.py", "autocast", budget=10),
     Kind("folds.py", "optimizer_implementation", budget=10),
     Kind("tries_again.py", "autocast", beside="optimizer_implementation", may_fail="no step came of"),
 ]
@@ -172,4 +173,20 @@ def test_a_bug_of_the_script_is_blamed_on_the_script(tmp_path: Path, steps: int)
     assert capture["experiment"]["failed"] == {}
     assert "names[step]" in scanned.err
     assert len(capture["blocks"]) == len(scanned.events("block"))
+    assert left_behind(scanned.run_folder) == []
+
+
+def test_a_loop_without_any_pattern_ends_with_the_budget(tmp_path: Path) -> None:
+    """Every step trains another model with another optimizer: what a step is cannot be made out, and that is said."""
+    (tmp_path / "train.py").write_text("""
+import torch
+while True:
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.randn(8, 4)).mean().backward()
+    optimizer.step()
+""")
+    scanned = perfdoc("scan", "--budget", "5", "train.py", cwd=tmp_path)
+    assert scanned.code == 3, scanned.err
+    assert "what one step of its loop is could not be made out within the budget" in scanned.err
     assert left_behind(scanned.run_folder) == []

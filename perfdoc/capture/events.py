@@ -92,6 +92,16 @@ class TooSlow(Event):
 
 
 @dataclass(kw_only=True)
+class StepUnknown(Event):
+    """What one step of the loop is could not be made out before the budget was over."""
+
+    kind = "step_unknown"
+    calls: int
+    """Of optimizers."""
+    optimizers: int
+
+
+@dataclass(kw_only=True)
 class End(Event):
     """Perfdoc ends the script: it has what it needs."""
 

@@ -264,6 +264,8 @@ class Session:
             self._too_slow()
         shape = observation.settled(finder, budget.elapsed(), self._enough_seconds)
         if shape is None:
+            if self._experiments and budget.remaining() <= 0 and observation.no_pattern(self.loop, self.recorder):
+                self.end("its step was not made out")
             return
         self._calls.observing = False
         # What is looked through now is large (a list of all living objects, for one): glibc must learn nothing from it.
@@ -295,10 +297,7 @@ class Session:
         self._calls.director = self._follower.switcher
 
     def _too_slow(self) -> NoReturn:
-        """The steps are so slow that the budget is over before the loop is known: say so, and end.
-
-        In a later launch the earlier ones took the budget, and not its steps.
-        """
+        """The steps are too slow for the budget: say so, and end. In a later launch the earlier ones took the budget."""
         if self.recorder.lap:
             self.end("budget spent")
         seconds = statistics.median(partial.seconds for _, partial in self.loop.finder.observed[1:])

@@ -57,6 +57,11 @@ def outcome(
         return Ending("complete", (
             f"a step takes about {slow.seconds:.0f} s, so the budget was over before anything could be tried: "
             f"--budget {STEPS_WANTED * slow.seconds:.0f}"), 0)
+    unknown = last_of(events.StepUnknown, written)
+    if last.ended_by_scan and unknown is not None:
+        return Ending("never trained", (
+            f"what one step of its loop is could not be made out within the budget: {unknown.calls:,} steps of "
+            f"{unknown.optimizers:,} optimizers, and none of them comes again and again"), 3)
     if last.ended_by_scan and last.kind == "experiment":
         return Ending("complete", "", 0)
     injected = [file.read_text(encoding="utf-8") for file in folder.glob("inject-error-*.txt")]

@@ -51,6 +51,8 @@ class LoopState:
         self.input_shapes: dict[tuple[tuple[int, ...], ...], int] = {}
         self.models: list[Any] = []
         self.optimizers: list[Any] = []
+        self.optimizers_made_anew = 0
+        """Times that the script has put another optimizer into the place of one."""
         self.step_seconds = 0.0
         # What follows is for perfdoc itself.
         self.known_loaders = KnownLoaders(first_batch)

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+from perfdoc.capture import events
 from perfdoc.inject.observe.device import Device
 from perfdoc.inject.observe.loop_state import LoopState
 from perfdoc.inject.observe.modules import trained_parents
 from perfdoc.inject.observe.step_finder import Shape, Step, StepFinder
+from perfdoc.inject.system.recorder import Recorder
 
 OBSERVE_SECONDS = 1.0
 OBSERVE_STEPS = 5
@@ -20,6 +22,8 @@ OBSERVE_STEPS = 5
 QUICK_SHARE = 0.15
 """Maximum share of the time that an earlier launch trained which may be spent on looking at the loop: a script that ends by
 itself after half a second would never be held."""
+NO_PATTERN = 30
+"""Minimum number of optimizer calls for it to be said that no step could be made out of them."""
 LONG_OBSERVATION = 8.0
 """Minimum time in seconds after which three whole steps are enough to know the loop."""
 
@@ -35,6 +39,14 @@ def settled(finder: StepFinder, elapsed: float, enough: float) -> Shape | None:
     if (count >= OBSERVE_STEPS and elapsed >= enough) or (count >= 3 and elapsed > LONG_OBSERVATION):
         return finder.settle()
     return None
+
+
+def no_pattern(loop: LoopState, recorder: Recorder) -> bool:
+    """Whether optimizers step, and no step of the loop comes of it; recorded where that is so."""
+    if len(loop.finder.observed) < NO_PATTERN:
+        return False
+    recorder.write(events.StepUnknown(calls=loop.optimizer_calls, optimizers=len(loop.optimizers)))
+    return True
 
 
 def distributed() -> bool:
