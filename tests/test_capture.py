@@ -58,6 +58,7 @@ LOOP = {
     "rank": 0, "ranks": 1, "device": "cpu", "cores": 2.0, "threads": 2,
     "step": {"batches": 1, "optimizer_calls": 1, "forwards": 1, "backwards": 1, "by_hand": False},
     "loaders": [LOADER], "models": ["Net"], "parameters": 10, "optimizers": ["SGD"], "torch": "2.9.0",
+    "losses": ["Matching"],
 }
 PROCESS = {
     "pid": 50, "ppid": 49, "argv": ["train.py"], "python": "3.11.7", "executable": "/usr/bin/python3", "torch": "2.9.0",

@@ -678,6 +678,14 @@ def test_a_transform_of_microseconds_is_not_spoken_of():
         assert ("PD113" in found, "PD109" in found) == (said, said), seconds
 
 
+def test_a_transform_that_the_step_waits_for_may_be_the_answer():
+    """Of 100 ms a step waits 30 for data: what one transform of a library's takes of it is told as a bound."""
+    capture = make(measurements=sampled(4e-3, 3.6e-3))
+    found = findings(capture)["PD109"]
+    assert found.title.endswith("without it a step would be at most 1.4x faster")
+    assert build(diagnose(capture)).answer[0].startswith("99.9 ms a step. Flip takes 3.6 ms of every sample")
+
+
 def test_page_faults_of_some_blocks_are_not_the_allocators():
     """PD316 is silent where almost half of the blocks have next to no page faults: no environment variable helps there."""
     def said(quiet):

@@ -148,6 +148,17 @@ def test_the_models_arithmetic_is_no_cause() -> None:
     assert not any("cost nothing" in sentence for sentence in model.answer)
 
 
+def test_a_loss_of_the_users_own_is_a_cause() -> None:
+    """A module without parameters that works sample by sample is code like any other, with its backward pass."""
+    stacks = plain_loop(0.0)
+    call, torch = stacks.at(40, text="loss = criterion(net(x), boxes)"), stacks.library("torch")
+    stacks.add(1.2, [call, torch, stacks.at(28, "Matching.forward", "cost[:, j] = (pred - target[j]).abs()")], "forward")
+    for losses, kind in ((["Matching"], "code"), ([], "model")):
+        found = by_line(stacks.seen(), builders.loop(losses=losses))
+        assert found.causes[0].function == "Matching.forward"
+        assert found.causes[0].kind == kind
+
+
 def test_a_loop_without_loader_is_not_one_cause_when_its_backward_pass_was_traced() -> None:
     """Batches made by hand, an optimizer that takes next to nothing: the loop is known by its backward pass, and the cause is
     the helper that makes the batch, not the line of the loop that everything hangs on."""

@@ -86,6 +86,9 @@ class Loop:
     torch: Annotated[str, About("Version of torch.")]
     device_name: Annotated[str | None, About("What the device is called; absent on a CPU.")] = None
     places: CallSites | None = None
+    losses: Annotated[list[str], About(
+        "Classes of the user's own modules without parameters that the loop calls by themselves.",
+    )] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class TimeByLine:
     def __init__(self, loop: Loop | None, seen: Lines, free_step: float | None = None) -> None:
         self._seen = seen
         self._free_step = free_step
+        self._losses = frozenset(f"{name}.forward" for name in (loop.losses if loop else []))
         self._workers = sum(loader.num_workers for loader in loop.loaders) if loop else 0
         lengths = [one.batches_an_epoch / one.batches_a_step for one in (loop.loaders if loop else []) if one.batches_an_epoch]
         self._epoch_steps = min(lengths) if lengths else None
@@ -159,9 +160,11 @@ class TimeByLine:
         phase = "forward" if typical.made_forward else typical.phase
         backward = math.fsum(row.total for row in rows if row.made_forward) / total
         in_worker = math.fsum(row.total for row in rows if row.in_worker) > total / 2
+        own_loss = any(line.function in self._losses for line in typical.lines[:depth + 1])
+        kind = "code" if own_loss else _kind(rows, phase, loops_own)
         return Cause(
             hottest.file, tuple(sorted(named)), "" if loops_own else function_of(hottest)[1], hottest.text,
-            max(whats, key=lambda what: whats[what]), typical.lines[:depth], phase, _kind(rows, phase, loops_own), in_worker,
+            max(whats, key=lambda what: whats[what]), typical.lines[:depth], phase, kind, in_worker,
             share.value * self.step, backward, share, self._ceiling(share, in_worker),
         )
 

@@ -279,6 +279,7 @@ class Session:
     def _look_at_loop(self, shape: Shape) -> int:
         """Find out and record what trains here; the rank of this process."""
         called = [module for module in self._hooks.called() if self._calls.has_parameters(module)]
+        self.loop.losses = observation.losses(self._hooks.called())
         regular = observation.take_in(self.loop, self.device, shape, called)
         if self.device.asynchronous and not self.settings.watch:  # nobody would ever read the events
             self.clock.use_events(lambda: torch.cuda.Event(enable_timing=True))

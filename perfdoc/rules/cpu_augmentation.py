@@ -9,6 +9,8 @@ from perfdoc.loader_bench import samples as sample_answer
 
 LARGE = 0.25
 """Share of a sample's time from which a transform is spoken of."""
+ITS_LINE = 0.5
+"""Share of the wait from which a line of the user's own tells it."""
 WAITING = 0.05
 """Share of the step that must be spent waiting for data."""
 
@@ -58,6 +60,7 @@ class CpuAugmentation(Rule):
 
     code = "PD109"
     slug = "cpu-augmentation"
+    names_cause = "time"
     needs = ("sample.part", "sample.time", "step.data", "step.time")
     effort = "a few lines"
 
@@ -70,8 +73,14 @@ class CpuAugmentation(Rule):
         top = max((p for p in anatomy.parts if p.part == "transform"), key=lambda p: p.seconds, default=None)
         if top is None or top.share < LARGE or not worth_a_word(top.seconds * seen.samples_a_step, seen):
             return None
+        # A step that waits for a transform of the user's own is told at that one's line.
+        own = [] if seen.lines is None else [c for c in seen.lines.causes if c.kind == "code" and c.phase == "data"]
+        told = any(cause.seconds > ITS_LINE * data.mean for cause in own)
+        saved = 0.0 if told else min(data.mean, top.seconds * seen.samples_a_step)
         title = f"{top.name} takes {top.seconds * 1e3:.3g} ms of every sample, {top.share:.0%} of its time"
+        if saved > 0:
+            title += f": without it a step would be at most {1 / max(0.01, 1 - saved / step.mean):.2g}x faster"
         fix = "transform tensors (torchvision.transforms.v2), a whole batch at a time, on the GPU, or with DALI"
         wait = f"the step waits {data.mean * 1e3:.3g} ms of {step.mean * 1e3:.3g} ms for data"
         return Finding(self.code, self.slug, title, seen.loader_site, "undecided", fix, (wait, anatomy.sentence),
-                       effort=self.effort)
+                       effort=self.effort, seconds_saved_a_step=saved)

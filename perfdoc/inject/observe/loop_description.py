@@ -36,6 +36,7 @@ def describe(loop: LoopState, device: Device, rank: int) -> Loop:
         torch=torch.__version__,
         device_name=device.name(),
         places=loop.call_sites.record(),
+        losses=sorted(loop.losses),
     )
 
 

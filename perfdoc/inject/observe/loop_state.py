@@ -50,6 +50,8 @@ class LoopState:
         self.eval_call: EvalCall | None = None
         self.input_shapes: dict[tuple[tuple[int, ...], ...], int] = {}
         self.models: list[Any] = []
+        self.losses: set[str] = set()
+        """Classes of the user's own modules without parameters that were called from outside any other."""
         self.optimizers: list[Any] = []
         self.optimizers_made_anew = 0
         """Times that the script has put another optimizer into the place of one."""

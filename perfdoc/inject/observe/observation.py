@@ -22,6 +22,7 @@ OBSERVE_STEPS = 5
 QUICK_SHARE = 0.15
 """Maximum share of the time that an earlier launch trained which may be spent on looking at the loop: a script that ends by
 itself after half a second would never be held."""
+TORCHS_OWN = ("torch", "torchvision", "torchaudio")
 NO_PATTERN = 30
 """Minimum number of optimizer calls for it to be said that no step could be made out of them."""
 LONG_OBSERVATION = 8.0
@@ -67,6 +68,12 @@ def leads(run_dir: str, lap: int) -> bool:
 def own_rank() -> int:
     """The rank of this process, as torch or else the environment knows it."""
     return torch.distributed.get_rank() if distributed() else int(os.environ.get("RANK", "0") or 0)
+
+
+def losses(called: Iterable[Any]) -> set[str]:
+    """Classes of the user's own among these modules that have no parameters: losses, as a rule."""
+    return {type(module).__qualname__ for module in called
+            if next(module.parameters(), None) is None and type(module).__module__.split(".")[0] not in TORCHS_OWN}
 
 
 def take_in(loop: LoopState, device: Device, shape: Shape, called: Iterable[Any]) -> list[Step]:
