@@ -55,7 +55,7 @@ def line_of(text):
 
 def test_what_the_script_does_to_itself_is_found_and_tried(scan):
     """The offers name the lines, every change has blocks in the loop, and none of them fails or is left behind."""
-    ran = scan("own.py", text=SCRIPT, budget=16, options=("--json", "--only", ",".join(PLACES)))
+    ran = scan("own.py", text=SCRIPT, budget=24, options=("--json", "--only", ",".join(PLACES)))
     assert ran.code == 0, ran.err
     capture = ran.capture
     offers = {offer["slug"]: offer for offer in capture["offers"] if offer["slug"] in PLACES}

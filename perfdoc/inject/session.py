@@ -264,7 +264,8 @@ class Session:
             self._too_slow()
         shape = observation.settled(finder, budget.elapsed(), self._enough_seconds)
         if shape is None:
-            if self._experiments and budget.remaining() <= 0 and observation.no_pattern(self.loop, self.recorder):
+            over = self._experiments and budget.remaining() <= 0
+            if over and observation.no_pattern(self.loop, budget.elapsed(), self.recorder):
                 self.end("its step was not made out")
             return
         self._calls.observing = False

@@ -42,9 +42,9 @@ def settled(finder: StepFinder, elapsed: float, enough: float) -> Shape | None:
     return None
 
 
-def no_pattern(loop: LoopState, recorder: Recorder) -> bool:
-    """Whether optimizers step, and no step of the loop comes of it; recorded where that is so."""
-    if len(loop.finder.observed) < NO_PATTERN:
+def no_pattern(loop: LoopState, elapsed: float, recorder: Recorder) -> bool:
+    """Whether optimizers have stepped for ``elapsed`` seconds, and no step came of it; recorded where that is so."""
+    if elapsed <= LONG_OBSERVATION or len(loop.finder.observed) < NO_PATTERN:
         return False
     recorder.write(events.StepUnknown(calls=loop.optimizer_calls, optimizers=len(loop.optimizers)))
     return True

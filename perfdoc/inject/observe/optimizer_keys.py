@@ -24,7 +24,7 @@ class OptimizerKeys:
         for place, other in enumerate(self._optimizers):
             if type(other) is type(optimizer) and _parameters(other) == parameters:
                 # The other one is let go of: it may be one of thousands.
-                key = self._keys.pop(id(other))
+                key = self._keys.pop(id(other), id(other))
                 self._optimizers[place] = optimizer
                 self.made_anew += 1
                 break
