@@ -16,6 +16,7 @@ from perfdoc.report import first_screen, markdown
 from perfdoc.report.first_screen import MOST_LINES, Next
 from perfdoc.report.model import build
 from perfdoc.report.next_steps import next_steps
+from perfdoc.report.outcomes import BESIDE
 
 pytestmark = pytest.mark.any_python
 
@@ -111,6 +112,17 @@ def test_rows_are_what_a_person_types():
     assert "no difference (within 2" in text
     assert not re.search(r"\bPD\d", text)
     assert "=bf16" not in text
+
+
+def test_what_was_tried_beside_others_is_not_said_to_be_alone():
+    """A figure from stacks has its sign, the column is not headed "alone", and a line says what the sign means."""
+    model = build(diagnose(make()))
+    assert "alone, a step becomes" in first_screen.render(model, 100)
+    beside = replace(model, rows=(replace(model.rows[0], effect=f"{BESIDE} {model.rows[0].effect}"), *model.rows[1:]))
+    text = first_screen.render(beside, 100)
+    assert "alone, a step" not in text
+    assert "≈ beside the other changes, not alone: do not multiply these" in text
+    assert "not alone" in markdown.render(beside)
 
 
 def test_what_needs_a_gpu_is_counted():

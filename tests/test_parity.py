@@ -71,6 +71,16 @@ def test_what_cannot_be_compared_is_not_checked(broken):
     assert explain(record(**{"losses": trajectory(), **broken}))
 
 
+@pytest.mark.parametrize("first", [0.19, 0.26])
+def test_a_step_that_does_not_repeat_itself_tells_nothing(first):
+    """A script that makes its own batches gives other ones each time: neither the same numbers nor a change can be seen."""
+    control, again = trajectory(), trajectory(seed=3)
+    control[0], again[0] = 0.205, 0.185
+    found = record([first, *trajectory(seed=4)[1:]], control=control, again=again, error=7.0, cosine=-0.98, noise=32.0)
+    assert judge(found) == "not checked"
+    assert "the script's own step gives another loss (9.8% off) or other gradients" in explain(found)
+
+
 def test_the_spread_is_that_of_other_seeds():
     """The spread is the largest distance of the control's other runs from its first."""
     found = record(trajectory())

@@ -16,6 +16,7 @@ from perfdoc.capture.document import Capture
 from perfdoc.capture.records import Loop, Redirected
 from perfdoc.capture.run import Environment, Experiment, Guard, Machine, Run
 from perfdoc.commands.report import load
+from perfdoc.core.durations import seconds
 from perfdoc.core.finding import Effect
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.metrics import PHASES
@@ -281,7 +282,7 @@ def test_json_says_what_was_found():
 )
 def test_durations_have_a_fitting_unit(value, shown):
     """A duration is shown with three significant digits in a unit that fits."""
-    assert figures.seconds(value) == shown
+    assert seconds(value) == shown
 
 
 def test_a_ratio_has_its_interval():

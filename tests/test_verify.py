@@ -15,10 +15,10 @@ from test_patch import captured
 from perfdoc.capture.verified import OriginalStep
 from perfdoc.compare.paired_runs import Alternation, Side, _Runner
 from perfdoc.compare.ratio import ROUNDS
+from perfdoc.core.durations import seconds
 from perfdoc.core.errors import PerfdocError
 from perfdoc.launch.event_reader import EventReader
 from perfdoc.patch import make
-from perfdoc.report import figures
 from perfdoc.report.verified_words import pace, page_faults
 
 SCRIPT = """
@@ -216,7 +216,7 @@ def test_verify_says_when_the_original_runs_at_another_speed(now, in_scan, told)
     """The original's own step tells whether predicted and realised can be compared as they are."""
     said = pace(OriginalStep(now, in_scan))
     assert ("another speed" in said) is told
-    assert figures.seconds(now) in said
+    assert seconds(now) in said
 
 
 def test_verify_has_a_pace_without_a_scan_to_compare_with():

@@ -100,8 +100,8 @@ class Progress:
     def _first_block(self) -> None:
         """Where the time goes, as soon as that is known."""
         from perfdoc.core import step_log
+        from perfdoc.core.durations import seconds
         from perfdoc.core.metrics import PHASES
-        from perfdoc.report.figures import seconds
         from perfdoc.report.summary import PHASE_WORDS
 
         files = sorted(self.folder.glob("steps-*.bin")) if self.folder is not None else []

@@ -69,8 +69,8 @@ class WatchProgress:
 
 def _lines(found: TimeByLine, seen: Lines, elapsed: float) -> list[str]:
     """What was seen so far. ``elapsed``: seconds since the command was started."""
+    from perfdoc.core.durations import seconds
     from perfdoc.report import cause_words
-    from perfdoc.report.figures import seconds
 
     outside = f", {found.outside_steps:.0%} of the run is no step" if found.outside_steps >= cause_words.IN_TABLE else ""
     time_so_far = f"{elapsed:.0f} s" if elapsed < 120 else f"{elapsed / 60:.0f} min"

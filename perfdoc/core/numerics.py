@@ -27,6 +27,9 @@ ROUNDING = 0.05
 RANDOM = 1e-4
 """Relative error of the gradients between two seeds from which the step draws random numbers; below is what rounding and the
 order of additions do."""
+REPEATED_LOSS, REPEATED_GRADIENTS = 0.01, 0.1
+"""Maximum relative difference of a step's loss, and error of its gradients, from the same weights and seeds: additions in
+another order do a hundredth of that, another batch several times as much."""
 DRAWN = 0.5
 """Share of the smallest error that another seed makes, from which a treatment is taken to draw other random numbers."""
 SEEDS_T = 6.0
@@ -157,6 +160,20 @@ def _further_than_seeds(record: Mapping[str, Any]) -> bool:
     return bool(deviation(losses, control) > limit)
 
 
+def repeats(record: Mapping[str, Any]) -> bool:
+    """Whether the script's own step gives the same loss and gradients again, from the same weights and seeds.
+
+    It does not where the script makes its batches itself, and no loader is there to hand it the same one twice.
+    """
+    return _repeated_loss(record) <= REPEATED_LOSS and (record["gradient_noise"] or 0.0) <= REPEATED_GRADIENTS
+
+
+def _repeated_loss(record: Mapping[str, Any]) -> float:
+    """Relative difference between the first losses of the two equal runs of the control; 0 where there is none to compare."""
+    control, again = record["control"][:1], record["again"][:1]
+    return relative(again[0], control[0]) if again and control and finite([*again, *control]) else 0.0
+
+
 def judge(record: Mapping[str, Any]) -> Numerics:
     """The verdict on one treatment.
 
@@ -168,16 +185,17 @@ def judge(record: Mapping[str, Any]) -> Numerics:
     ``seed_free_cosine`` and ``seed_free_error``. ``moved``: how far the control's weights moved over the steps, relative to
     their size.
     """
-    losses, control, again = record["losses"], record["control"], record["again"]
+    losses, control = record["losses"], record["control"]
     if not losses or not control or len(losses) != len(control):
         return "not checked"
     if not finite(control):
         return "not checked"  # a loop that has diverged says nothing
     if not finite(losses):
         return "changes training"
-    first = relative(losses[0], control[0])
+    if not repeats(record):
+        return "not checked"
+    first, repeat = relative(losses[0], control[0]), _repeated_loss(record)
     error, noise = record["gradient_error"], record["gradient_noise"] or 0.0
-    repeat = relative(again[0], control[0]) if again and finite(again[:1]) else 0.0
     if first <= max(SAME, repeat) and (error is None or error <= max(10 * SAME, 2 * noise)):
         return "same numbers"
     cosine = record["gradient_cosine"]
@@ -196,6 +214,9 @@ def weakness(record: Mapping[str, Any]) -> str:
     """What the comparison could not see, in words; empty where it could."""
     if not record["losses"] or not finite(record["control"]):
         return ""
+    if not repeats(record):
+        return (f"no power: from the same weights and seeds the script's own step gives another loss "
+                f"({_repeated_loss(record):.1%} off) or other gradients, as it does where the script makes its batches itself")
     if judge(record) == "not checked" and record.get("seed_losses"):
         if not record.get("arm_losses"):
             return "no power: the step draws random numbers, and there was no time to tell other ones from other numerics"

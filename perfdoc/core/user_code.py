@@ -8,14 +8,15 @@ import sys
 import sysconfig
 from types import FrameType
 
-_STANDARD, _LIBRARIES = (
-    tuple({os.path.join(sysconfig.get_path(key), "") for key in keys})
-    for keys in (("stdlib", "platstdlib"), ("purelib", "platlib")))
+_STANDARD = tuple({os.path.join(sysconfig.get_path(key), "") for key in ("stdlib", "platstdlib")})
+_LIBRARIES = ("site-packages", "dist-packages")
 _INSTALLED = tuple(
     os.path.join(path, "")
     for path in {*(sysconfig.get_paths().get(key, "") for key in ("stdlib", "platstdlib", "purelib", "platlib"))}
     if path
 )
+GUARD = "perfdoc/inject/guard/"
+"""Where the guard of the script's files lies, as :func:`own_name` says it."""
 _PERFDOC = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _PROBES = os.environ.get("PERFDOC_PACKAGES", "")
 _OURS = (_PERFDOC, *(os.path.join(entry.split("=", 1)[1], "") for entry in _PROBES.split(os.pathsep) if "=" in entry))
@@ -24,7 +25,7 @@ _OURS = (_PERFDOC, *(os.path.join(entry.split("=", 1)[1], "") for entry in _PROB
 @functools.lru_cache(maxsize=8192)
 def is_users(filename: str) -> bool:
     """Whether a code object's file belongs to the user's own project."""
-    if filename.startswith("<") or "site-packages" in filename or "dist-packages" in filename:
+    if filename.startswith("<") or any(name in filename for name in _LIBRARIES):
         return False
     path = os.path.abspath(filename)
     return not is_ours(filename) and not path.startswith(_INSTALLED) and not _is_installed_on_path(path)
@@ -66,7 +67,7 @@ def is_standard(filename: str) -> bool:
     """Whether a code object's file belongs to Python's standard library."""
     if filename.startswith("<frozen"):
         return True
-    return filename.startswith(_STANDARD) and not filename.startswith(_LIBRARIES)
+    return filename.startswith(_STANDARD) and not any(name in filename for name in _LIBRARIES)
 
 
 def own_name(filename: str) -> str:

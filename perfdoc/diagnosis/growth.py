@@ -205,11 +205,6 @@ def _of_slopes(pairs: Sequence[tuple[tuple[int, float], tuple[int, float]]], gro
     return Rate(statistics.median(slopes), low, high, grown) if low > 0 else None
 
 
-def ms(value: float) -> str:
-    """A duration in seconds, in milliseconds with three digits."""
-    return f"{value * 1e3:.3g} ms"
-
-
 # -- parts
 
 

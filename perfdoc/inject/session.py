@@ -259,12 +259,11 @@ class Session:
         """Look at the loop until it is known; then begin with what is to be done with it."""
         finder, budget = self.loop.finder, self._budget
         seconds = [partial.seconds for _, partial in finder.observed[1:]]
-        slow = len(seconds) >= 2 and statistics.median(seconds) > budget.seconds / 3
-        if slow and self._experiments and budget.remaining() <= 0:
+        over = self._experiments and budget.remaining() <= 0
+        if over and len(seconds) >= 2 and statistics.median(seconds) > budget.seconds / 3:
             self._too_slow()
         shape = observation.settled(finder, budget.elapsed(), self._enough_seconds)
         if shape is None:
-            over = self._experiments and budget.remaining() <= 0
             if over and observation.no_pattern(self.loop, budget.elapsed(), self.recorder):
                 self.end("its step was not made out")
             return

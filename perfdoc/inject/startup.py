@@ -6,19 +6,14 @@ import json
 import os
 import sys
 import traceback
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
-from perfdoc.core.user_code import is_ours, is_standard, is_users, own_name
-from perfdoc.inject import guard
+from perfdoc.inject import guard, script_failure
 from perfdoc.inject.guard import trackers
-from perfdoc.inject.guard.overlay import Overlay
 from perfdoc.inject.system import import_hooks, script_options
 from perfdoc.inject.system.import_hooks import when_imported
 from perfdoc.inject.system.recorder import Recorder
-
-NEVER_OURS = (ImportError, SyntaxError, MemoryError, RecursionError, KeyboardInterrupt)
-"""Errors that come up below any frame, and say nothing of whose it is."""
 
 
 def guard_only(run_dir: str) -> None:
@@ -41,9 +36,8 @@ def start(run_dir: str) -> None:
     recorder = Recorder(run_dir, int(settings["lap"]))
     recorder.write("entered", pid=os.getpid(), ppid=os.getppid(), argv=sys.orig_argv, python=sys.version.split()[0])
     import_hooks.failed = lambda error: recorder.write("hook_failed", error=error)
-    files: Overlay | None = None
+    files = guard.install(recorder, settings["protect"]) if settings["guard"] else None
     if settings["guard"]:
-        files = guard.install(recorder, settings["protect"])
         trackers.install(recorder)
     watched: list[ModuleType] = []
 
@@ -74,66 +68,4 @@ def start(run_dir: str) -> None:
 
     when_imported("torch", torch_imported)
     script_options.install(recorder)
-    _keep_failure(recorder, files)
-
-
-def _keep_failure(recorder: Recorder, files: Overlay | None) -> None:
-    """Record the user's own uncaught exception beside showing it as Python always does."""
-    show = sys.excepthook
-
-    def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        inside = "" if isinstance(error, NEVER_OURS) else _inside(trace)
-        if isinstance(error, OSError) and os.path.join("guard", "") in inside:
-            inside = ""  # what the system says of a file: whose, is told by ``guarded``
-        trace = error.__traceback__ = _without_ours(trace)
-        recorder.write(
-            "failure",
-            type=kind.__name__,
-            message=str(error)[:2000],
-            site=_innermost(trace),
-            guarded=isinstance(error, OSError) and files is not None and files.about(error.filename),
-            inside=inside,
-            traceback="".join(traceback.format_exception(kind, error, trace))[-8000:],
-        )
-        show(kind, error, trace)
-
-    sys.excepthook = excepthook
-
-
-def _inside(trace: TracebackType | None) -> str:
-    """``file:line`` of perfdoc's own frame that raised it, or that the standard library raised it below.
-
-    Empty where the user's code or a library stands below perfdoc's frames: those only passed a call on.
-    """
-    place = ""
-    while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if is_ours(file):
-            place = f"{own_name(file)}:{trace.tb_lineno}"
-        elif not is_standard(file):
-            place = ""
-        trace = trace.tb_next
-    return place
-
-
-def _innermost(trace: TracebackType | None) -> str:
-    """``file:line`` of the user's innermost frame; empty where there is none."""
-    site = ""
-    while trace is not None:
-        if is_users(trace.tb_frame.f_code.co_filename):
-            site = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    return site
-
-
-def _without_ours(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback as it would be without perfdoc's wrappers between the user's frames."""
-    frames = []
-    while trace is not None:
-        if not is_ours(trace.tb_frame.f_code.co_filename):
-            frames.append(trace)
-        trace = trace.tb_next
-    shown: TracebackType | None = None
-    for frame in reversed(frames):
-        shown = TracebackType(shown, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
-    return shown
+    script_failure.keep(recorder, files)

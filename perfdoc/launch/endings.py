@@ -12,6 +12,7 @@ from perfdoc.capture import events, incidents
 from perfdoc.capture.event import Event, of
 from perfdoc.capture.event import last as last_of
 from perfdoc.capture.run import Outcome
+from perfdoc.core.user_code import GUARD
 from perfdoc.launch import launches, signals, unwatched
 
 STEPS_WANTED = 16
@@ -20,9 +21,6 @@ FROM_OUTSIDE = (signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGINT)
 """Signals that a process does not raise in itself by an error: somebody, or the kernel short of memory, sent them."""
 
 
-GUARD = "inject/guard/"
-"""Where the guard of the script's files lies in perfdoc."""
-GUARDS_DOING = "; --no-guard would show it"
 NO_ROOM = 65536
 """Minimum of the disk, in bytes, that must be free for a failure to be looked at: with less, whatever writes fails."""
 
@@ -86,9 +84,10 @@ def outcome(
                 f"the script failed over a file: {own} ({how}). Its files are kept apart in a scan: should it not fail alone, "
                 "the guard is wrong; --no-guard would show it"), code)
         if own.inside:
+            find_out = "; --no-guard would show it" if own.inside.startswith(GUARD) else ""
             return Ending("failed", (
                 f"the script failed in a call that perfdoc stands in ({own.inside}): {own} ({how}). "
-                f"Should it not fail alone, that is perfdoc's doing{GUARDS_DOING if GUARD in own.inside else ''}"), code)
+                f"Should it not fail alone, that is perfdoc's doing{find_out}"), code)
         if -code in FROM_OUTSIDE:
             return Ending("failed", f"the script was ended from outside: {own} ({how})", 128 - code)
         return Ending("failed", f"the script failed by itself: {own} ({how})", code if code > 0 else 128 - code)

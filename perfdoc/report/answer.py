@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from perfdoc.core import stats
 from perfdoc.core.blocks import AA_ARM
+from perfdoc.core.durations import seconds
 from perfdoc.core.finding import Effect, counted
 from perfdoc.diagnosis.diagnose import Diagnosis, Plan
 from perfdoc.report import leading_cause, summary
-from perfdoc.report.figures import changed, seconds
+from perfdoc.report.figures import changed
 
 NUMBERS = ("no", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 OWN_WORK = 0.8

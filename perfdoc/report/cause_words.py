@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from perfdoc.core.durations import seconds
 from perfdoc.diagnosis.diagnose import Diagnosis
 from perfdoc.diagnosis.line_causes import Cause, relative
 from perfdoc.diagnosis.time_by_line import TimeByLine
-from perfdoc.report.figures import seconds
 
 TOLD = 0.1
 """Minimum share of the step for a line to stand in the answer."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from perfdoc.core.durations import seconds
 from perfdoc.diagnosis.diagnose import Diagnosis
 from perfdoc.report import cause_words, drawing, sample_words, summary
-from perfdoc.report.figures import seconds, speedup
+from perfdoc.report.figures import speedup
 from perfdoc.report.first_screen import BAR, COLOURS, EVERYTHING, NOTHING, Next, what_next
 from perfdoc.report.model import ReportModel
 from perfdoc.report.outcomes import EFFORTS

@@ -6,18 +6,6 @@ from perfdoc.capture.verified import Realised
 from perfdoc.core.finding import Effect, counted, says_nothing
 
 
-def seconds(value: float) -> str:
-    """A duration in seconds with three significant digits and a fitting unit."""
-    size = abs(value)
-    if size == 0:
-        return "0 s"
-    if size < 1e-3:
-        return f"{value * 1e6:.3g} µs"
-    if size < 1:
-        return f"{value * 1e3:.3g} ms"
-    return f"{value:.3g} s" if size < 1000 else f"{value:.0f} s"
-
-
 def speedup(effect: Effect | None) -> str:
     """``1.45x [1.38, 1.52]``, ``not known yet (3 pairs)``; a dash where nothing was measured."""
     return "–" if effect is None else effect.words

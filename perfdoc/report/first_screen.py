@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perfdoc.report import drawing
-from perfdoc.report.figures import seconds
+from perfdoc.core.durations import seconds
+from perfdoc.report import drawing, outcomes
 from perfdoc.report.model import ReportModel
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def _parts(model: ReportModel, after: Next, room: _Room) -> list[RenderableType]
     if model.rows:
         parts += [drawing.text(""), _rows(model, room.rows)]
     more = len(model.rows) - room.rows
-    lines = [f"{more} more {'rows' if more > 1 else 'row'}: perfdoc report --all"] if more > 0 else []
+    lines = [note] if (note := outcomes.footnote(model.rows[:room.rows])) else []
+    lines += [f"{more} more {'rows' if more > 1 else 'row'}: perfdoc report --all"] if more > 0 else []
     lines += [line for line in (model.counts.no_difference, model.counts.unsettled, model.counts.impossible,
                                 model.counts.failed) if line]
     if lines:
@@ -119,7 +120,8 @@ def _anatomy(model: ReportModel, smallest: float) -> RenderableType:
 def _rows(model: ReportModel, most: int) -> RenderableType:
     shown = model.rows[:most]
     numbers = any(row.numbers for row in shown)
-    heads = ("  tried in your loop", "", "alone, a step becomes", "effort", *(["the numbers"] if numbers else []))
+    becomes = "a step becomes" if outcomes.footnote(shown) else "alone, a step becomes"
+    heads = ("  tried in your loop", "", becomes, "effort", *(["the numbers"] if numbers else []))
     return drawing.table(heads, [
         (f"  {row.change}", drawing.text(row.verdict, style=COLOURS.get(row.verdict, "")), row.effect, row.effort,
          *([row.numbers] if numbers else []))

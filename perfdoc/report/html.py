@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from perfdoc.core.blocks import CONTROL_ARM
+from perfdoc.core.durations import seconds
 from perfdoc.core.finding import Effect
 from perfdoc.decoder_bench import answer as decoder_answer
 from perfdoc.diagnosis.diagnose import Diagnosis
@@ -34,7 +35,7 @@ def render(model: ReportModel, folder: Path | None = None) -> str:
         loader=jinja2.PackageLoader("perfdoc.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    env.filters["seconds"] = figures.seconds
+    env.filters["seconds"] = seconds
     env.filters["speedup"] = figures.speedup
     env.filters["realised"] = figures.realised
     env.filters["at_most"] = cause_words.at_most
@@ -128,7 +129,7 @@ def timeline(diagnosis: Diagnosis) -> dict[str, Any] | None:
             "x": round(1000 * (place + 0.5) / len(blocks), 1),
             "y": round(240 * (1 - min(1.0, value / top)), 1),
             "arm": names.index(block.arm),
-            "title": f"{block.arm} · {figures.seconds(value)} a step · block {block.i} ({block.phase})",
+            "title": f"{block.arm} · {seconds(value)} a step · block {block.i} ({block.phase})",
         }
         for place, (block, value) in enumerate(zip(blocks, per_step, strict=True))
     ]
@@ -144,7 +145,7 @@ def timeline(diagnosis: Diagnosis) -> dict[str, Any] | None:
                   "name": diagnosis.seen.change(name) if name not in (CONTROL_ARM, "A/A") else name}
                  for place, name in enumerate(names)],
         "ticks": [
-            {"y": round(240 * (1 - share), 1), "label": figures.seconds(top * share)} for share in (0.0, 0.25, 0.5, 0.75, 1.0)
+            {"y": round(240 * (1 - share), 1), "label": seconds(top * share)} for share in (0.0, 0.25, 0.5, 0.75, 1.0)
         ],
         "phases": phases,
     }

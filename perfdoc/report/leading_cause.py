@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import TypeGuard
 
+from perfdoc.core.durations import seconds
 from perfdoc.core.finding import Effect, Finding
 from perfdoc.diagnosis.diagnose import Diagnosis
 from perfdoc.diagnosis.line_causes import Cause
 from perfdoc.diagnosis.rule import discover_rules
 from perfdoc.report import cause_words
-from perfdoc.report.figures import changed, seconds
+from perfdoc.report.figures import changed
 
 LEAST_GAIN = 1.1
 """Minimum speed-up, or bound of one, for a finding about the user's code to be the answer."""

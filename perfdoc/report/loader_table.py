@@ -9,9 +9,9 @@ import click
 from tabulate import tabulate
 
 from perfdoc.capture.records import BenchedLoader
+from perfdoc.core.durations import seconds
 from perfdoc.core.finding import WIDEST, Effect, counted
 from perfdoc.loader_bench.answer import LoaderAnswer, Row
-from perfdoc.report.figures import seconds
 
 
 def render(answer: LoaderAnswer, about: BenchedLoader | None, width: int = 100) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perfdoc.report.figures import seconds
+from perfdoc.core.durations import seconds
+from perfdoc.report import outcomes
 from perfdoc.report.model import ReportModel
 
 SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|#"})
@@ -22,6 +23,7 @@ def render(model: ReportModel) -> str:
         parts.append(_table(("change", "verdict", "a step becomes", "effort", "the numbers"), [
             tuple(map(_text, (row.change, row.verdict, row.effect, row.effort, row.numbers))) for row in model.rows
         ]))
+        parts += [_text(note)] if (note := outcomes.footnote(model.rows)) else []
     counts = [line for line in vars(model.counts).values() if line]
     seen = [f"{finding.where}  {finding.title}" if finding.where else finding.title for finding in model.beside]
     parts += [_list(lines) for lines in (counts, seen, model.warnings) if lines]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from perfdoc.core import stats
@@ -16,6 +17,10 @@ from perfdoc.report.figures import changed
 EFFORTS = {"one line": "one line", "a few lines": "few lines", "a change of design": "a redesign"}
 GPU = re.compile(r"GPU|CUDA|\bdevices? need", re.IGNORECASE)
 """Reasons for which a change cannot be tried on a machine without a GPU."""
+
+
+BESIDE = "≈"
+"""Before an effect that a change has beside the others of its stacks, not alone."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def rows(diagnosis: Diagnosis) -> list[Row]:
             continue
         text = changed(effect) if effect else "only tried with the others"
         if effect and effect.known and effect.how == "estimated from stacks":
-            text = f"≈ {text}"
+            text = f"{BESIDE} {text}"
         text += ", samples a second" if seen.samples_differ(arm.arm) else ""
         row = Row(arm.change, "in the plan" if in_plan else arm.verdict, text, efforts.get(arm.arm, ""),
                   seen.numerics(arm.arm) if in_plan or arm.verdict == "helps" else "")
@@ -69,6 +74,12 @@ def rows(diagnosis: Diagnosis) -> list[Row]:
             hurting.append(row)
     first = [row for _, row in sorted(planned, key=lambda entry: -entry[0])]
     return [*first, *helping, *reversed(hurting)]
+
+
+def footnote(shown: Sequence[Row]) -> str:
+    """What the sign before some effects means; empty where no row has it."""
+    return f"{BESIDE} beside the other changes, not alone: do not multiply these" if any(
+        row.effect.startswith(BESIDE) for row in shown) else ""
 
 
 def _efforts(diagnosis: Diagnosis) -> dict[str, str]:

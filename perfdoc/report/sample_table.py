@@ -7,8 +7,8 @@ import textwrap
 
 from tabulate import tabulate
 
+from perfdoc.core.durations import seconds
 from perfdoc.loader_bench.samples import UNEVEN, SampleAnswer
-from perfdoc.report.figures import seconds
 
 BAR = 24
 SMALL = 0.005

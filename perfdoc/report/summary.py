@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from perfdoc.core import numerics, stats
 from perfdoc.core.blocks import CONTROL_ARM
+from perfdoc.core.durations import seconds
 from perfdoc.core.finding import Effect, Finding
 from perfdoc.core.measurement import Measurement, Unavailable
 from perfdoc.core.metrics import PHASES
 from perfdoc.core.treatment import config_from_id
 from perfdoc.diagnosis.diagnose import Diagnosis
 from perfdoc.report import incident_notes
-from perfdoc.report.figures import faster, seconds, speedup
+from perfdoc.report.figures import faster, speedup
 
 PHASE_WORDS = {
     "data": "waiting for data", "transfer": "copying to the device", "forward": "forward", "loss": "loss",

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 
 from perfdoc.capture.verified import OriginalStep, Verified
+from perfdoc.core.durations import seconds
 from perfdoc.diagnosis.machine_state import FAULT_SHARE, TRY_KEEPING
-from perfdoc.report.figures import realised, seconds
+from perfdoc.report.figures import realised
 
 OTHER_STATE = 1.15
 """Minimum ratio of the original's step now to the scan's, either way, from which that is said to bear on the comparison."""

@@ -6,6 +6,7 @@ import math
 import statistics
 
 from perfdoc.core import stats
+from perfdoc.core.durations import seconds
 from perfdoc.core.finding import Effect, Finding
 from perfdoc.core.metrics import PHASES
 from perfdoc.diagnosis import growth, places
@@ -81,7 +82,7 @@ class Denormals(Rule):
             *(f"{share:.0%} of {state} are denormal" for state, share in shares.items() if share >= 0.001),
             *self._since(seen),
             *([f"paid in {paid}: {optimizer / step:.0%} of the step"] if paid and step else []),
-            f"an update of a sample takes {growth.ms(slow.median)}, with denormals set to zero {growth.ms(fast.median)} "
+            f"an update of a sample takes {seconds(slow.median)}, with denormals set to zero {seconds(fast.median)} "
             f"({ratio:.2f}x [{low:.2f}, {high:.2f}], {found.pairs} pairs in isolation)",
             "not tried in the loop: the switch acts on its thread and on threads made later only. `perfdoc verify --changes "
             "flush_denormal=on` runs the script in turns with and without it; give it a --budget that reaches denormal steps",
@@ -100,7 +101,7 @@ class Denormals(Rule):
                  f"a step would be {speedup:.2f}x faster")
         grown = growth.step_growth(seen.capture)
         if grown is not None and grown.phase == "optimizer":
-            title += (f" (the optimizer's part rose from {growth.ms(grown.early)} to {growth.ms(grown.late)} a step, from "
+            title += (f" (the optimizer's part rose from {seconds(grown.early)} to {seconds(grown.late)} a step, from "
                       f"about step {grown.since} on)")
         return Finding(
             self.code, self.slug, title, made or paid, "helps", FIX, tuple(evidence),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perfdoc.core.durations import seconds
 from perfdoc.core.finding import Finding
 from perfdoc.diagnosis import growth, places
 from perfdoc.diagnosis.evidence import Evidence
@@ -82,10 +83,10 @@ class GrowingStep(Rule):
         lists = seen.measurements("lists.grown") if grown.phase in ("loss", "other") else []
         lists.sort(key=lambda m: (not m.conditions.get("read"), -m.median))
         since = f"batch {grown.since} of the epoch" if grown.in_epoch else f"step {grown.since}"
-        title = (f"steps get slower at equal work ({growth.ms(grown.step_early)}, then {growth.ms(grown.step_late)} from about "
-                 f"{since} on): {WHAT[grown.phase]} rose from {growth.ms(grown.early)} to {growth.ms(grown.late)}")
+        title = (f"steps get slower at equal work ({seconds(grown.step_early)}, then {seconds(grown.step_late)} from about "
+                 f"{since} on): {WHAT[grown.phase]} rose from {seconds(grown.early)} to {seconds(grown.late)}")
         evidence = [f"from {grown.early_share:.0%} to {grown.late_share:.0%} of the step: "
-                    f"{growth.ms(grown.late - grown.early)} more [{growth.ms(grown.low)}, {growth.ms(grown.high)}]; "
+                    f"{seconds(grown.late - grown.early)} more [{seconds(grown.low)}, {seconds(grown.high)}]; "
                     "early and late steps had the same calls, and as many numbers given to the model"]
         saved = max(0.0, grown.low)
         epoch = self._epoch(seen)
@@ -93,7 +94,7 @@ class GrowingStep(Rule):
             # What is collected over an epoch is dropped at its end: on average over an epoch it is half of what it is then.
             times = epoch / grown.apart / 2
             saved *= min(1.0, times)
-            more = growth.ms((grown.late - grown.early) * times)
+            more = seconds((grown.late - grown.early) * times)
             evidence.append(f"over an epoch of {epoch} steps {more} a step on average, if it goes on like that")
         where = places.call(seen.capture, CALLS[grown.phase]) if grown.phase in CALLS else ""
         if grown.phase == "data":

@@ -7,6 +7,7 @@ import statistics
 
 from perfdoc.core import stats
 from perfdoc.core.blocks import CONTROL_ARM
+from perfdoc.core.durations import seconds
 from perfdoc.core.finding import Effect, Finding
 from perfdoc.diagnosis.evidence import Evidence
 from perfdoc.diagnosis.line_causes import relative
@@ -79,14 +80,17 @@ class RestartedLoader(Rule):
         if effect is None and share < 1 - 1 / LEAST_GAIN:
             return None
         per_batch = "every batch" if lines.iterators_a_step > 1 - MANY / 2 else "many a batch"
-        title = f"{_words(pace)} a step as it is written, {_words(lost)} of them to start the loader anew for {per_batch}"
-        without = ("Its batches then cost at most that less" if effect is None else
-                   f"With one iterator for all of them, as while changes were tried, a step takes {_words(pace - lost)}: "
+        title = f"{seconds(pace)} a step as it is written, {seconds(lost)} of them to start the loader anew for {per_batch}"
+        without = (f"Without that a step would be at most {1 / max(0.01, 1 - share):.3g}x faster" if effect is None else
+                   f"With one iterator for all of them, as while changes were tried, a step takes {seconds(pace - lost)}: "
                    f"{effect.words} as fast")
+        evidence = [f"{line.text}: {lines.iterators_a_step:.2g} iterators a step"]
+        if effect is not None:
+            evidence.append("not in turns: the step as it is written was timed before, the other one while changes were tried")
         where = f"{relative(line.file, seen.capture.run.directory)}:{line.line}"
         return Finding(
             self.code, self.slug, title, where, "helps" if effect is not None else "undecided",
-            "make one iterator, and a new one only where it ends", (f"{line.text}: {lines.iterators_a_step:.2g} a step",),
+            "make one iterator, and a new one only where it ends", tuple(evidence),
             effect, self.effort, lost if effect is not None else 0.0, cause=without,
         )
 
@@ -95,12 +99,8 @@ def _against(held: list[float], natural: tuple[float, ...]) -> Effect | None:
     """By how much a step is faster whose batches come from one iterator; None where there are too few of either kind."""
     if min(len(held), len(natural)) < stats.LOOKS[0]:
         return None
-    logs = [[math.log(seconds) for seconds in steps if seconds > 0] for steps in (held, natural)]
+    logs = [[math.log(pace) for pace in steps if pace > 0] for steps in (held, natural)]
     center = statistics.median(logs[1]) - statistics.median(logs[0])
     error = math.sqrt(sum(statistics.variance(one) / len(one) for one in logs))
     half = stats.t_critical(0.05, min(map(len, logs)) - 1) * error
     return Effect(math.exp(center), math.exp(center - half), math.exp(center + half), min(map(len, logs)))
-
-
-def _words(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"

@@ -23,7 +23,6 @@ from perfdoc.inject.feed.handle import Handle
 from perfdoc.inject.observe import carried_state
 from perfdoc.inject.observe.clock import BACKWARD, DATA, FETCHED, FORWARD, LEAVE, LOSS, OPTIMIZER
 from perfdoc.inject.observe.loop_context import LoopContext
-from perfdoc.inject.observe.optimizer_keys import OptimizerKeys
 from perfdoc.inject.observe.step_finder import BACKWARD_ONLY
 from perfdoc.inject.observe.validation import ValidationWatch
 from perfdoc.inject.system.ending import Ending
@@ -71,7 +70,6 @@ class LoopCalls:
         """Optimizers whose ``step`` is running: one may call another."""
         self._has_optimizer = False
         self._hand_backwards = 0
-        self._optimizer_keys = OptimizerKeys(context.loop.optimizers)
 
     def run_experiment(self, runner: Runner) -> None:
         """From now on ``runner`` decides, and calls that fail under a change are repeated without it."""
@@ -80,7 +78,6 @@ class LoopCalls:
     def observe_anew(self) -> None:
         """Another loop begins."""
         self.observing = True
-        self._optimizer_keys.clear()
 
     # -- batches
 
@@ -352,8 +349,7 @@ class LoopCalls:
         if self.director is not None:
             for treatment in self.director.active:
                 treatment.after_optimizer(optimizer)
-        key = self._optimizer_keys.of(optimizer)
-        self.loop.optimizers_made_anew = self._optimizer_keys.made_anew
+        key = self.loop.optimizer_keys.of(optimizer)
         if self.observing:
             self.loop.call_sites.step(optimizer)
         self._a_step()

@@ -114,17 +114,6 @@ class Overlay:
             path = parent
         return True
 
-    def about(self, file: Any) -> bool:
-        """Whether ``file``, of an error of the script's, or the folder that it lies in, is one that the overlay stands for."""
-        if not isinstance(file, str | bytes | os.PathLike) or self.untouched():
-            return False
-        try:
-            path = self.view(file)
-        except OSError:
-            return True
-        parents = (path, os.path.dirname(path), os.path.dirname(os.path.dirname(path)))
-        return any(self.hidden(place) or (exists(self.upper(place)) and not exists(place)) for place in parents)
-
     def effective(self, path: str) -> str | None:
         """The real place of what the script sees at ``path``; None where it sees nothing there."""
         upper = self.upper(path)

@@ -11,6 +11,7 @@ from perfdoc.core.treatment import EvalCall
 from perfdoc.inject.feed.handle import Handle
 from perfdoc.inject.feed.known_loaders import KnownLoaders
 from perfdoc.inject.observe.call_sites import CallSites
+from perfdoc.inject.observe.optimizer_keys import OptimizerKeys
 from perfdoc.inject.observe.step_finder import StepFinder
 from perfdoc.inject.system.cores import available_cores
 
@@ -53,8 +54,7 @@ class LoopState:
         self.losses: set[str] = set()
         """Classes of the user's own modules without parameters that were called from outside any other."""
         self.optimizers: list[Any] = []
-        self.optimizers_made_anew = 0
-        """Times that the script has put another optimizer into the place of one."""
+        self.optimizer_keys = OptimizerKeys(self.optimizers)
         self.step_seconds = 0.0
         # What follows is for perfdoc itself.
         self.known_loaders = KnownLoaders(first_batch)
@@ -99,6 +99,11 @@ class LoopState:
         """Epochs of the step's loaders that ended before the loop was held."""
         return sum(handle.epoch.free_turns for handle in self.loaders)
 
+    @property
+    def optimizers_made_anew(self) -> int:
+        """Times that the script has put another optimizer into the place of one."""
+        return self.optimizer_keys.made_anew
+
     def iterators(self) -> int:
         """Iterators that the script has made of the step's loaders, before the loop was held."""
         return sum(handle.epoch.iterators for handle in self.loaders)
@@ -115,4 +120,4 @@ class LoopState:
         """Begin anew: another loop follows in the same process."""
         self.finder = StepFinder()
         self.call_sites = CallSites()
-        self.optimizers.clear()
+        self.optimizer_keys.clear()

@@ -39,6 +39,7 @@ class OptimizerKeys:
     def clear(self) -> None:
         """Another loop begins."""
         self._keys.clear()
+        self._optimizers.clear()
 
 
 def _parameters(optimizer: Any) -> set[int]:
