@@ -76,10 +76,10 @@ def _parts(model: ReportModel, after: Next, room: _Room) -> list[RenderableType]
     if model.phases:
         parts += [drawing.text(""), _anatomy(model, room.phase)]
     if model.rows:
-        parts += [drawing.text(""), _rows(model, room.rows)]
+        note = outcomes.footnote(model.rows[:room.rows])
+        parts += [drawing.text(""), _rows(model, room.rows), *drawing.indented([note] if note else [])]
     more = len(model.rows) - room.rows
-    lines = [note] if (note := outcomes.footnote(model.rows[:room.rows])) else []
-    lines += [f"{more} more {'rows' if more > 1 else 'row'}: perfdoc report --all"] if more > 0 else []
+    lines = [f"{more} more {'rows' if more > 1 else 'row'}: perfdoc report --all"] if more > 0 else []
     lines += [line for line in (model.counts.no_difference, model.counts.unsettled, model.counts.impossible,
                                 model.counts.failed) if line]
     if lines:
