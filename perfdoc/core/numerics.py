@@ -215,7 +215,7 @@ def weakness(record: Mapping[str, Any]) -> str:
     if not record["losses"] or not finite(record["control"]):
         return ""
     if not repeats(record):
-        return (f"no power: from the same weights and seeds the script's own step gives another loss "
+        return (f"from the same weights and seeds the script's own step gives another loss "
                 f"({_repeated_loss(record):.1%} off) or other gradients, as it does where the script makes its batches itself")
     if judge(record) == "not checked" and record.get("seed_losses"):
         if not record.get("arm_losses"):
